@@ -1,0 +1,1 @@
+//! The circuit breaker as a state machine: Closed, Open, HalfOpen.

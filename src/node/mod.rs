@@ -1,0 +1,1 @@
+//! The agent node: runs tasks, reports to its coordinator.

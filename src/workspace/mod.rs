@@ -1,0 +1,1 @@
+//! The files of a tree: finding them, listing them, keeping their bytes.
