@@ -5,6 +5,7 @@ pub mod config;
 pub mod coordinator;
 pub mod linters;
 pub mod node;
+pub mod proto;
 pub mod server;
 pub mod types;
 pub mod workspace;
