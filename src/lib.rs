@@ -3,9 +3,11 @@
 pub mod cli;
 pub mod config;
 pub mod coordinator;
+pub mod engine;
 pub mod linters;
 pub mod node;
 pub mod proto;
 pub mod server;
+pub mod store;
 pub mod types;
 pub mod workspace;
