@@ -5,7 +5,7 @@
 //! own death reaches the linter as its parent-death signal. It must start within milliseconds, so
 //! there is no runtime, no argument parser and no log here.
 
-mod environment;
+pub(super) mod environment;
 mod limits;
 mod sandbox;
 mod supervise;
