@@ -211,7 +211,9 @@ mod tests {
             {{"path":"c.py","digest":"{digest}","size":0}},{{"path":"c.py/d.py","digest":"{digest}","size":0}}]}}"#
         );
         let error = Manifest::parse(json.as_bytes()).expect_err("four bad paths").to_string();
-        for part in ["/etc/a.py", "../b.py", "files[3].path: path `c.py` is listed twice", "lies beneath `c.py`"] {
+        for part in
+            ["/etc/a.py", "../b.py", "files[3].path: path `c.py` is listed twice", "lies beneath `c.py`"]
+        {
             assert!(error.contains(part), "{part} in {error}");
         }
     }

@@ -287,7 +287,8 @@ fn stored(dir: &Path) -> io::Result<Vec<(Digest, u64)>> {
     let mut found = Vec::new();
     for folder in fs::read_dir(dir)? {
         let folder = folder?;
-        let Some(prefix) = folder.file_name().to_str().filter(|name| name.len() == 2).map(str::to_owned) else {
+        let Some(prefix) = folder.file_name().to_str().filter(|name| name.len() == 2).map(str::to_owned)
+        else {
             continue;
         };
         for file in fs::read_dir(folder.path())? {

@@ -9,8 +9,6 @@
 //! since mypy and pylint follow imports into them. So a snapshot of the list behaves as the tree in place does.
 
 mod contents;
-#[cfg(test)]
-mod tests;
 mod walk;
 
 use std::io;

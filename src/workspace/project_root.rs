@@ -87,6 +87,9 @@ mod tests {
         assert_eq!(project_root(&path, &[]), path);
         let other = path.join("other");
         assert_eq!(project_root(&other, &["../proj/pkg/deep/a.py".into()]), path.join("proj/pkg/deep"));
-        assert_eq!(project_root(&other, &["../proj/pkg".into(), "../proj/none.py".into()]), path.join("proj"));
+        assert_eq!(
+            project_root(&other, &["../proj/pkg".into(), "../proj/none.py".into()]),
+            path.join("proj")
+        );
     }
 }

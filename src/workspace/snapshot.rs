@@ -216,10 +216,7 @@ fn oversized(sizes: impl ExactSizeIterator<Item = u64>, limits: &TreeLimits) -> 
         if size > limits.max_file_bytes {
             problems.push(ManifestProblem {
                 field: format!("files[{index}]"),
-                description: format!(
-                    "has {size} bytes; a file may have at most {}",
-                    limits.max_file_bytes
-                ),
+                description: format!("has {size} bytes; a file may have at most {}", limits.max_file_bytes),
             });
         }
     }

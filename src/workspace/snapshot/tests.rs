@@ -119,7 +119,10 @@ fn too_many_files_and_too_many_bytes_are_refused_with_the_limit() {
     let many = (0..11).map(|n| file(&format!("{n}.py"), &"x".repeat(20))).collect();
     let problems = inline(many, &LIMITS).expect_err("11 files, 220 bytes");
     let text = problems.iter().map(|p| p.description.clone()).collect::<Vec<_>>().join("\n");
-    assert!(text.contains("11 files; at most 10") && text.contains("220 bytes") && text.contains("200"), "{text}");
+    assert!(
+        text.contains("11 files; at most 10") && text.contains("220 bytes") && text.contains("200"),
+        "{text}"
+    );
     let (manifest, _) = tree(&[("a.py", "123")]);
     assert_eq!(beyond_limits(&manifest, &LIMITS), []);
     let tight = TreeLimits { max_file_bytes: 2, ..LIMITS };
