@@ -1,1 +1,3 @@
 //! The agent node: runs tasks, reports to its coordinator.
+
+pub mod outbound;

@@ -1,0 +1,8 @@
+//! One binary for all integration tests; one module per promise.
+
+mod authentication;
+mod circuit_breaker;
+mod deadlines;
+mod overload;
+mod rig;
+mod silent_connections;
