@@ -4,3 +4,4 @@ mod process_table;
 pub mod provision;
 pub mod resources;
 pub mod shim;
+pub mod outbound;
