@@ -6,4 +6,19 @@ pub mod classify;
 pub mod equivalence;
 pub mod process;
 
+pub mod adapter;
+mod bandit;
+mod flake8;
+pub mod lint;
+mod mypy;
+pub mod options;
+pub mod plan;
+pub mod process;
+mod pylint;
+mod ruff;
+pub mod source;
 pub mod toolchain;
+pub mod tree_config;
+
+pub use adapter::{Adapter, adapter, adapters};
+pub use options::validate_options;
