@@ -19,39 +19,38 @@ pub(super) fn relations(settings: &Settings, reader: &mut Reader) {
 }
 
 fn times_and_sizes(settings: &Settings, reader: &mut Reader) {
-    let mesh = &settings.mesh;
+    let Settings { mesh, server, workspace, .. } = settings;
     if mesh.heartbeat_interval >= mesh.message_timeout {
-        reader.conflict(
-            "mesh.heartbeat_interval",
-            mesh.heartbeat_interval.show(),
-            format!("less than mesh.message_timeout ({})", mesh.message_timeout.show()),
-        );
+        let (beat, silence) = (mesh.heartbeat_interval.show(), mesh.message_timeout.show());
+        ordered(reader, ["mesh.heartbeat_interval", "mesh.message_timeout"], [beat, silence], "less", "more");
     }
-    let (workspace, message) = (&settings.workspace, settings.server.max_message_bytes);
-    for (key, value, bound, limit) in [
-        ("workspace.max_inline_bytes", workspace.max_inline_bytes, "server.max_message_bytes", message),
+    let store = ("workspace.max_store_bytes", workspace.max_store_bytes);
+    for ((key, value), (bound, limit)) in [
         (
-            "workspace.max_file_bytes",
-            workspace.max_file_bytes,
-            "workspace.max_blob_bytes",
-            workspace.max_blob_bytes,
+            ("workspace.max_inline_bytes", workspace.max_inline_bytes),
+            ("server.max_message_bytes", server.max_message_bytes),
         ),
         (
-            "workspace.max_snapshot_bytes",
-            workspace.max_snapshot_bytes,
-            "workspace.max_store_bytes",
-            workspace.max_store_bytes,
+            ("workspace.max_file_bytes", workspace.max_file_bytes),
+            ("workspace.max_blob_bytes", workspace.max_blob_bytes),
         ),
-        (
-            "workspace.max_blob_bytes",
-            workspace.max_blob_bytes,
-            "workspace.max_store_bytes",
-            workspace.max_store_bytes,
-        ),
+        (("workspace.max_snapshot_bytes", workspace.max_snapshot_bytes), store),
+        (("workspace.max_blob_bytes", workspace.max_blob_bytes), store),
     ] {
         if value > limit {
-            reader.conflict(key, value.show(), format!("at most {bound} ({limit})"));
+            ordered(reader, [key, bound], [value.show(), limit.show()], "not more", "not less");
         }
+    }
+}
+
+/// Blames the one of two settings that somebody set: a default is not what has to change.
+fn ordered(reader: &mut Reader, keys: [&str; 2], values: [String; 2], less: &str, more: &str) {
+    let [small, large] = keys;
+    let [small_value, large_value] = values;
+    if reader.is_set(small) || !reader.is_set(large) {
+        reader.conflict(small, small_value, format!("{less} than {large} ({large_value})"));
+    } else {
+        reader.conflict(large, large_value, format!("{more} than {small} ({small_value})"));
     }
 }
 

@@ -78,6 +78,11 @@ impl Reader {
         });
     }
 
+    /// Whether some source set it, so that it is not its default.
+    pub(super) fn is_set(&self, key: &str) -> bool {
+        self.origins.contains_key(key)
+    }
+
     pub(super) fn table(&mut self, value: &Value, at: &At<'_>) -> Option<Fields> {
         match literal(value).kind {
             ValueKind::Table(fields) => Some(fields.into_iter().collect()),

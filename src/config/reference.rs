@@ -86,10 +86,10 @@ mod tests {
 
     #[test]
     fn the_table_is_put_between_the_markers_and_is_stable() {
-        let document = format!("# Title\n{BEGIN}old\n{END}\nrest\n");
+        let document = format!("# Title\n{BEGIN}stale row\n{END}\nrest\n");
         let updated = with_reference(&document).expect("it has both markers");
         assert!(updated.starts_with("# Title\n") && updated.ends_with("-->\nrest\n"), "{updated}");
-        assert!(updated.contains("| `mesh.heartbeat_interval` | `5.0` |") && !updated.contains("old"));
+        assert!(updated.contains("| `mesh.heartbeat_interval` | `5.0` |") && !updated.contains("stale row"));
         assert_eq!(with_reference(&updated), Some(updated));
         assert_eq!(with_reference("no markers"), None);
     }

@@ -87,7 +87,8 @@ fn relations_between_settings_are_checked() {
     for (text, key) in [
         ("mesh.heartbeat_interval = 30", "mesh.heartbeat_interval"),
         ("workspace.max_inline_bytes = 5000000", "workspace.max_inline_bytes"),
-        ("workspace.max_blob_bytes = 1000", "workspace.max_file_bytes"),
+        ("workspace.max_blob_bytes = 1000", "workspace.max_blob_bytes"),
+        ("mesh.message_timeout = 4.5", "mesh.message_timeout"),
         ("server.tls.cert = \"/nonexistent\"", "server.tls.cert"),
         ("server.tls.key = \"/nonexistent\"", "server.tls.key"),
         ("server.listen = \"0.0.0.0:1\"", "server.listen"),
