@@ -7,5 +7,5 @@ mod discovery;
 mod linter_process;
 mod overload;
 mod rig;
-mod silent_connections;
 mod settings;
+mod silent_connections;
