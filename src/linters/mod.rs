@@ -5,5 +5,5 @@ pub mod catalogue;
 pub mod classify;
 pub mod equivalence;
 pub mod process;
-
+pub mod report;
 pub mod toolchain;
