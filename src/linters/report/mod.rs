@@ -112,7 +112,10 @@ pub struct Options<'a> {
     pub source: &'a dyn Fn(&TreePath) -> Option<String>,
 }
 
-/// Writes the report. Needs memory for one diagnostic at a time beside the report itself.
+/// What is gathered before it goes to the file or terminal, in bytes: the forms write in small pieces.
+const BUFFER: usize = 64 * 1024;
+
+/// Writes the report, and flushes. Needs memory for one diagnostic at a time beside the report itself.
 ///
 /// # Errors
 /// Those of `out`.
@@ -122,6 +125,8 @@ pub fn write(
     options: &Options<'_>,
     out: &mut dyn io::Write,
 ) -> io::Result<()> {
+    let mut buffered = io::BufWriter::with_capacity(BUFFER, out);
+    let out = &mut buffered;
     match format {
         Format::Full => full::write(report, options, out),
         Format::Concise => concise::write(report, options, out),
@@ -130,7 +135,8 @@ pub fn write(
         Format::Sarif => sarif::write(report, out),
         Format::Github => github::write(report, out),
         Format::Junit => junit::write(report, out),
-    }
+    }?;
+    io::Write::flush(out)
 }
 
 /// The other tools that reported it, each with its code: `flake8 E501, pylint C0301`; none if there are none.
