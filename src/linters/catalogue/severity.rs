@@ -58,9 +58,17 @@ pub fn assess(
             return Assessment { severity, basis: Basis::Override };
         }
     }
-    if let Some(severity) = rating.and_then(|rating| rated(tool, rating)) {
-        return Assessment { severity, basis: Basis::Rating };
+    let by_rule = catalogued(tool, code);
+    match rating.and_then(|rating| rated(tool, rating)) {
+        // The tool is sure of the finding, and the catalogue knows what it amounts to.
+        Some(Severity::High) if by_rule.severity == Severity::Critical => by_rule,
+        Some(severity) => Assessment { severity, basis: Basis::Rating },
+        None => by_rule,
     }
+}
+
+/// What the catalogue says of a rule.
+fn catalogued(tool: &str, code: &str) -> Assessment {
     // The rule's group first, so that equivalent rules agree; then the rule itself, for
     // families that only its own tool's part of the table knows.
     let key = rule_key(tool, code);
@@ -189,7 +197,7 @@ mod tests {
     fn a_finding_that_its_tool_rates_takes_the_rating() {
         for (tool, rating, severity) in [
             ("bandit", "HIGH/HIGH", Severity::Critical),
-            ("bandit", "HIGH", Severity::High),
+            ("bandit", "HIGH", Severity::Critical),
             ("bandit", "MEDIUM/HIGH", Severity::High),
             ("bandit", "medium/low", Severity::Medium),
             ("bandit", "LOW/HIGH", Severity::Low),
@@ -197,6 +205,8 @@ mod tests {
         ] {
             assert_eq!(assess(tool, "B602", Some(rating), &BTreeMap::new()).severity, severity, "{rating}");
         }
+        // Without a confidence only rules known to be exploitable are CRITICAL.
+        assert_eq!(assess("bandit", "B609", Some("HIGH"), &BTreeMap::new()).severity, Severity::High);
         assert_eq!(assess("ruff", "F401", Some("error"), &BTreeMap::new()).severity, Severity::Medium);
     }
 
