@@ -59,9 +59,7 @@ pub fn assess(
         }
     }
     let by_rule = catalogued(tool, code);
-    match rating.and_then(|rating| rated(tool, rating)) {
-        // The tool is sure of the finding, and the catalogue knows what it amounts to.
-        Some(Severity::High) if by_rule.severity == Severity::Critical => by_rule,
+    match rating.and_then(|rating| rated(tool, rating, by_rule.severity)) {
         Some(severity) => Assessment { severity, basis: Basis::Rating },
         None => by_rule,
     }
@@ -95,16 +93,18 @@ fn best_match(code: &str, get: impl Fn(&str) -> Option<Severity>) -> Option<(Sev
 }
 
 /// The severity of a finding by its tool's own rating, for the tools that rate findings rather than rules.
-fn rated(tool: &str, rating: &str) -> Option<Severity> {
+fn rated(tool: &str, rating: &str, by_rule: Severity) -> Option<Severity> {
     match tool {
         "bandit" => {
             let mut words = rating.split(|c: char| !c.is_ascii_alphabetic()).filter(|word| !word.is_empty());
             let (severity, confidence) = (words.next()?.to_ascii_uppercase(), words.next());
-            let sure = confidence.is_some_and(|word| word.eq_ignore_ascii_case("HIGH"));
+            let sure = confidence.map(|word| word.eq_ignore_ascii_case("HIGH"));
             match (severity.as_str(), sure) {
-                ("HIGH", true) => Some(Severity::Critical),
-                ("HIGH", false) | ("MEDIUM", true) => Some(Severity::High),
-                ("MEDIUM", false) => Some(Severity::Medium),
+                ("HIGH", Some(true)) => Some(Severity::Critical),
+                // How sure it is was not passed on; the catalogue knows which tests find what is exploitable.
+                ("HIGH", None) => Some(by_rule.min(Severity::High)),
+                ("HIGH", Some(false)) | ("MEDIUM", Some(true)) => Some(Severity::High),
+                ("MEDIUM", _) => Some(Severity::Medium),
                 ("LOW", _) => Some(Severity::Low),
                 _ => None,
             }

@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(both("x = foo(1)", 5, None), "x = foo(1)\n    ^");
         assert_eq!(both("\tx = y", 2, Some(3)), "        x = y\n        ^");
         assert_eq!(both("漢字 = y", 6, None), "漢字 = y\n       ^");
-        assert_eq!(both("e\u{301} = y", 6, None), "e\u{301} = y\n     ^");
+        assert_eq!(both("e\u{301} = y", 6, None), "e\u{301} = y\n    ^");
         assert_eq!(both("a\u{1b}b", 3, None), "a\\u{1b}b\n       ^");
         assert_eq!(both("short", 99, None), "short\n     ^");
         assert_eq!(excerpt("x", None, None, 60), Excerpt { text: "x".into(), marker: String::new() });
