@@ -9,3 +9,6 @@ mod overload;
 mod rig;
 mod settings;
 mod silent_connections;
+//! Integration tests: one module per promise.
+
+mod report_formats;
