@@ -1,6 +1,16 @@
+//! One binary for all integration tests; one module per promise.
 //! Integration tests: one module per promise.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its harness too")]
 
+mod authentication;
+mod circuit_breaker;
+mod deadlines;
+mod discovery;
 mod linter_process;
+mod overload;
+mod report_formats;
+mod rig;
+mod settings;
+mod silent_connections;
 mod toolchain;
