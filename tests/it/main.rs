@@ -1,5 +1,4 @@
 //! One binary for all integration tests; one module per promise.
-//! Integration tests: one module per promise.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its harness too")]
 
