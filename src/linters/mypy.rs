@@ -248,19 +248,19 @@ fn blocking(line: &str) -> Option<Finding> {
 }
 
 fn finding(entry: Entry, version: &str) -> Finding {
-    // Syntax errors come from the parser itself and are not converted; versions before 2 count `ast` bytes.
+    // Syntax errors come from the parser itself, counted from 1 and not converted; versions before 2 count `ast` bytes.
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
-    let unit = match entry.code.as_deref() {
-        Some("syntax") => Unit::CodePoints,
-        _ if major.is_some_and(|major| major < 2) => Unit::Utf8Bytes,
-        _ => Unit::MypyNative,
+    let counting = match entry.code.as_deref() {
+        _ if major.is_some_and(|major| major < 2) => Counting { unit: Unit::Utf8Bytes, first: 0 },
+        Some("syntax") => Counting { unit: Unit::CodePoints, first: 1 },
+        _ => Counting { unit: Unit::MypyNative, first: 0 },
     };
     Finding {
         path: entry.file,
         line: entry.line,
         column: (entry.column >= 0).then_some(entry.column),
         end: entry.end_line.filter(|line| *line > 0).map(|line| (line, entry.end_column)),
-        counting: Counting { unit, first: 0 },
+        counting,
         code: entry.code.unwrap_or_else(|| BLOCKING.into()),
         name: None,
         message: entry.message,
