@@ -109,6 +109,8 @@ struct Entry {
     end_line: Option<i64>,
     end_column: Option<i64>,
     message: String,
+    /// The notes that belong to an error, one per line.
+    hint: Option<String>,
     code: Option<String>,
     severity: String,
 }
@@ -167,7 +169,19 @@ impl Adapter for Mypy {
         let mut problem = None;
         for line in stdout.lines().filter(|line| !line.trim().is_empty()) {
             match serde_json::from_str::<Entry>(line) {
-                Ok(entry) => findings.push(finding(entry, output.version)),
+                Ok(mut entry) => {
+                    let hint = entry.hint.take().unwrap_or_default();
+                    let finding = finding(entry, output.version);
+                    // In mypy's text form each is a line of its own.
+                    let notes = hint.lines().map(|note| Finding {
+                        message: note.to_owned(),
+                        tool_severity: Some("note".into()),
+                        ..finding.clone()
+                    });
+                    let notes: Vec<Finding> = notes.collect();
+                    findings.push(finding);
+                    findings.extend(notes);
+                }
                 Err(error) => problem = Some(error.to_string()),
             }
         }
