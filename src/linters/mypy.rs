@@ -229,9 +229,12 @@ fn failure(
         Some(0 | 1) => problem
             .map(|problem| garbled("mypy", output, &problem))
             .or_else(|| {
-                // mypy goes on without the settings it could not read, and says so on standard error.
-                let file = configuration?;
-                stderr.lines().any(|line| line.starts_with(&format!("{file}: "))).then(|| ToolError {
+                // mypy goes on without the settings it could not read, and says so on standard error. A target
+                // version that this mypy no longer has is no mistake of the tree: it takes the nearest.
+                let start = format!("{}: ", configuration?);
+                let complains =
+                    |line: &str| line.starts_with(&start) && !line.contains(": python_version: Python ");
+                stderr.lines().any(complains).then(|| ToolError {
                     kind: ToolErrorKind::Configuration,
                     message: format!("mypy ran without a part of its configuration: {}", stderr.trim()),
                 })

@@ -279,6 +279,45 @@ async fn each_way_to_fail_has_its_kind() {
     }
 }
 
+#[test]
+fn what_differs_between_two_runs_of_pylint_is_left_out() {
+    let report = |id: &str, message: &str| {
+        let entry = serde_json::json!({
+            "type": "refactor", "symbol": "x", "message": message, "messageId": id,
+            "line": 1, "column": 0, "endLine": null, "endColumn": null, "path": "a.py",
+        });
+        let stdout = serde_json::json!({ "messages": [entry] }).to_string().into_bytes();
+        let output = Output { code: Some(8), stdout: &stdout, stderr: b"", arguments: &[], version: "4" };
+        adapter("pylint").expect("known").read(output).findings[0].message.clone()
+    };
+    let similar = "Similar lines in 2 files\n==a:[1:5]\n==b:[2:6]\n    x = 1\n==c";
+    assert_eq!(report("R0801", similar), "Similar lines in 2 files\n==a:[1:5]\n==b:[2:6]");
+    let crash = "a.py: Fatal error. Pre-populated template at '/s/pylint-crash-2026-01-31-23-59-59.txt'.";
+    let stable = "a.py: Fatal error. Pre-populated template at '/s/pylint-crash.txt'.";
+    assert_eq!(report("F0002", crash), stable);
+    assert_eq!(report("R0401", "Cyclic import (a -> b)\n==x"), "Cyclic import (a -> b)\n==x");
+}
+
+#[tokio::test]
+async fn mypy_says_what_it_could_not_use_of_its_configuration() {
+    let output = |stderr: &'static str| Output {
+        code: Some(0),
+        stdout: b"",
+        stderr: stderr.as_bytes(),
+        arguments: const { &[] },
+        version: "2.4.1",
+    };
+    let arguments = ["--config-file=setup.cfg".to_owned()];
+    let read =
+        |stderr| adapter("mypy").expect("known").read(Output { arguments: &arguments, ..output(stderr) });
+    let error = read("setup.cfg: [mypy]: strict: Not a boolean: maybe\n").error.expect("a failure");
+    assert_eq!(error.kind, ToolErrorKind::Configuration);
+    assert!(error.message.contains("Not a boolean: maybe"));
+    let old = "setup.cfg: [mypy]: python_version: Python 3.9 is not supported (must be 3.10 or higher)\n";
+    assert_eq!(read(old).error, None);
+    assert_eq!(read("some other warning\n").error, None);
+}
+
 #[tokio::test]
 async fn at_a_limit_whole_records_are_kept() {
     let mut finished = end(0, &recorded("flake8.txt"), b"");
