@@ -4,7 +4,6 @@
 //! The direct run is read in another output form than the adapters', by code that shares nothing with theirs.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -40,7 +39,7 @@ async fn a_sharded_run_on_requests_says_what_the_tools_say() {
 }
 
 /// Fails if, for any tool, a run over the Python files beneath `paths` of the project differs from the direct run.
-pub async fn assert_parity(project: &Path, paths: &[&str]) {
+pub(crate) async fn assert_parity(project: &Path, paths: &[&str]) {
     let toolchain = toolchain();
     let manifest = manifest(project, paths);
     let files: Vec<String> = manifest.targets().map(|entry| entry.path.to_string()).collect();
@@ -183,30 +182,22 @@ fn keys(tool: &str, output: &LintOutput) -> Multiset {
 struct Plain;
 
 impl ProcessRunner for Plain {
-    fn run(
-        &self,
-        spec: ProcessSpec,
-        _cancel: &CancellationToken,
-    ) -> impl Future<Output = Result<Finished, ProcessError>> + Send {
-        async move {
-            let mut command = tokio::process::Command::new(&spec.program);
-            command.args(&spec.arguments).current_dir(&spec.directory).env_clear();
-            command.env("PATH", "/usr/bin:/bin").env("HOME", &spec.scratch).env("LANG", "C.UTF-8");
-            command.envs(spec.environment).stdin(Stdio::null());
-            let output = command
-                .output()
-                .await
-                .map_err(|source| ProcessError::Start { program: spec.program, source })?;
-            Ok(Finished {
-                code: output.status.code(),
-                signal: None,
-                exceeded: None,
-                stdout: output.stdout,
-                stderr: output.stderr,
-                wall: Duration::ZERO,
-                cpu: Duration::ZERO,
-            })
-        }
+    async fn run(&self, spec: ProcessSpec, _cancel: &CancellationToken) -> Result<Finished, ProcessError> {
+        let mut command = tokio::process::Command::new(&spec.program);
+        command.args(&spec.arguments).current_dir(&spec.directory).env_clear();
+        command.env("PATH", "/usr/bin:/bin").env("HOME", &spec.scratch).env("LANG", "C.UTF-8");
+        command.envs(spec.environment).stdin(Stdio::null());
+        let output =
+            command.output().await.map_err(|source| ProcessError::Start { program: spec.program, source })?;
+        Ok(Finished {
+            code: output.status.code(),
+            signal: None,
+            exceeded: None,
+            stdout: output.stdout,
+            stderr: output.stderr,
+            wall: Duration::ZERO,
+            cpu: Duration::ZERO,
+        })
     }
 }
 

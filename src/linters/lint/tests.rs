@@ -385,6 +385,56 @@ async fn the_project_s_interpreter_is_asked_once_and_shown_to_the_tool() {
 }
 
 #[tokio::test]
+async fn files_without_configuration_above_them_are_isolated_from_the_machine_s() {
+    let root = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(root.path().join("pkg")).expect("writable");
+    std::fs::write(root.path().join("pkg/ruff.toml"), "line-length = 99").expect("writable");
+    std::fs::write(root.path().join("pyproject.toml"), "[project]\nname = 'x'\n").expect("writable");
+    let scratch = tempfile::tempdir().expect("a folder");
+    let name = ToolName::new("ruff").expect("valid");
+    let files = ["a.py", "pkg/b.py"].map(|file| TreePath::new(file).expect("valid")).to_vec();
+    let plan = ToolPlan {
+        tool: name.clone(),
+        version: "0.17.6".into(),
+        arguments: adapter("ruff").expect("known").arguments(),
+        refused: None,
+        shards: Vec::new(),
+    };
+    let binary =
+        ToolBinary::Present { version: "0.17.6".into(), program: "/v/bin/ruff".into(), prefix: Vec::new() };
+    let toolchain = Toolchain {
+        id: Digest::of(b""),
+        mode: ToolchainMode::System,
+        tools: BTreeMap::from([(name, binary)]),
+    };
+    let runner = Recorded::new([end(0, b"[]", b""), end(0, b"[]", b"")]);
+    let linted = lint(LintRequest {
+        root: root.path(),
+        plan: &plan,
+        shard: &Shard { files, cost: 1 },
+        toolchain: &toolchain,
+        python: None,
+        scratch: scratch.path(),
+        limits: &LIMITS,
+        cpu_slots: 2,
+        runner: &runner,
+        cancel: &CancellationToken::new(),
+    })
+    .await;
+    assert_eq!(linted.expect("an answer").output.error, None);
+    let asked = runner.asked.into_inner().expect("not poisoned");
+    let ends: Vec<_> = asked
+        .iter()
+        .map(|spec| {
+            let isolated = spec.arguments.iter().any(|argument| argument == "--isolated");
+            (spec.arguments.last().expect("a file").to_string_lossy().into_owned(), isolated)
+        })
+        .collect();
+    assert_eq!(ends, [("./pkg/b.py".to_owned(), false), ("./a.py".to_owned(), true)]);
+    assert!(asked[0].environment.contains(&("RAYON_NUM_THREADS".into(), "2".into())));
+}
+
+#[tokio::test]
 async fn cancellation_is_not_an_answer() {
     let outcome = lint_with("ruff", &["good.py"], &Recorded::new([]), None).await;
     assert!(matches!(outcome, Err(LintError::Cancelled)));

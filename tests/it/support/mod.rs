@@ -1,5 +1,5 @@
 //! What several promises need: real projects and a real toolchain.
 
 mod cache;
-pub mod projects;
-pub mod toolchain;
+pub(crate) mod projects;
+pub(crate) mod toolchain;

@@ -27,7 +27,7 @@ const ARCHIVES: [Archive; 2] = [
 ];
 
 /// The unpacked source archive of `flask` or `requests`. Callers must not change it.
-pub fn project(name: &str) -> PathBuf {
+pub(crate) fn project(name: &str) -> PathBuf {
     let archive = ARCHIVES.iter().find(|archive| archive.name == name).expect("a known project");
     let stem = format!("{}-{}", archive.name, archive.version);
     made_once(&stem, |folder| download(archive, folder)).join(&stem)

@@ -14,7 +14,7 @@ use super::projects::run;
 const PINNED: [&str; 5] = ["bandit==1.9.4", "flake8==7.5.0", "mypy==2.4.1", "pylint==4.1.4", "ruff==0.17.6"];
 
 /// The virtual environment named by `LINTMESH_TEST_TOOLCHAIN`, or one made once beneath `target/`.
-pub fn toolchain() -> Toolchain {
+pub(crate) fn toolchain() -> Toolchain {
     let given = std::env::var_os("LINTMESH_TEST_TOOLCHAIN").map(PathBuf::from);
     let environment = given.unwrap_or_else(|| {
         made_once("toolchain", |folder| {
