@@ -13,3 +13,5 @@ mod rig;
 mod settings;
 mod silent_connections;
 mod toolchain;
+mod parity;
+mod support;
