@@ -5,13 +5,12 @@ use std::collections::BTreeMap;
 use lintmesh::linters::aggregate::aggregate;
 use lintmesh::linters::classify::classify;
 use lintmesh::linters::report::{
-    Execution, FaultRecord, Format, NodeExecution, Options, Report, RequestKind, TaskExecution,
-    ToolExecution, write,
+    Execution, FaultRecord, Format, NodeExecution, Options, Report, TaskExecution, ToolExecution, write,
 };
 use lintmesh::linters::toolchain::ToolchainMode;
 use lintmesh::types::{
-    ClassifiedOutput, Digest, Epoch, FaultCause, LintOutput, NodeId, Plan, Position, RawDiagnostic, RunId,
-    RunSpec, Shard, Span, Stage, ToolError, ToolErrorKind, ToolName, ToolPlan, TreePath,
+    ClassifiedOutput, Digest, Epoch, FaultCause, LintOutput, NodeId, Plan, Position, RawDiagnostic,
+    RequestKind, RunId, RunSpec, Shard, Span, Stage, ToolError, ToolErrorKind, ToolName, ToolPlan, TreePath,
 };
 
 pub(super) fn tool(name: &str) -> ToolName {
