@@ -8,4 +8,5 @@ pub mod node;
 pub mod proto;
 pub mod server;
 pub mod types;
+pub mod wire;
 pub mod workspace;
