@@ -1,3 +1,3 @@
 //! Integration tests: one module per promise.
-
 mod discovery;
+mod linter_process;
