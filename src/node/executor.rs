@@ -12,7 +12,7 @@ use tracing::Instrument as _;
 
 use super::outbox::Outbox;
 use super::stages::{StageProduct, StageRunner};
-use crate::types::{Incarnation, NodeId, SessionId};
+use crate::types::{Incarnation, NodeId};
 use crate::wire::peer::{Assignment, AttemptKey, AttemptResult, Ending, Measured};
 
 /// Results kept for a coordinator that is away: some times what a node runs at once, at most 256 KiB each.
@@ -153,11 +153,11 @@ impl Executor {
         (count(work.running.len()), count(capabilities.len()))
     }
 
-    /// Waits for a result that was not sent in this session. Cancel safe as long as what it answers is sent.
-    pub async fn next_result(&self, session: SessionId) -> AttemptResult {
+    /// Waits for a result that was not sent on this connection. Cancel safe as long as what it answers is sent.
+    pub async fn next_result(&self, connection: u64) -> AttemptResult {
         loop {
             let changed = self.shared.results_changed.notified();
-            if let Some(result) = self.work().outbox.next_unsent(session) {
+            if let Some(result) = self.work().outbox.next_unsent(connection) {
                 return result;
             }
             changed.await;

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 
-use crate::types::SessionId;
 use crate::wire::peer::{AttemptKey, AttemptResult};
 
 /// A bounded queue of results, oldest first. The bound holds because nobody starts an attempt whose result would not
@@ -16,8 +15,9 @@ pub struct Outbox {
 #[derive(Debug)]
 struct Entry {
     result: AttemptResult,
-    /// The session in which it was sent last; a lost session says nothing about what arrived.
-    sent_in: Option<SessionId>,
+    /// The connection on which it was sent last, by this process's own count: a coordinator that restarts may
+    /// number its sessions anew. A lost connection says nothing about what arrived.
+    sent_in: Option<u64>,
 }
 
 impl Outbox {
@@ -46,10 +46,10 @@ impl Outbox {
         self.entries.iter().map(|entry| entry.result.key.clone()).collect()
     }
 
-    /// The next result that was not sent in this session; it counts as sent.
-    pub fn next_unsent(&mut self, session: SessionId) -> Option<AttemptResult> {
-        let entry = self.entries.iter_mut().find(|entry| entry.sent_in != Some(session))?;
-        entry.sent_in = Some(session);
+    /// The next result that was not sent on this connection; it counts as sent.
+    pub fn next_unsent(&mut self, connection: u64) -> Option<AttemptResult> {
+        let entry = self.entries.iter_mut().find(|entry| entry.sent_in != Some(connection))?;
+        entry.sent_in = Some(connection);
         Some(entry.result.clone())
     }
 
@@ -80,7 +80,7 @@ mod tests {
         let mut outbox = Outbox::new(3);
         outbox.push(result(1));
         outbox.push(result(2));
-        let first = SessionId(1);
+        let first = 1;
         assert_eq!(outbox.next_unsent(first), Some(result(1)));
         assert_eq!(outbox.next_unsent(first), Some(result(2)));
         assert_eq!(outbox.next_unsent(first), None);
@@ -88,9 +88,9 @@ mod tests {
         outbox.forget(&key(1));
         outbox.forget(&key(1));
         assert_eq!(outbox.keys(), [key(2)]);
-        assert_eq!(outbox.next_unsent(SessionId(2)), Some(result(2)), "a new session gets it again");
+        assert_eq!(outbox.next_unsent(2), Some(result(2)), "a new session gets it again");
         assert!(outbox.send_again(&key(2)) && !outbox.send_again(&key(1)));
-        assert_eq!(outbox.next_unsent(SessionId(2)), Some(result(2)));
+        assert_eq!(outbox.next_unsent(2), Some(result(2)));
     }
 
     #[test]

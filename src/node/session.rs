@@ -20,7 +20,7 @@ use crate::middleware::breaker::PeerBreaker;
 use crate::proto::peer::v1 as pb;
 use crate::proto::peer::v1::mesh_message::Payload;
 use crate::proto::peer::v1::node_service_client::NodeServiceClient;
-use crate::types::{Epoch, Load, SessionId};
+use crate::types::{Epoch, Load};
 use crate::wire::peer::{Assignment, attempt_of, beat, duration};
 
 /// How long the coordinator may take to answer Hello with Welcome.
@@ -54,6 +54,8 @@ pub(super) struct Lasting {
     /// Taken by the heartbeats of the session that lives; always there between sessions.
     pub(super) meter: Arc<std::sync::Mutex<Meter>>,
     pub(super) last_epoch: Epoch,
+    /// Counts the connections of this process.
+    pub(super) connections: u64,
 }
 
 /// Runs a session to its end.
@@ -73,11 +75,12 @@ pub(super) async fn run(lasting: &mut Lasting, stop: &CancellationToken) -> Sess
         Ok(Err(status)) => return ended(status),
         Err(_) => return SessionEnd::Lost(format!("no Welcome within {WELCOME_DEADLINE:?}")),
     };
-    let session = SessionId(welcome.session);
+    lasting.connections += 1;
     lasting.last_epoch = Epoch(welcome.epoch);
+    let lasting = &*lasting;
     // The coordinator has just proved that it is there.
     lasting.breaker.half_open_now();
-    tracing::info!(node = %lasting.identity.spec.node_id, session = session.0, epoch = welcome.epoch, "joined");
+    tracing::info!(node = %lasting.identity.spec.node_id, session = welcome.session, epoch = welcome.epoch, "joined");
 
     let (queue, queued) = mpsc::channel(QUEUE);
     let every = duration("heartbeat_interval", welcome.heartbeat_interval.as_ref())
@@ -88,7 +91,7 @@ pub(super) async fn run(lasting: &mut Lasting, stop: &CancellationToken) -> Sess
     tokio::select! {
         () = stop.cancelled() => SessionEnd::Stopped,
         end = listen(inbound, lasting, &queue) => end,
-        () = share_results(&lasting.executor, session, &queue) => lost_writer(),
+        () = share_results(&lasting.executor, lasting.connections, &queue) => lost_writer(),
         () = write(queued, outbound, envelope) => lost_writer(),
         () = heartbeats(lasting, every, queue.clone()) => lost_writer(),
     }
@@ -159,11 +162,11 @@ async fn heartbeats(lasting: &Lasting, every: Duration, queue: mpsc::Sender<Payl
     }
 }
 
-/// Sends each result once in this session.
-async fn share_results(executor: &Executor, session: SessionId, queue: &mpsc::Sender<Payload>) {
+/// Sends each result once on this connection.
+async fn share_results(executor: &Executor, connection: u64, queue: &mpsc::Sender<Payload>) {
     // A place in the queue first: a result that was taken out is surely queued.
     while let Ok(place) = queue.reserve().await {
-        let result = executor.next_result(session).await;
+        let result = executor.next_result(connection).await;
         let kind = pb::result_share::Kind::Result(result.to_proto());
         place.send(Payload::ResultShare(pb::ResultShare { kind: Some(kind) }));
     }

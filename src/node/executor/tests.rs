@@ -55,7 +55,7 @@ async fn each_ending_becomes_a_result() {
     assert_eq!(executor.in_use(), (4, 1), "four attempts that use one capability");
     let mut endings = BTreeMap::new();
     for _ in 0..4 {
-        let result = executor.next_result(SessionId(1)).await;
+        let result = executor.next_result(1).await;
         endings.insert(result.key.task.0, result.ending);
     }
     assert!(matches!(&endings[&ENDS_AT_ONCE], Ending::Output { output, .. } if output.size == 2));
@@ -81,10 +81,10 @@ async fn a_full_node_says_busy_and_a_duplicate_changes_nothing() {
 async fn a_duplicate_of_a_finished_attempt_gets_its_result_again_until_acknowledged() {
     let executor = executor(1);
     executor.assign(assignment(ENDS_AT_ONCE));
-    let session = SessionId(1);
-    let first = executor.next_result(session).await;
+    let connection = 1;
+    let first = executor.next_result(connection).await;
     assert_eq!(executor.assign(assignment(ENDS_AT_ONCE)), Admission::Known);
-    assert_eq!(executor.next_result(session).await, first);
+    assert_eq!(executor.next_result(connection).await, first);
     assert_eq!(executor.inventory(), (vec![], vec![key(ENDS_AT_ONCE)]));
     executor.acknowledge(&key(ENDS_AT_ONCE));
     assert_eq!(executor.inventory(), (vec![], vec![]));
@@ -118,7 +118,7 @@ async fn unacknowledged_results_bound_the_work_taken() {
         let mut one = assignment(ENDS_AT_ONCE);
         one.key.attempt.number = 1000 + number;
         assert_eq!(executor.assign(one), Admission::Started, "{number}");
-        executor.next_result(SessionId(1)).await;
+        executor.next_result(1).await;
     }
     assert_eq!(executor.assign(assignment(FAILS)), Admission::Rejected("BUSY"));
 }
