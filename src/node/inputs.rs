@@ -132,49 +132,57 @@ impl Inputs {
 
     async fn download(&self, digest: Digest) -> Result<Arc<[u8]>, InputError> {
         let _turn = self.shared.downloads.acquire().await;
-        retry(digest, async || {
-            let mut bytes = Vec::new();
-            self.stream(&[digest], |_, piece, _| {
-                if bytes.len() + piece.len() > MAX_BLOB_BYTES {
-                    return Err(InputError::TooLarge(digest));
-                }
-                bytes.extend_from_slice(piece);
-                Ok(())
-            })
-            .await?;
-            if Digest::of(&bytes) == digest { Ok(bytes.into()) } else { Err(InputError::Mismatch(digest)) }
+        let mut budget = Budget::new();
+        loop {
+            match self.download_once(digest).await {
+                Err(error) => budget.spend(error).await?,
+                bytes => return bytes,
+            }
+        }
+    }
+
+    async fn download_once(&self, digest: Digest) -> Result<Arc<[u8]>, InputError> {
+        let mut bytes = Vec::new();
+        self.stream(&[digest], |_, piece, _| {
+            if bytes.len() + piece.len() > MAX_BLOB_BYTES {
+                return Err(InputError::TooLarge(digest));
+            }
+            bytes.extend_from_slice(piece);
+            Ok(())
         })
-        .await
+        .await?;
+        if Digest::of(&bytes) == digest { Ok(bytes.into()) } else { Err(InputError::Mismatch(digest)) }
     }
 
     /// Brings the blobs into a store; those that are there are not fetched.
     pub async fn fetch_into(&self, store: &BlobStore, digests: &[Digest]) -> Result<(), InputError> {
-        let missing = store.missing(digests);
-        for part in missing.chunks(DIGESTS_A_CALL) {
-            let Some(first) = part.first() else { continue };
-            retry(*first, async || {
-                // What an interrupted call has brought is not asked for again.
-                let wanted = store.missing(part);
-                let mut writer = None;
-                self.stream(&wanted, |digest, piece, last| {
-                    let mut current = match writer.take() {
-                        Some(current) => current,
-                        None => store.writer(Some(digest))?,
-                    };
-                    current.write(piece)?;
-                    if last {
-                        current.finish()?;
-                    } else {
-                        writer = Some(current);
-                    }
-                    Ok(())
-                })
-                .await?;
-                store.missing(part).first().map_or(Ok(()), |digest| Err(InputError::Mismatch(*digest)))
-            })
-            .await?;
+        for part in store.missing(digests).chunks(DIGESTS_A_CALL) {
+            let mut budget = Budget::new();
+            while let Err(error) = self.fetch_once(store, part).await {
+                budget.spend(error).await?;
+            }
         }
         Ok(())
+    }
+
+    async fn fetch_once(&self, store: &BlobStore, part: &[Digest]) -> Result<(), InputError> {
+        // What an interrupted call has brought is not asked for again.
+        let wanted = store.missing(part);
+        let mut writer = None;
+        self.stream(&wanted, |digest, piece, last| {
+            let mut current = match writer.take() {
+                Some(current) => current,
+                None => store.writer(Some(digest))?,
+            };
+            current.write(piece)?;
+            if last {
+                current.finish()?;
+            } else {
+                writer = Some(current);
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Downloads blobs in order and hands over their pieces: digest, bytes, whether it is the blob's last.
@@ -207,41 +215,50 @@ impl Inputs {
 
     /// Brings a blob to the coordinator.
     pub async fn upload(&self, digest: Digest, bytes: Arc<[u8]>) -> Result<(), InputError> {
-        retry(digest, async || {
-            let bytes = Arc::clone(&bytes);
-            let pieces = bytes.len().div_ceil(PIECE_BYTES).max(1);
-            let requests = tokio_stream::iter((0..pieces).map(move |index| {
-                let from = index * PIECE_BYTES;
-                let to = bytes.len().min(from + PIECE_BYTES);
-                UploadBlobsRequest {
-                    digest: if index == 0 { digest.to_string() } else { String::new() },
-                    data: bytes[from..to].to_vec(),
-                }
-            }));
-            self.client
-                .clone()
-                .upload_blobs(requests)
-                .await
-                .map(drop)
-                .map_err(|status| InputError::Call { digest, status: Box::new(status) })
-        })
-        .await
+        let mut budget = Budget::new();
+        loop {
+            match self.client.clone().upload_blobs(pieces(digest, Arc::clone(&bytes))).await {
+                Ok(_) => return Ok(()),
+                Err(status) => budget.spend(InputError::Call { digest, status: Box::new(status) }).await?,
+            }
+        }
     }
 }
 
-/// Tries again what may go better another time, within a budget.
-async fn retry<T>(digest: Digest, mut call: impl AsyncFnMut() -> Result<T, InputError>) -> Result<T, InputError> {
-    let mut tries = 1;
-    loop {
-        match call().await {
-            Err(error) if tries < TRIES && is_transient(&error) => {
-                tracing::debug!(%digest, %error, tries, "trying again");
-                let ceiling = Duration::from_millis(100) * 2_u32.pow(tries);
-                tokio::time::sleep(ceiling.mul_f64(jitter())).await;
-                tries += 1;
-            }
-            ended => return ended,
+/// A blob cut into messages; an empty one is one empty piece.
+fn pieces(
+    digest: Digest,
+    bytes: Arc<[u8]>,
+) -> impl tokio_stream::Stream<Item = UploadBlobsRequest> + Send + 'static {
+    let count = bytes.len().div_ceil(PIECE_BYTES).max(1);
+    tokio_stream::iter((0..count).map(move |index| {
+        let from = index * PIECE_BYTES;
+        let to = bytes.len().min(from + PIECE_BYTES);
+        let digest = if index == 0 { digest.to_string() } else { String::new() };
+        UploadBlobsRequest { digest, data: bytes[from..to].to_vec() }
+    }))
+}
+
+/// The tries of one transfer.
+struct Budget {
+    spent: u32,
+}
+
+impl Budget {
+    fn new() -> Self {
+        Self { spent: 1 }
+    }
+
+    /// Waits before the next try, or gives the error back if there is none or it cannot help.
+    async fn spend(&mut self, error: InputError) -> Result<(), InputError> {
+        if self.spent >= TRIES || !is_transient(&error) {
+            return Err(error);
         }
+        tracing::debug!(%error, tries = self.spent, "trying again");
+        let ceiling = Duration::from_millis(100) * 2_u32.pow(self.spent);
+        self.spent += 1;
+        tokio::time::sleep(ceiling.mul_f64(jitter())).await;
+        Ok(())
     }
 }
 

@@ -17,7 +17,12 @@ use crate::middleware::in_flight::{InFlightLayer, InFlightSettings};
 use crate::middleware::outbound_deadline::OutboundDeadlineLayer;
 
 /// A client's way to the coordinator.
-pub type Link = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, tonic::transport::Error>;
+pub type Link = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, LinkError>;
+
+/// A call that came to no answer. tonic finds the reason in its sources and makes a status of it.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct LinkError(tower::BoxError);
 
 /// Makes the channel of an endpoint; tests and simulations put their own transport here.
 pub type Connector = Arc<dyn Fn(Endpoint) -> Channel + Send + Sync>;
@@ -93,8 +98,12 @@ pub(super) fn links(
         request
     };
     let breaker = PeerBreaker::new("the coordinator", Default::default(), Arc::new(jitter));
-    let session = ServiceBuilder::new().map_request(enrol.clone()).service(channel.clone());
+    let session = ServiceBuilder::new()
+        .map_err(|error| LinkError(Box::new(error)))
+        .map_request(enrol.clone())
+        .service(channel.clone());
     let blobs = ServiceBuilder::new()
+        .map_err(LinkError)
         // Outermost, so that waiting for a slot counts too: no attempt may hang on a transfer.
         .layer(OutboundDeadlineLayer::new(UNARY_DEADLINE, Some(TRANSFER_DEADLINE)))
         // A coordinator that fails call after call is left alone; the next Welcome lets a probe through at once.
