@@ -1,5 +1,11 @@
 //! Linters as data and pure functions: adapters, catalogue, stages, report formats.
 
+pub mod aggregate;
+pub mod catalogue;
+pub mod classify;
+pub mod equivalence;
+pub mod process;
+
 pub mod adapter;
 pub mod aggregate;
 mod bandit;
@@ -11,7 +17,6 @@ pub mod lint;
 mod mypy;
 pub mod options;
 pub mod plan;
-pub mod process;
 mod pylint;
 mod ruff;
 pub mod source;

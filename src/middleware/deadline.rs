@@ -171,18 +171,24 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_unary_call_gets_the_default_deadline_and_is_dropped_when_it_passes() {
-        let (mut service, mut handle) = mock::spawn_layer(DeadlineLayer::new(DeadlineSettings::default()));
-        handle.allow(1);
-        tower_test::assert_ready_ok!(service.poll_ready());
+        let (held, dropped) = tokio::sync::oneshot::channel::<()>();
+        let held = std::sync::Mutex::new(Some(held));
+        let mut service = DeadlineLayer::new(DeadlineSettings::default()).layer(tower::service_fn(
+            |request: Request<Body>| {
+                let held = held.lock().expect("not poisoned").take();
+                let deadline = *request.extensions().get::<Deadline>().expect("extension");
+                assert_eq!(deadline.allowed, Duration::from_secs(30));
+                async move {
+                    let _held_until_dropped = held;
+                    std::future::pending::<Result<http::Response<Body>, std::convert::Infallible>>().await
+                }
+            },
+        ));
         let start = Instant::now();
-        let call = tokio::spawn(service.call(request(UNARY)));
-        let (inner, mut reply) = handle.next_request().await.expect("the call");
-        let deadline = *inner.extensions().get::<Deadline>().expect("extension");
-        assert_eq!(deadline.allowed, Duration::from_secs(30));
-        let response = call.await.expect("task").expect("an answer");
+        let response = service.call(request(UNARY)).await.expect("an answer");
         assert_eq!(head_status(&response).code(), Code::DeadlineExceeded);
         assert_eq!(start.elapsed().as_secs(), 30);
-        std::future::poll_fn(|cx| reply.poll_closed(cx)).await;
+        assert!(dropped.await.is_err(), "the handler is dropped");
     }
 
     #[tokio::test(start_paused = true)]

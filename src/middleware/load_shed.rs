@@ -99,17 +99,17 @@ mod tests {
     async fn calls_beyond_the_limit_are_shed_and_a_finished_call_makes_room() {
         let (mut service, mut handle) = mock::spawn_layer(LoadShedLayer::new(1));
         handle.allow(10);
-        tower_test::assert_ready_ok!(service.poll_ready());
+        assert!(service.poll_ready().is_ready());
         let first = tokio::spawn(service.call(request("/lintmesh.v1.X/GetA")));
         let (_, reply) = handle.next_request().await.expect("the first call");
 
-        tower_test::assert_ready_ok!(service.poll_ready());
+        assert!(service.poll_ready().is_ready());
         let shed = service.call(request("/lintmesh.v1.X/GetB")).await.expect("an answer, not an error");
         assert_eq!(head_status(&shed).code(), tonic::Code::ResourceExhausted);
 
         reply.send_response(answer());
         first.await.expect("task").expect("answer");
-        tower_test::assert_ready_ok!(service.poll_ready());
+        assert!(service.poll_ready().is_ready());
         let third = tokio::spawn(service.call(request("/lintmesh.v1.X/GetC")));
         let (_, reply) = handle.next_request().await.expect("room again");
         reply.send_response(answer());
@@ -120,9 +120,9 @@ mod tests {
     async fn a_cancelled_call_frees_its_slot_and_health_checks_need_none() {
         let (mut service, mut handle) = mock::spawn_layer(LoadShedLayer::new(1));
         handle.allow(10);
-        tower_test::assert_ready_ok!(service.poll_ready());
+        assert!(service.poll_ready().is_ready());
         let first = service.call(request("/lintmesh.v1.X/GetA"));
-        tower_test::assert_ready_ok!(service.poll_ready());
+        assert!(service.poll_ready().is_ready());
         let probe = tokio::spawn(service.call(request("/grpc.health.v1.Health/Check")));
         let _ = handle.next_request().await.expect("the first call");
         let (_, reply) = handle.next_request().await.expect("the probe");
@@ -130,7 +130,7 @@ mod tests {
         probe.await.expect("task").expect("answer");
 
         drop(first);
-        tower_test::assert_ready_ok!(service.poll_ready());
+        assert!(service.poll_ready().is_ready());
         let next = tokio::spawn(service.call(request("/lintmesh.v1.X/GetB")));
         let (_, reply) = handle.next_request().await.expect("the slot is free");
         reply.send_response(answer());

@@ -85,7 +85,7 @@ mod tests {
         let layer = OutboundDeadlineLayer::new(Duration::from_secs(5), None);
         let (mut service, mut handle) = mock::spawn_layer(layer);
         handle.allow(2);
-        tower_test::assert_ready_ok!(service.poll_ready());
+        assert!(service.poll_ready().is_ready());
         let call = tokio::spawn(service.call(request("/lintmesh.peer.v1.X/Unary")));
         let (inner, _reply) = handle.next_request().await.expect("the call");
         assert_eq!(inner.headers()[grpc_timeout::HEADER], "5000000u");
@@ -93,7 +93,7 @@ mod tests {
         let response = call.await.expect("task").expect("an answer");
         assert_eq!(head_status(&response).code(), tonic::Code::DeadlineExceeded);
 
-        tower_test::assert_ready_ok!(service.poll_ready());
+        assert!(service.poll_ready().is_ready());
         let session = service.call(request("/lintmesh.peer.v1.NodeService/Session"));
         let (inner, _reply) = handle.next_request().await.expect("the session");
         assert!(inner.headers().get(grpc_timeout::HEADER).is_none(), "a session has no end");

@@ -33,12 +33,12 @@ fn five_hard_failures_in_a_row_open_it_for_the_recovery_time() {
 fn a_success_ends_the_run_of_failures() {
     let mut breaker = Breaker::new(BreakerSettings::default());
     for n in 0..19 {
-        let outcome = if n % 5 == 4 { CallOutcome::Success } else { CallOutcome::Failure };
+        let outcome = if n % 4 == 3 { CallOutcome::Success } else { CallOutcome::Failure };
         call(&mut breaker, second(0), outcome);
         assert_eq!(breaker.state(second(0)), State::Closed);
     }
     call(&mut breaker, second(0), CallOutcome::Failure);
-    assert_eq!(breaker.trip_reason(), Some(TripReason::SuccessRate), "3 of 20 succeeded");
+    assert_eq!(breaker.trip_reason(), Some(TripReason::SuccessRate), "4 of 20 succeeded");
 }
 
 #[test]
