@@ -46,8 +46,7 @@ pub fn node(command: NodeCommand) -> anyhow::Result<()> {
 }
 
 fn stop_on_signals(stop: &CancellationToken) -> std::io::Result<()> {
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let stop = stop.clone();
     tokio::spawn(async move {
         tokio::select! {

@@ -7,11 +7,7 @@ pub mod equivalence;
 pub mod process;
 
 pub mod adapter;
-pub mod aggregate;
 mod bandit;
-pub mod catalogue;
-pub mod classify;
-pub mod equivalence;
 mod flake8;
 pub mod lint;
 mod mypy;

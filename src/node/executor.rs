@@ -114,9 +114,9 @@ impl Executor {
                     node = %self.shared.node,
                 );
                 let executor = self.clone();
-                self.shared.tasks.spawn(
-                    async move { executor.execute(assignment, cancel).await }.instrument(span),
-                );
+                self.shared
+                    .tasks
+                    .spawn(async move { executor.execute(assignment, cancel).await }.instrument(span));
             }
             Admission::Known => self.shared.results_changed.notify_one(),
             Admission::Rejected(_) => {}

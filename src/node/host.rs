@@ -20,7 +20,10 @@ pub fn host_id() -> String {
 fn derive_host_id(machine_id: &str, host_name: &str, boot_id: &str) -> String {
     // Containers of one image share their machine-id, and containers of one machine share its boot id: only the host
     // name is there to tell the former apart.
-    let identity = format!("lintmesh host\n{machine_id}\n{host_name}\n{}", if machine_id.is_empty() { boot_id } else { "" });
+    let identity = format!(
+        "lintmesh host\n{machine_id}\n{host_name}\n{}",
+        if machine_id.is_empty() { boot_id } else { "" }
+    );
     let mut text = Digest::of(identity.as_bytes()).to_string();
     text.truncate(16);
     text

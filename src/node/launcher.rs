@@ -183,9 +183,10 @@ impl Launcher {
                 tracing::debug!("nobody took the exit of a node");
             }
         };
-        let child = Child::start(&options.program, &options.arguments, &settings, on_exit).map_err(|source| {
-            LaunchError::Start { node_id: node_id.clone(), program: options.program.clone(), source }
-        })?;
+        let child =
+            Child::start(&options.program, &options.arguments, &settings, on_exit).map_err(|source| {
+                LaunchError::Start { node_id: node_id.clone(), program: options.program.clone(), source }
+            })?;
         tracing::info!(node = %node_id, pid = child.running_pid(), "node process started");
         node.child = Some(child);
         Ok(())

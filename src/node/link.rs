@@ -11,10 +11,9 @@ use tower::ServiceBuilder;
 use tower::util::BoxCloneSyncService;
 
 use super::agent::AgentError;
+use super::outbound::{OutboundSettings, guard};
 use super::secret::Secret;
-use crate::middleware::breaker::{BreakerLayer, PeerBreaker};
-use crate::middleware::in_flight::{InFlightLayer, InFlightSettings};
-use crate::middleware::outbound_deadline::OutboundDeadlineLayer;
+use crate::middleware::breaker::PeerBreaker;
 
 /// A client's way to the coordinator.
 pub type Link = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, LinkError>;
@@ -41,8 +40,6 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Flow control windows: a blob may be as large as the connection's, so that heartbeats pass it.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
-/// The most that a unary call to the coordinator may take.
-const UNARY_DEADLINE: Duration = Duration::from_secs(30);
 /// The most that one transfer of blobs may take.
 const TRANSFER_DEADLINE: Duration = Duration::from_secs(120);
 
@@ -88,8 +85,8 @@ pub(super) fn links(
         }
         _ => return Err(refused("needs the form http://HOST:PORT or https://HOST:PORT".to_owned())),
     }
-    let mut bearer = HeaderValue::try_from(format!("Bearer {}", secret.expose()))
-        .map_err(|_| AgentError::Secret)?;
+    let mut bearer =
+        HeaderValue::try_from(format!("Bearer {}", secret.expose())).map_err(|_| AgentError::Secret)?;
     bearer.set_sensitive(true);
     let channel = connector(endpoint);
 
@@ -102,22 +99,13 @@ pub(super) fn links(
         .map_err(|error| LinkError(Box::new(error)))
         .map_request(enrol.clone())
         .service(channel.clone());
-    let blobs = ServiceBuilder::new()
-        .map_err(LinkError)
-        // Outermost, so that waiting for a slot counts too: no attempt may hang on a transfer.
-        .layer(OutboundDeadlineLayer::new(UNARY_DEADLINE, Some(TRANSFER_DEADLINE)))
-        // A coordinator that fails call after call is left alone; the next Welcome lets a probe through at once.
-        .layer(BreakerLayer::new(Arc::clone(&breaker)))
-        // Inside the breaker: a full node says nothing about its coordinator.
-        .layer(InFlightLayer::new(InFlightSettings::default()))
-        // Innermost: every call that leaves proves who makes it.
-        .map_request(enrol)
-        .service(channel);
-    Ok(Links {
-        session: BoxCloneSyncService::new(session),
-        blobs: BoxCloneSyncService::new(blobs),
-        breaker,
-    })
+    let guarded = guard(
+        ServiceBuilder::new().map_request(enrol).service(channel),
+        Arc::clone(&breaker),
+        OutboundSettings { stream_deadline: Some(TRANSFER_DEADLINE), ..OutboundSettings::default() },
+    );
+    let blobs = ServiceBuilder::new().map_err(LinkError).service(guarded);
+    Ok(Links { session: BoxCloneSyncService::new(session), blobs: BoxCloneSyncService::new(blobs), breaker })
 }
 
 /// A random number from 0 to 1 from the system's generator; the middle if that has none.

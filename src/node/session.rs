@@ -180,7 +180,9 @@ async fn listen(
 ) -> SessionEnd {
     loop {
         let batch = match inbound.message().await {
-            Ok(Some(pb::SessionResponse { message: Some(pb::session_response::Message::Batch(batch)) })) => batch,
+            Ok(Some(pb::SessionResponse { message: Some(pb::session_response::Message::Batch(batch)) })) => {
+                batch
+            }
             Ok(Some(_)) => {
                 tracing::warn!("a message that is no batch was dropped");
                 continue;

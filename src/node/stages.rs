@@ -275,10 +275,8 @@ impl Stages {
     }
 
     async fn keep(&self, bytes: Vec<u8>, measured: Measured) -> Result<StageProduct, StageError> {
-        let output = TaskOutput {
-            digest: Digest::of(&bytes),
-            size: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
-        };
+        let output =
+            TaskOutput { digest: Digest::of(&bytes), size: u64::try_from(bytes.len()).unwrap_or(u64::MAX) };
         let data = if bytes.len() <= INLINE_BYTES {
             Some(bytes)
         } else {
@@ -363,7 +361,11 @@ async fn computed(
 }
 
 fn parse<T: DeserializeOwned>(digest: Digest, what: &'static str, bytes: &[u8]) -> Result<T, InputError> {
-    serde_json::from_slice(bytes).map_err(|error| InputError::Garbled { digest, what, reason: error.to_string() })
+    serde_json::from_slice(bytes).map_err(|error| InputError::Garbled {
+        digest,
+        what,
+        reason: error.to_string(),
+    })
 }
 
 fn json(value: &impl Serialize) -> Vec<u8> {

@@ -143,8 +143,7 @@ mod tests {
         let slot = |n: u8| Arc::new(Slot { manifest: Digest::of(&[n]), tree: OnceCell::new() });
         let mut trees: Vec<_> = (0..6).map(slot).collect();
         let used = Arc::clone(&trees[0]);
-        let dropped: Vec<_> =
-            drop_oldest_unused(&mut trees, 4).iter().map(|slot| slot.manifest).collect();
+        let dropped: Vec<_> = drop_oldest_unused(&mut trees, 4).iter().map(|slot| slot.manifest).collect();
         assert_eq!(dropped, [Digest::of(&[1]), Digest::of(&[2])]);
         assert!(Arc::ptr_eq(&trees[0], &used) && trees.len() == 4);
     }

@@ -209,12 +209,7 @@ impl Assignment {
                     })
                     .collect(),
             }),
-            tree_root: self
-                .tree_root
-                .as_ref()
-                .and_then(|root| root.to_str())
-                .unwrap_or_default()
-                .to_owned(),
+            tree_root: self.tree_root.as_ref().and_then(|root| root.to_str()).unwrap_or_default().to_owned(),
             cpu_slots: self.cpu_slots,
             capabilities: self.capabilities.iter().cloned().collect(),
         }
@@ -229,7 +224,11 @@ fn inputs_from_proto(message: pb::TaskInputs) -> Result<StageInputs, PeerMessage
         manifest: optional("inputs.manifest", &message.manifest)?,
         spec: optional("inputs.spec", &message.spec)?,
         plan: optional("inputs.plan", &message.plan)?,
-        outputs: message.outputs.iter().map(|text| digest("inputs.outputs", text)).collect::<Result<_, _>>()?,
+        outputs: message
+            .outputs
+            .iter()
+            .map(|text| digest("inputs.outputs", text))
+            .collect::<Result<_, _>>()?,
         failed: message
             .failed
             .into_iter()

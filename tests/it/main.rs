@@ -1,6 +1,3 @@
-//! Integration tests: one module per promise.
-mod discovery;
-mod linter_process;
 //! One binary for all integration tests; one module per promise.
 
 mod authentication;
@@ -8,6 +5,8 @@ mod circuit_breaker;
 mod deadlines;
 mod discovery;
 mod linter_process;
+mod node_session;
 mod overload;
 mod rig;
 mod silent_connections;
+mod settings;
