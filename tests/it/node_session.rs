@@ -1,0 +1,436 @@
+//! A node joins, works, keeps its results over lost connections, and leaves no process behind, however anybody dies.
+
+mod coordinator;
+mod processes;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lintmesh::linters::process::Limits;
+use lintmesh::linters::toolchain::{ToolBinary, Toolchain, ToolchainMode};
+use lintmesh::node::agent::{self, AgentError, NodeOptions, NodeSettings};
+use lintmesh::node::link;
+use lintmesh::node::secret::Secret;
+use lintmesh::proto::peer::v1 as pb;
+use lintmesh::proto::peer::v1::mesh_message::Payload;
+use lintmesh::types::{
+    AttemptId, ClassifiedOutput, Digest, Epoch, LintOutput, Manifest, ManifestEntry, NodeId, NodeSpec,
+    Outcome, Plan, RunId, RunResult, RunSpec, Stage, TaskId, ToolName, ToolRequest, TreePath,
+};
+use lintmesh::wire::peer::{Assignment, AttemptKey, AttemptResult, Ending, StageInputs};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use coordinator::{Coordinator, DEADLINE, SECRET, Session};
+use processes::until_gone;
+
+const SOURCE: &[u8] = b"import os\n";
+const MIB: u64 = 1 << 20;
+
+/// What a run of one tree needs, at a coordinator.
+struct Run {
+    manifest: Digest,
+    spec: Digest,
+    sources: Vec<Digest>,
+}
+
+/// A folder for the node, a toolchain that consists of one `ruff`, and the node's settings.
+struct World {
+    dir: tempfile::TempDir,
+    ruff: PathBuf,
+}
+
+impl World {
+    /// With a shell script in place of ruff.
+    fn with_script(script: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let ruff = dir.path().join("ruff");
+        fs::write(&ruff, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&ruff, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir(dir.path().join("work")).unwrap();
+        Self { dir, ruff }
+    }
+
+    /// With the real ruff if `PATH` has one, else with what ruff says of the tree.
+    fn with_ruff() -> Self {
+        let says = r#"echo '[{"cell":null,"code":"F401","end_location":{"column":10,"row":1},"filename":"a.py","fix":null,"location":{"column":8,"row":1},"message":"`os` imported but unused","name":"unused-import","noqa_row":1,"severity":"error","url":"https://docs.astral.sh/ruff/rules/unused-import"}]'; exit 1"#;
+        let mut world = Self::with_script(says);
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        if let Some(real) = std::env::split_paths(&path).map(|dir| dir.join("ruff")).find(|ruff| ruff.is_file()) {
+            world.ruff = real;
+        }
+        world
+    }
+
+    /// With a ruff that runs for ever, marked so that its processes can be found.
+    fn with_endless_ruff() -> (Self, String) {
+        let world = Self::with_script("");
+        let mark = format!("{}", 100_000_000 + u64::from(std::process::id()) * 1000 + unique());
+        fs::write(&world.ruff, format!("#!/bin/sh\nsleep {mark} & sleep {mark}\n")).unwrap();
+        (world, mark)
+    }
+
+    fn work_dir(&self) -> PathBuf {
+        self.dir.path().join("work")
+    }
+
+    fn settings(&self, coordinator: &Coordinator) -> NodeSettings {
+        NodeSettings {
+            coordinator: coordinator.uri.clone(),
+            tls_ca: None,
+            spec: spec(),
+            mesh_id: "default".into(),
+            secret: Secret::new(SECRET),
+            host_id: "host".into(),
+            failure_domain: "rack".into(),
+            environment_class: "cpython-3.11 linux x86_64".into(),
+            toolchain: toolchain(&self.ruff),
+            limits: limits(),
+            work_dir: self.work_dir(),
+            cpu_slots: 2,
+            shim: env!("CARGO_BIN_EXE_lintmesh").into(),
+        }
+    }
+
+    /// Starts a node in this process.
+    fn node(&self, coordinator: &Coordinator) -> (JoinHandle<Result<(), AgentError>>, CancellationToken) {
+        let stop = CancellationToken::new();
+        let options = NodeOptions { settings: self.settings(coordinator), connector: link::tcp() };
+        (tokio::spawn(agent::run(options, stop.clone())), stop)
+    }
+}
+
+fn toolchain(ruff: &Path) -> Toolchain {
+    let ruff = ToolBinary::Present { version: "1.0".into(), program: ruff.into(), prefix: vec![] };
+    Toolchain {
+        id: Digest::of(b"toolchain"),
+        mode: ToolchainMode::System,
+        tools: BTreeMap::from([(tool(), ruff)]),
+    }
+}
+
+fn unique() -> u64 {
+    static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+}
+
+fn limits() -> Limits {
+    Limits {
+        wall: DEADLINE,
+        cpu: DEADLINE,
+        memory_bytes: 1024 * MIB,
+        file_bytes: 64 * MIB,
+        output_bytes: 16 * MIB,
+        processes: 64,
+    }
+}
+
+fn tool() -> ToolName {
+    ToolName::new("ruff").unwrap()
+}
+
+fn spec() -> NodeSpec {
+    NodeSpec {
+        node_id: NodeId::new("backend-dev").unwrap(),
+        agent_type: "backend-dev".into(),
+        capabilities: ["linting".to_owned()].into(),
+        fallback_capabilities: Default::default(),
+        tools_focus: vec!["ruff".into()],
+        priority_weight: 0.8,
+        max_concurrent_tasks: 2,
+    }
+}
+
+/// Puts a tree with one flawed file and its configuration at the coordinator.
+fn run_of(coordinator: &Coordinator) -> Run {
+    let files: [(&str, &[u8]); 2] = [("a.py", SOURCE), ("pyproject.toml", b"[tool.ruff]\nline-length = 100\n")];
+    let sources: Vec<Digest> = files.iter().map(|(_, bytes)| coordinator.put(bytes)).collect();
+    let entries = files.iter().map(|(path, bytes)| ManifestEntry {
+        path: TreePath::new(path).unwrap(),
+        digest: Digest::of(bytes),
+        size: bytes.len() as u64,
+        lint: path.ends_with(".py"),
+    });
+    let manifest = Manifest::new(entries.collect()).unwrap();
+    let spec = RunSpec {
+        tools: vec![ToolRequest { tool: tool(), options: BTreeMap::new() }],
+        versions: BTreeMap::from([(tool(), "1.0".to_owned())]),
+        allow_tree_code: false,
+        python: None,
+        severity_overrides: BTreeMap::new(),
+        max_shards: 1,
+        unreadable: vec![],
+    };
+    Run {
+        manifest: coordinator.put(&manifest.canonical_bytes()),
+        spec: coordinator.put(&serde_json::to_vec(&spec).unwrap()),
+        sources,
+    }
+}
+
+fn assignment(run: &Run, number: u64, stage: Stage) -> Assignment {
+    Assignment {
+        key: AttemptKey {
+            run: RunId::new("run").unwrap(),
+            task: TaskId(number),
+            attempt: AttemptId { epoch: Epoch(5), number },
+        },
+        stage,
+        tool: matches!(stage, Stage::Lint | Stage::Classify).then(tool),
+        shard: 0,
+        timeout: DEADLINE,
+        inputs: StageInputs { manifest: Some(run.manifest), spec: Some(run.spec), ..StageInputs::default() },
+        tree_root: None,
+        cpu_slots: 1,
+        capabilities: ["linting".to_owned()].into(),
+    }
+}
+
+fn output(result: &AttemptResult) -> (Digest, Vec<u8>) {
+    match &result.ending {
+        Ending::Output { output, data: Some(data) } => (output.digest, data.clone()),
+        ending => panic!("no inline output: {ending:?}"),
+    }
+}
+
+/// Has the node make the plan and answers an assignment of its LINT task.
+async fn planned(coordinator: &Coordinator, session: &mut Session, run: &Run, number: u64) -> Assignment {
+    session.assign(&assignment(run, number, Stage::Plan)).await;
+    let result = session.result().await;
+    session.acknowledge(&result.key).await;
+    let (_, plan) = output(&result);
+    let mut lint = assignment(run, number + 1, Stage::Lint);
+    lint.inputs.plan = Some(coordinator.put(&plan));
+    lint
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_says_who_it_is_and_beats() {
+    let (mut coordinator, world) = (Coordinator::start().await, World::with_ruff());
+    let (node, stop) = world.node(&coordinator);
+    let mut session = coordinator.session().await;
+    let hello = session.hello.clone();
+    let specialist = hello.specialist.unwrap();
+    assert_eq!((specialist.node_id.as_str(), specialist.max_concurrent_tasks), ("backend-dev", 2));
+    assert_eq!((hello.protocol_min, hello.protocol_max, hello.last_epoch), (1, 1, 0));
+    assert_eq!((hello.mesh_id.as_str(), hello.host_id.as_str()), ("default", "host"));
+    assert_eq!(hello.tools.get("ruff").map(String::as_str), Some("1.0"));
+    assert!(hello.incarnation > 1_700_000_000_000_000, "microseconds since 1970: {}", hello.incarnation);
+    assert_eq!(hello.process_id, std::process::id());
+    assert!(!hello.sandbox.is_empty());
+    for number in 1..=3 {
+        let beat = session.beat().await;
+        assert_eq!((beat.number, beat.running_tasks), (number, 0));
+        assert!(beat.memory > 0.0 && beat.memory < 1.0, "{beat:?}");
+    }
+    stop.cancel();
+    tokio::time::timeout(DEADLINE, node).await.expect("ends").unwrap().expect("in order");
+    assert_eq!(fs::read_dir(world.work_dir()).unwrap().count(), 0, "its folder is gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_not_wanted_ends_and_says_why() {
+    let details = ErrorDetails::with_error_info("STALE_INCARNATION", "lintmesh", [] as [(String, String); 0]);
+    let cases = [
+        (Status::unauthenticated("the secret is used up"), "the secret is used up"),
+        (Status::with_error_details(Code::AlreadyExists, "a newer one is here", details), "STALE_INCARNATION"),
+    ];
+    for (status, words) in cases {
+        let (coordinator, world) = (Coordinator::start().await, World::with_ruff());
+        coordinator.refuse_next(status);
+        let (node, _stop) = world.node(&coordinator);
+        let error = tokio::time::timeout(DEADLINE, node).await.expect("ends").unwrap().expect_err("refused");
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coordinator_that_is_away_for_now_is_tried_again() {
+    let (mut coordinator, world) = (Coordinator::start().await, World::with_ruff());
+    for _ in 0..3 {
+        coordinator.refuse_next(Status::unavailable("starting"));
+    }
+    let (_node, _stop) = world.node(&coordinator);
+    coordinator.session().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_takes_a_tree_through_all_stages() {
+    let (mut coordinator, world) = (Coordinator::start().await, World::with_ruff());
+    let (_node, _stop) = world.node(&coordinator);
+    let mut session = coordinator.session().await;
+    let run = run_of(&coordinator);
+
+    let lint = planned(&coordinator, &mut session, &run, 1).await;
+    let plan_digest = lint.inputs.plan.unwrap();
+    let plan: Plan = serde_json::from_slice(&coordinator.get(&plan_digest).unwrap()).unwrap();
+    assert_eq!((plan.files, plan.tools.len(), plan.tools[0].shards.len()), (1, 1, 1), "{plan:?}");
+
+    session.assign(&lint).await;
+    let linted = session.result().await;
+    assert_eq!(linted.measured.executable.as_deref(), world.ruff.to_str());
+    let (_, bytes) = output(&linted);
+    let found: LintOutput = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!(found.error, None);
+    let codes: Vec<_> = found.diagnostics.iter().map(|d| (d.path.as_str(), d.code.as_str())).collect();
+    assert_eq!(codes, [("a.py", "F401")]);
+
+    let mut classify = assignment(&run, 3, Stage::Classify);
+    classify.inputs.outputs = vec![coordinator.put(&bytes)];
+    session.assign(&classify).await;
+    let (_, bytes) = output(&session.result().await);
+    assert_eq!(serde_json::from_slice::<ClassifiedOutput>(&bytes).unwrap().diagnostics.len(), 1);
+
+    let mut aggregate = assignment(&run, 4, Stage::Aggregate);
+    aggregate.inputs.plan = Some(plan_digest);
+    aggregate.inputs.outputs = vec![coordinator.put(&bytes)];
+    session.assign(&aggregate).await;
+    let (_, bytes) = output(&session.result().await);
+    let result: RunResult = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!((result.outcome, result.diagnostics.len()), (Outcome::Findings, 1));
+    for digest in [run.manifest, run.spec, run.sources[0], run.sources[1]] {
+        let downloads = coordinator.downloads(&digest);
+        assert!((1..=2).contains(&downloads), "cached after the first download: {downloads}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tree_in_place_is_linted_where_it_is() {
+    let (mut coordinator, world) = (Coordinator::start().await, World::with_ruff());
+    let (_node, _stop) = world.node(&coordinator);
+    let mut session = coordinator.session().await;
+    let run = run_of(&coordinator);
+    let tree = tempfile::tempdir().unwrap();
+    fs::write(tree.path().join("a.py"), SOURCE).unwrap();
+    fs::write(tree.path().join("pyproject.toml"), "[tool.ruff]\nline-length = 100\n").unwrap();
+    let mut plan = assignment(&run, 1, Stage::Plan);
+    plan.tree_root = Some(tree.path().into());
+    session.assign(&plan).await;
+    let (_, plan) = output(&session.result().await);
+    let mut lint = assignment(&run, 2, Stage::Lint);
+    lint.tree_root = Some(tree.path().into());
+    lint.inputs.plan = Some(coordinator.put(&plan));
+    session.assign(&lint).await;
+    let (_, bytes) = output(&session.result().await);
+    assert_eq!(serde_json::from_slice::<LintOutput>(&bytes).unwrap().diagnostics.len(), 1);
+    assert!(run.sources.iter().all(|digest| coordinator.downloads(digest) == 0), "nothing was shipped");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_output_is_uploaded_before_its_result() {
+    let (mut coordinator, world) = (Coordinator::start().await, World::with_ruff());
+    let (_node, _stop) = world.node(&coordinator);
+    let mut session = coordinator.session().await;
+    let mut run = run_of(&coordinator);
+    let mut spec: RunSpec = serde_json::from_slice(&coordinator.get(&run.spec).unwrap()).unwrap();
+    spec.tools[0].options.insert("select".into(), "E".repeat(400 << 10));
+    run.spec = coordinator.put(&serde_json::to_vec(&spec).unwrap());
+    session.assign(&assignment(&run, 1, Stage::Plan)).await;
+    match session.result().await.ending {
+        Ending::Output { output, data: None } => {
+            assert_eq!(coordinator.get(&output.digest).map(|blob| blob.len() as u64), Some(output.size));
+        }
+        ending => panic!("not uploaded: {ending:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_input_is_the_nodes_failure_and_names_the_blob() {
+    let (mut coordinator, world) = (Coordinator::start().await, World::with_ruff());
+    let (_node, _stop) = world.node(&coordinator);
+    let mut session = coordinator.session().await;
+    let run = Run { manifest: Digest::of(b"nowhere"), ..run_of(&coordinator) };
+    session.assign(&assignment(&run, 1, Stage::Plan)).await;
+    match session.result().await.ending {
+        Ending::Failure(reason) => assert!(reason.contains(&run.manifest.to_string()), "{reason}"),
+        ending => panic!("{ending:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_attempt_ends_its_linter() {
+    let (world, mark) = World::with_endless_ruff();
+    let mut coordinator = Coordinator::start().await;
+    let (_node, _stop) = world.node(&coordinator);
+    let mut session = coordinator.session().await;
+    let run = run_of(&coordinator);
+    let lint = planned(&coordinator, &mut session, &run, 1).await;
+    session.assign(&lint).await;
+    // A duplicate changes nothing.
+    session.assign(&lint).await;
+    processes::until_running(&mark, 2).await;
+    session.revoke(&lint.key).await;
+    until_gone(&mark).await;
+    session.until_running(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_outlives_a_lost_connection_and_results_are_sent_until_acknowledged() {
+    let (world, mark) = World::with_endless_ruff();
+    let mut coordinator = Coordinator::start().await;
+    let (_node, _stop) = world.node(&coordinator);
+    let mut session = coordinator.session().await;
+    let run = run_of(&coordinator);
+    let lint = planned(&coordinator, &mut session, &run, 1).await;
+    session.assign(&lint).await;
+    processes::until_running(&mark, 2).await;
+    let plan = assignment(&run, 9, Stage::Plan);
+    session.assign(&plan).await;
+    let unacknowledged = session.result().await;
+    session.end_with(Status::unavailable("going away")).await;
+
+    let mut session = coordinator.session().await;
+    assert_eq!(session.hello.last_epoch, 5);
+    assert_eq!(session.hello.running, [lint.key.to_proto()]);
+    assert_eq!(session.hello.unacknowledged, [plan.key.to_proto()]);
+    assert_eq!(session.result().await, unacknowledged);
+    processes::until_running(&mark, 2).await;
+    session.acknowledge(&plan.key).await;
+    session.revoke(&lint.key).await;
+    until_gone(&mark).await;
+    session.until_running(0).await;
+    drop(session);
+    let session = coordinator.session().await;
+    assert_eq!((session.hello.running.len(), session.hello.unacknowledged.len()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_from_the_coordinator_does_not_end_a_node() {
+    let (mut coordinator, world) = (Coordinator::start().await, World::with_ruff());
+    let (_node, _stop) = world.node(&coordinator);
+    let mut session = coordinator.session().await;
+    session.send(None).await;
+    session.say_to("backend-dev", None).await;
+    session.say_to("somebody-else", None).await;
+    let nameless = pb::task_assignment::Kind::Assign(pb::Assign::default());
+    session.say(Payload::TaskAssignment(pb::TaskAssignment { kind: Some(nameless) })).await;
+    session.beat().await;
+    // Over the limit of a message: this connection is lost, the next works.
+    let huge = pb::fault_tolerance::Kind::Shutdown(pb::Shutdown { reason: "x".repeat(5 << 20) });
+    session.say(Payload::FaultTolerance(pb::FaultTolerance { kind: Some(huge) })).await;
+    let mut session = coordinator.session().await;
+    let run = run_of(&coordinator);
+    session.assign(&assignment(&run, 1, Stage::Plan)).await;
+    output(&session.result().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_told_to_end_ends_in_order() {
+    let (world, mark) = World::with_endless_ruff();
+    let mut coordinator = Coordinator::start().await;
+    let (node, _stop) = world.node(&coordinator);
+    let mut session = coordinator.session().await;
+    let run = run_of(&coordinator);
+    let lint = planned(&coordinator, &mut session, &run, 1).await;
+    session.assign(&lint).await;
+    processes::until_running(&mark, 2).await;
+    let kind = pb::fault_tolerance::Kind::Shutdown(pb::Shutdown { reason: "drained".into() });
+    session.say(Payload::FaultTolerance(pb::FaultTolerance { kind: Some(kind) })).await;
+    tokio::time::timeout(DEADLINE, node).await.expect("ends").unwrap().expect("in order");
+    until_gone(&mark).await;
+}
