@@ -14,6 +14,7 @@ mod mypy;
 pub mod options;
 pub mod plan;
 mod pylint;
+pub mod report;
 mod ruff;
 pub mod source;
 pub mod toolchain;

@@ -23,8 +23,8 @@ use super::workspace_cache::WorkspaceCache;
 use crate::linters::process::Limits;
 use crate::linters::toolchain::Toolchain;
 use crate::proto::peer::v1 as pb;
-use crate::types::{Epoch, Incarnation, NodeSpec};
-use crate::wire::peer::{AttemptKey, specialist};
+use crate::types::{AttemptRef, Epoch, Incarnation, NodeSpec};
+use crate::wire::peer::specialist;
 
 /// The protocol versions that a node speaks.
 const PROTOCOL: (u32, u32) = (1, 1);
@@ -139,9 +139,9 @@ impl Identity {
     pub(super) fn hello(
         &self,
         last_epoch: Epoch,
-        (running, unacknowledged): (Vec<AttemptKey>, Vec<AttemptKey>),
+        (running, unacknowledged): (Vec<AttemptRef>, Vec<AttemptRef>),
     ) -> pb::Hello {
-        let refs = |keys: Vec<AttemptKey>| keys.iter().map(AttemptKey::to_proto).collect();
+        let refs = |keys: Vec<AttemptRef>| keys.iter().map(AttemptRef::to_proto).collect();
         pb::Hello {
             last_epoch: last_epoch.0,
             running: refs(running),

@@ -12,8 +12,8 @@ use tracing::Instrument as _;
 
 use super::outbox::Outbox;
 use super::stages::{StageProduct, StageRunner};
-use crate::types::{Incarnation, NodeId};
-use crate::wire::peer::{Assignment, AttemptKey, AttemptResult, Ending, Measured};
+use crate::types::{AttemptRef, Incarnation, NodeId};
+use crate::wire::peer::{Assignment, AttemptResult, Ending, Measured};
 
 /// Results kept for a coordinator that is away: some times what a node runs at once, at most 256 KiB each.
 const OUTBOX_CAPACITY: usize = 64;
@@ -49,7 +49,7 @@ struct Shared {
 }
 
 struct Work {
-    running: BTreeMap<AttemptKey, Running>,
+    running: BTreeMap<AttemptRef, Running>,
     outbox: Outbox,
     draining: bool,
 }
@@ -61,7 +61,7 @@ struct Running {
 
 impl Work {
     /// Decides about an assignment; what is known is never started twice.
-    fn admit(&mut self, key: &AttemptKey, max_concurrent: usize) -> Admission {
+    fn admit(&mut self, key: &AttemptRef, max_concurrent: usize) -> Admission {
         if self.running.contains_key(key) || self.outbox.send_again(key) {
             Admission::Known
         } else if self.draining {
@@ -125,7 +125,7 @@ impl Executor {
     }
 
     /// Ends an attempt and forgets its result. Its slot is free when its processes are gone.
-    pub fn revoke(&self, key: &AttemptKey) {
+    pub fn revoke(&self, key: &AttemptRef) {
         let mut work = self.work();
         work.outbox.forget(key);
         if let Some(running) = work.running.get(key) {
@@ -134,12 +134,12 @@ impl Executor {
     }
 
     /// The coordinator has the result.
-    pub fn acknowledge(&self, key: &AttemptKey) {
+    pub fn acknowledge(&self, key: &AttemptRef) {
         self.work().outbox.forget(key);
     }
 
     /// The attempts that run, and those whose results are unacknowledged.
-    pub fn inventory(&self) -> (Vec<AttemptKey>, Vec<AttemptKey>) {
+    pub fn inventory(&self) -> (Vec<AttemptRef>, Vec<AttemptRef>) {
         let work = self.work();
         (work.running.keys().cloned().collect(), work.outbox.keys())
     }

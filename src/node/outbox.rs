@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use crate::wire::peer::{AttemptKey, AttemptResult};
+use crate::types::AttemptRef;
+use crate::wire::peer::AttemptResult;
 
 /// A bounded queue of results, oldest first. The bound holds because nobody starts an attempt whose result would not
 /// have room (see [`Outbox::has_room`]).
@@ -37,12 +38,12 @@ impl Outbox {
     }
 
     /// Whether the attempt's result waits here.
-    pub fn contains(&self, key: &AttemptKey) -> bool {
+    pub fn contains(&self, key: &AttemptRef) -> bool {
         self.entries.iter().any(|entry| entry.result.key == *key)
     }
 
     /// The attempts whose results wait here, oldest first.
-    pub fn keys(&self) -> Vec<AttemptKey> {
+    pub fn keys(&self) -> Vec<AttemptRef> {
         self.entries.iter().map(|entry| entry.result.key.clone()).collect()
     }
 
@@ -54,7 +55,7 @@ impl Outbox {
     }
 
     /// Has the attempt's result sent once more; answers whether it waits here.
-    pub fn send_again(&mut self, key: &AttemptKey) -> bool {
+    pub fn send_again(&mut self, key: &AttemptRef) -> bool {
         match self.entries.iter_mut().find(|entry| entry.result.key == *key) {
             Some(entry) => {
                 entry.sent_in = None;
@@ -65,7 +66,7 @@ impl Outbox {
     }
 
     /// Forgets a result: the coordinator has it, or does not want it. Unknown attempts are ignored.
-    pub fn forget(&mut self, key: &AttemptKey) {
+    pub fn forget(&mut self, key: &AttemptRef) {
         self.entries.retain(|entry| entry.result.key != *key);
     }
 }

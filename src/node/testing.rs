@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::types::{AttemptId, Epoch, Incarnation, NodeId, RunId, Stage, TaskId};
-use crate::wire::peer::{Assignment, AttemptKey, AttemptResult, Ending, Measured, StageInputs};
+use crate::types::{AttemptId, AttemptRef, Epoch, Incarnation, NodeId, RunId, Stage, TaskId};
+use crate::wire::peer::{Assignment, AttemptResult, Ending, Measured, StageInputs};
 
-pub(crate) fn key(number: u64) -> AttemptKey {
-    AttemptKey {
+pub(crate) fn key(number: u64) -> AttemptRef {
+    AttemptRef {
         run: RunId::new("run").expect("valid"),
         task: TaskId(number),
         attempt: AttemptId { epoch: Epoch(1), number },

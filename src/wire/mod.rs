@@ -1,3 +1,8 @@
-//! Turns the generated wire types into the vocabulary of [`crate::types`] and back.
+//! Between the wire types and the vocabulary; the only place that knows both.
 
+pub mod lint;
+pub mod mesh;
 pub mod peer;
+pub mod run;
+pub mod session;
+pub mod time;

@@ -10,8 +10,8 @@ use std::time::Duration;
 use crate::proto::peer::v1 as pb;
 use crate::proto::v1 as public;
 use crate::types::{
-    AttemptId, Digest, Epoch, Incarnation, InvalidName, Load, NodeId, NodeSpec, ParseDigestError, RunId,
-    Stage, TaskId, TaskOutput, ToolName,
+    AttemptId, AttemptRef, Digest, Epoch, Incarnation, InvalidName, Load, NodeId, NodeSpec, ParseDigestError,
+    RunId, Stage, TaskId, TaskOutput, ToolName,
 };
 
 /// A message of a peer that breaks the protocol. The peer's bug: drop the message, never the process.
@@ -46,24 +46,7 @@ pub enum PeerMessageError {
     },
 }
 
-/// One execution of one task of one run: what a result is fenced by, beside its executor.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AttemptKey {
-    /// The run.
-    pub run: RunId,
-    /// The task in the run.
-    pub task: TaskId,
-    /// The execution.
-    pub attempt: AttemptId,
-}
-
-impl std::fmt::Display for AttemptKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}/{}", self.run, self.task, self.attempt)
-    }
-}
-
-impl AttemptKey {
+impl AttemptRef {
     /// Reads it from the wire.
     pub fn from_proto(message: &pb::AttemptRef) -> Result<Self, PeerMessageError> {
         Ok(Self {
@@ -86,8 +69,8 @@ impl AttemptKey {
 }
 
 /// Reads the attempt that a message must name.
-pub fn attempt_of(message: Option<&pb::AttemptRef>) -> Result<AttemptKey, PeerMessageError> {
-    AttemptKey::from_proto(message.ok_or(PeerMessageError::Missing("attempt"))?)
+pub fn attempt_of(message: Option<&pb::AttemptRef>) -> Result<AttemptRef, PeerMessageError> {
+    AttemptRef::from_proto(message.ok_or(PeerMessageError::Missing("attempt"))?)
 }
 
 /// A task that no node could finish.
@@ -120,7 +103,7 @@ pub struct StageInputs {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assignment {
     /// Which execution of which task.
-    pub key: AttemptKey,
+    pub key: AttemptRef,
     /// Its stage.
     pub stage: Stage,
     /// The tool; always there for LINT and CLASSIFY.
@@ -272,7 +255,7 @@ pub struct Measured {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttemptResult {
     /// The execution.
-    pub key: AttemptKey,
+    pub key: AttemptRef,
     /// Who executed it.
     pub executor: NodeId,
     /// The executor's incarnation when it did.

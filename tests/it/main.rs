@@ -7,6 +7,7 @@ mod discovery;
 mod linter_process;
 mod node_session;
 mod overload;
+mod report_formats;
 mod rig;
-mod silent_connections;
 mod settings;
+mod silent_connections;

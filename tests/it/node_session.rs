@@ -17,10 +17,10 @@ use lintmesh::node::secret::Secret;
 use lintmesh::proto::peer::v1 as pb;
 use lintmesh::proto::peer::v1::mesh_message::Payload;
 use lintmesh::types::{
-    AttemptId, ClassifiedOutput, Digest, Epoch, LintOutput, Manifest, ManifestEntry, NodeId, NodeSpec,
-    Outcome, Plan, RunId, RunResult, RunSpec, Stage, TaskId, ToolName, ToolRequest, TreePath,
+    AttemptId, AttemptRef, ClassifiedOutput, Digest, Epoch, LintOutput, Manifest, ManifestEntry, NodeId,
+    NodeSpec, Outcome, Plan, RunId, RunResult, RunSpec, Stage, TaskId, ToolName, ToolRequest, TreePath,
 };
-use lintmesh::wire::peer::{Assignment, AttemptKey, AttemptResult, Ending, StageInputs};
+use lintmesh::wire::peer::{Assignment, AttemptResult, Ending, StageInputs};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
@@ -61,7 +61,9 @@ impl World {
         let says = r#"echo '[{"cell":null,"code":"F401","end_location":{"column":10,"row":1},"filename":"a.py","fix":null,"location":{"column":8,"row":1},"message":"`os` imported but unused","name":"unused-import","noqa_row":1,"severity":"error","url":"https://docs.astral.sh/ruff/rules/unused-import"}]'; exit 1"#;
         let mut world = Self::with_script(says);
         let path = std::env::var_os("PATH").unwrap_or_default();
-        if let Some(real) = std::env::split_paths(&path).map(|dir| dir.join("ruff")).find(|ruff| ruff.is_file()) {
+        if let Some(real) =
+            std::env::split_paths(&path).map(|dir| dir.join("ruff")).find(|ruff| ruff.is_file())
+        {
             world.ruff = real;
         }
         world
@@ -148,7 +150,8 @@ fn spec() -> NodeSpec {
 
 /// Puts a tree with one flawed file and its configuration at the coordinator.
 fn run_of(coordinator: &Coordinator) -> Run {
-    let files: [(&str, &[u8]); 2] = [("a.py", SOURCE), ("pyproject.toml", b"[tool.ruff]\nline-length = 100\n")];
+    let files: [(&str, &[u8]); 2] =
+        [("a.py", SOURCE), ("pyproject.toml", b"[tool.ruff]\nline-length = 100\n")];
     let sources: Vec<Digest> = files.iter().map(|(_, bytes)| coordinator.put(bytes)).collect();
     let entries = files.iter().map(|(path, bytes)| ManifestEntry {
         path: TreePath::new(path).unwrap(),
@@ -175,7 +178,7 @@ fn run_of(coordinator: &Coordinator) -> Run {
 
 fn assignment(run: &Run, number: u64, stage: Stage) -> Assignment {
     Assignment {
-        key: AttemptKey {
+        key: AttemptRef {
             run: RunId::new("run").unwrap(),
             task: TaskId(number),
             attempt: AttemptId { epoch: Epoch(5), number },
@@ -238,7 +241,10 @@ async fn a_node_that_is_not_wanted_ends_and_says_why() {
     let details = ErrorDetails::with_error_info("STALE_INCARNATION", "lintmesh", [] as [(String, String); 0]);
     let cases = [
         (Status::unauthenticated("the secret is used up"), "the secret is used up"),
-        (Status::with_error_details(Code::AlreadyExists, "a newer one is here", details), "STALE_INCARNATION"),
+        (
+            Status::with_error_details(Code::AlreadyExists, "a newer one is here", details),
+            "STALE_INCARNATION",
+        ),
     ];
     for (status, words) in cases {
         let (coordinator, world) = (Coordinator::start().await, World::with_ruff());

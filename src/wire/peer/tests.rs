@@ -1,7 +1,7 @@
 use super::*;
 
-fn key() -> AttemptKey {
-    AttemptKey {
+fn key() -> AttemptRef {
+    AttemptRef {
         run: RunId::new("run-1").expect("valid"),
         task: TaskId(7),
         attempt: AttemptId { epoch: Epoch(3), number: 12 },

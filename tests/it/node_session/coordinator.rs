@@ -13,8 +13,8 @@ use lintmesh::proto::v1::{
     DownloadBlobsRequest, DownloadBlobsResponse, FindMissingBlobsRequest, FindMissingBlobsResponse,
     UploadBlobsRequest, UploadBlobsResponse,
 };
-use lintmesh::types::Digest;
-use lintmesh::wire::peer::{Assignment, AttemptKey, AttemptResult};
+use lintmesh::types::{AttemptRef, Digest};
+use lintmesh::wire::peer::{Assignment, AttemptResult};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -119,13 +119,13 @@ impl Session {
         self.say(Payload::TaskAssignment(pb::TaskAssignment { kind: Some(kind) })).await;
     }
 
-    pub(super) async fn revoke(&self, key: &AttemptKey) {
+    pub(super) async fn revoke(&self, key: &AttemptRef) {
         let revoke = pb::Revoke { attempt: Some(key.to_proto()), reason: "test".into() };
         let kind = pb::task_assignment::Kind::Revoke(revoke);
         self.say(Payload::TaskAssignment(pb::TaskAssignment { kind: Some(kind) })).await;
     }
 
-    pub(super) async fn acknowledge(&self, key: &AttemptKey) {
+    pub(super) async fn acknowledge(&self, key: &AttemptRef) {
         let kind = pb::result_share::Kind::Ack(pb::ResultAck { attempt: Some(key.to_proto()) });
         self.say(Payload::ResultShare(pb::ResultShare { kind: Some(kind) })).await;
     }
