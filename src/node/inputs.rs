@@ -75,10 +75,13 @@ pub struct Inputs {
     shared: Arc<Shared>,
 }
 
+/// A download that several tasks wait for.
+type Flight = OnceCell<Arc<[u8]>>;
+
 struct Shared {
     cache: Mutex<Cache>,
     /// Downloads under way, so that two tasks never fetch one blob twice.
-    flights: Mutex<HashMap<Digest, Weak<OnceCell<Arc<[u8]>>>>>,
+    flights: Mutex<HashMap<Digest, Weak<Flight>>>,
     downloads: Semaphore,
 }
 

@@ -198,7 +198,7 @@ async fn listen(
             match answer(message.payload, &lasting.executor) {
                 Reaction::Nothing => {}
                 Reaction::Say(payload) => {
-                    if queue.send(payload).await.is_err() {
+                    if queue.send(*payload).await.is_err() {
                         return lost_writer();
                     }
                 }
@@ -211,7 +211,7 @@ async fn listen(
 #[derive(Debug, PartialEq)]
 enum Reaction {
     Nothing,
-    Say(Payload),
+    Say(Box<Payload>),
     End(String),
 }
 
@@ -264,7 +264,7 @@ fn answer(payload: Option<Payload>, executor: &Executor) -> Reaction {
 
 fn reject(attempt: Option<pb::AttemptRef>, reason: String) -> Reaction {
     let kind = pb::task_assignment::Kind::Reject(pb::Reject { attempt, reason });
-    Reaction::Say(Payload::TaskAssignment(pb::TaskAssignment { kind: Some(kind) }))
+    Reaction::Say(Box::new(Payload::TaskAssignment(pb::TaskAssignment { kind: Some(kind) })))
 }
 
 #[cfg(test)]

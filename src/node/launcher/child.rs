@@ -56,7 +56,7 @@ impl Child {
         let watch = Watch { child, stdin, pid, stopped };
         let still_running = Arc::clone(&running);
         tokio::spawn(async move {
-            let status = watch.to_the_end(&line).await;
+            let status = watch.run_until_end(&line).await;
             still_running.store(false, Ordering::Release);
             on_exit(Exit { pid, status });
             // If nobody waits for the end, nobody needs to know.
@@ -87,7 +87,7 @@ struct Watch {
 }
 
 impl Watch {
-    async fn to_the_end(mut self, settings: &[u8]) -> Option<ExitStatus> {
+    async fn run_until_end(mut self, settings: &[u8]) -> Option<ExitStatus> {
         match tokio::time::timeout(SETTINGS_BOUND, self.stdin.write_all(settings)).await {
             Ok(Ok(())) => {}
             // It died before it read them; its status tells. Or it hangs: then it never joins, and is stopped.

@@ -64,9 +64,9 @@ async fn a_full_node_and_a_bad_assignment_are_rejected_by_name() {
     assert_eq!(busy, reject(Some(key(2).to_proto()), "BUSY".to_owned()));
 
     let bad = pb::Assign { timeout: None, ..assignment(3).to_proto() };
-    let Reaction::Say(Payload::TaskAssignment(pb::TaskAssignment {
-        kind: Some(pb::task_assignment::Kind::Reject(reject)),
-    })) = answer(assign(bad), &executor)
+    let Reaction::Say(said) = answer(assign(bad), &executor) else { panic!("nothing said") };
+    let Payload::TaskAssignment(pb::TaskAssignment { kind: Some(pb::task_assignment::Kind::Reject(reject)) }) =
+        *said
     else {
         panic!("not rejected");
     };

@@ -1,13 +1,18 @@
 //! Launched nodes, as processes: found, killed, and looked for afterwards.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use lintmesh::node::launcher::{LaunchOptions, Launcher, NodeExited};
+use lintmesh::node::secret::Secret;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::sync::mpsc;
 
-use super::*;
+use super::coordinator::{Coordinator, DEADLINE, SECRET, Session};
+use super::world::{World, limits, planned, run_of, spec, toolchain};
 
 /// The processes whose command line has this argument.
 fn marked(mark: &str) -> Vec<i32> {
