@@ -56,16 +56,13 @@ pub struct LaunchOptions {
     pub make_secret: MakeSecret,
 }
 
-/// A node's process ended, for whatever reason.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Exit {
-    /// Its process id, free to be used by others now.
-    pub pid: u32,
-    /// How it ended; unknown if the system would not say.
-    pub status: Option<ExitStatus>,
+/// How a child ended; see [`NodeExited`].
+struct Exit {
+    pid: u32,
+    status: Option<ExitStatus>,
 }
 
-/// The event of an [`Exit`].
+/// A node's process ended, for whatever reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeExited {
     /// Which node.

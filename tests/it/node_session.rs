@@ -108,10 +108,42 @@ async fn a_node_takes_a_tree_through_all_stages() {
     let (_, bytes) = output(&session.result().await);
     let result: RunResult = serde_json::from_slice(&bytes).unwrap();
     assert_eq!((result.outcome, result.diagnostics.len()), (Outcome::Findings, 1));
-    for digest in [run.manifest, run.spec, run.sources[0], run.sources[1]] {
-        let downloads = coordinator.downloads(&digest);
-        assert!((1..=2).contains(&downloads), "cached after the first download: {downloads}");
+    for digest in [run.manifest, run.spec, plan_digest] {
+        assert_eq!(coordinator.downloads(&digest), 1, "cached after the first download");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_that_run_together_fetch_a_blob_once() {
+    let (mut coordinator, world) = (Coordinator::start().await, World::with_ruff());
+    let (_node, _stop) = world.node(&coordinator);
+    let mut session = coordinator.session().await;
+    let run = run_of(&coordinator);
+    for number in [1, 2] {
+        session.assign(&assignment(&run, number, Stage::Plan)).await;
+    }
+    let (first, second) = (session.result().await, session.result().await);
+    assert_ne!(first.key, second.key);
+    assert_eq!(output(&first), output(&second));
+    for digest in [run.manifest, run.spec] {
+        assert_eq!(coordinator.downloads(&digest), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_that_are_not_the_blob_are_never_used() {
+    let (mut coordinator, world) = (Coordinator::start().await, World::with_ruff());
+    let (_node, _stop) = world.node(&coordinator);
+    let mut session = coordinator.session().await;
+    let run = run_of(&coordinator);
+    let other = coordinator.get(&run.manifest).unwrap();
+    coordinator.put_as(run.manifest, &[other.as_slice(), b" "].concat());
+    session.assign(&assignment(&run, 1, Stage::Plan)).await;
+    match session.result().await.ending {
+        Ending::Failure(reason) => assert!(reason.contains("do not match the digest"), "{reason}"),
+        ending => panic!("{ending:?}"),
+    }
+    assert!(coordinator.downloads(&run.manifest) > 1, "damage on the way may be repaired by another try");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -45,7 +45,12 @@ pub(super) async fn until_gone(mark: &str) {
 }
 
 async fn until_dead(pid: u32) {
-    until("the node's process is gone", || !Path::new(&format!("/proc/{pid}")).exists()).await;
+    // A zombie is dead too: who reaps orphans, and when, is the system's affair.
+    let gone = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
+    };
+    until("the node's process is gone", gone).await;
 }
 
 fn launch(dir: &Path, uri: &str) -> (Launcher, mpsc::Receiver<NodeExited>) {
