@@ -195,7 +195,7 @@ impl Stages {
             .ok_or_else(|| StageError::NoSuchShard { tool: tool.to_string(), shard: assignment.shard })?;
         let limits = within(&self.limits, assignment.timeout, started.elapsed());
         let linted = lint(LintRequest {
-            root: prepared.root(assignment),
+            root: &prepared.root,
             plan,
             shard,
             toolchain: &self.toolchain,
@@ -223,16 +223,17 @@ impl Stages {
     async fn prepare_lint(&self, assignment: &Assignment) -> Result<Prepared, StageError> {
         let spec = self.inputs.parsed(needed(assignment.inputs.spec, "spec")?, "run spec").await?;
         let plan = self.inputs.parsed(needed(assignment.inputs.plan, "plan")?, "plan").await?;
-        let tree = match in_place(assignment).await {
-            Some(_) => None,
+        let (root, tree) = match in_place(assignment).await {
+            Some(root) => (root.to_owned(), None),
             None => {
                 let (digest, manifest) = self.manifest(assignment).await?;
-                Some(self.trees.tree(digest, &manifest).await?)
+                let tree = self.trees.tree(digest, &manifest).await?;
+                (tree.root().to_owned(), Some(tree))
             }
         };
         let scratch = tempfile::tempdir_in(&self.scratch)
             .map_err(|source| StageError::Local { path: self.scratch.clone(), source })?;
-        Ok(Prepared { spec, plan, tree, scratch })
+        Ok(Prepared { spec, plan, root, _tree: tree, scratch })
     }
 
     async fn classify(&self, assignment: &Assignment) -> Result<Vec<u8>, StageError> {
@@ -291,19 +292,10 @@ impl Stages {
 struct Prepared {
     spec: RunSpec,
     plan: Plan,
-    /// The tree from its blobs, unless it is read in place.
-    tree: Option<Tree>,
+    root: PathBuf,
+    /// The tree from its blobs, unless it is read in place; kept until the linter has ended.
+    _tree: Option<Tree>,
     scratch: TempDir,
-}
-
-impl Prepared {
-    fn root<'a>(&'a self, assignment: &'a Assignment) -> &'a Path {
-        match (&self.tree, &assignment.tree_root) {
-            (Some(tree), _) => tree.root(),
-            (None, Some(root)) => root,
-            (None, None) => self.scratch.path(),
-        }
-    }
 }
 
 /// Runs linters beneath the shim.

@@ -59,13 +59,14 @@ impl Drop for Slot {
 
 /// A tree in use; it stays for as long as this lives.
 pub struct Tree {
-    slot: Arc<Slot>,
+    root: PathBuf,
+    _slot: Arc<Slot>,
 }
 
 impl Tree {
     /// Where it is.
     pub fn root(&self) -> &Path {
-        self.slot.tree.get().map_or(Path::new("/nonexistent"), PathBuf::as_path)
+        &self.root
     }
 }
 
@@ -79,8 +80,8 @@ impl WorkspaceCache {
     /// The tree of a manifest, laid out if it is not there yet.
     pub async fn tree(&self, digest: Digest, manifest: &Arc<Manifest>) -> Result<Tree, TreeError> {
         let slot = self.slot(digest);
-        slot.tree.get_or_try_init(|| self.lay_out(Arc::clone(manifest))).await?;
-        Ok(Tree { slot })
+        let root = slot.tree.get_or_try_init(|| self.lay_out(Arc::clone(manifest))).await?.clone();
+        Ok(Tree { root, _slot: slot })
     }
 
     fn slot(&self, manifest: Digest) -> Arc<Slot> {
