@@ -1,7 +1,5 @@
 //! A node joins, works, keeps its results over lost connections, and leaves no process behind, however anybody dies.
 
-#![expect(clippy::unwrap_used, reason = "what cannot be set up cannot be tested")]
-
 mod coordinator;
 mod processes;
 mod world;
