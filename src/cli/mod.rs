@@ -1,1 +1,2 @@
 //! The command line: one file per command.
+pub mod node;

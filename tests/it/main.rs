@@ -7,6 +7,7 @@ mod circuit_breaker;
 mod deadlines;
 mod discovery;
 mod linter_process;
+mod node_session;
 mod overload;
 mod parity;
 mod report_formats;
