@@ -1,1 +1,5 @@
 //! The agent node: runs tasks, reports to its coordinator.
+
+mod process_table;
+pub mod resources;
+pub mod shim;

@@ -1,3 +1,4 @@
 //! Integration tests: one module per promise.
 
 mod discovery;
+mod linter_process;
