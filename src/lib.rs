@@ -7,5 +7,6 @@ pub mod linters;
 pub mod node;
 pub mod proto;
 pub mod server;
+pub mod telemetry;
 pub mod types;
 pub mod workspace;
