@@ -3,10 +3,14 @@
 pub mod cli;
 pub mod config;
 pub mod coordinator;
+pub mod engine;
 pub mod linters;
+pub mod middleware;
 pub mod node;
 pub mod proto;
 pub mod server;
 pub mod telemetry;
+pub mod status;
+pub mod store;
 pub mod types;
 pub mod workspace;

@@ -1,4 +1,12 @@
-//! Integration tests: one module per promise.
+//! One binary for all integration tests; one module per promise.
 
 mod discovery;
 mod linter_process;
+mod authentication;
+mod circuit_breaker;
+mod deadlines;
+mod discovery;
+mod linter_process;
+mod overload;
+mod rig;
+mod silent_connections;

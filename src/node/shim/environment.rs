@@ -9,14 +9,20 @@ use crate::linters::process::ProcessSpec;
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The folders inside `scratch` that the environment points to; they must exist before the start.
-pub(super) fn folders(scratch: &Path) -> [PathBuf; 2] {
+pub(in crate::node) fn folders(scratch: &Path) -> [PathBuf; 2] {
     [scratch.join("home"), scratch.join("tmp")]
 }
 
 /// The fixed part, then what the caller asked for, which wins.
 pub(super) fn variables(spec: &ProcessSpec) -> Vec<(OsString, OsString)> {
-    let [home, temporary] = folders(&spec.scratch);
-    let fixed: [(&str, OsString); 15] = [
+    let asked = spec.environment.iter().map(|(name, value)| (OsString::from(name), value.clone()));
+    fixed(&spec.scratch).into_iter().chain(asked).collect()
+}
+
+/// The part that is the same for every linter, its folders inside `scratch`.
+pub(in crate::node) fn fixed(scratch: &Path) -> Vec<(OsString, OsString)> {
+    let [home, temporary] = folders(scratch);
+    let variables: [(&str, OsString); 15] = [
         ("PATH", SYSTEM_PATH.into()),
         ("XDG_CACHE_HOME", home.join(".cache").into()),
         ("XDG_CONFIG_HOME", home.join(".config").into()),
@@ -35,6 +41,5 @@ pub(super) fn variables(spec: &ProcessSpec) -> Vec<(OsString, OsString)> {
         // Messages may hold any character of the tree, whatever the locale of the host.
         ("PYTHONIOENCODING", "utf-8:backslashreplace".into()),
     ];
-    let asked = spec.environment.iter().map(|(name, value)| (OsString::from(name), value.clone()));
-    fixed.into_iter().map(|(name, value)| (name.into(), value)).chain(asked).collect()
+    variables.into_iter().map(|(name, value)| (name.into(), value)).collect()
 }
