@@ -10,3 +10,4 @@ mod linter_process;
 mod overload;
 mod rig;
 mod silent_connections;
+mod settings;
