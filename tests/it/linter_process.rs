@@ -3,107 +3,19 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use lintmesh::linters::process::{Exceeded, Finished, Limits, ProcessError, ProcessSpec, run};
+use lintmesh::linters::process::{Exceeded, ProcessError, ProcessSpec, run};
 use lintmesh::node::shim::sandbox_status;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio_util::sync::CancellationToken;
 
-const SHIM: &str = env!("CARGO_BIN_EXE_lintmesh");
-/// Far beyond what anything here takes, so that only a real hang fails.
-const DEADLINE: Duration = Duration::from_secs(60);
-const MIB: u64 = 1 << 20;
+mod world;
 
-struct World {
-    scratch: tempfile::TempDir,
-    limits: Limits,
-}
-
-impl World {
-    fn new() -> Self {
-        let limits = Limits {
-            wall: DEADLINE,
-            cpu: DEADLINE,
-            memory_bytes: 1024 * MIB,
-            file_bytes: 64 * MIB,
-            output_bytes: 16 * MIB,
-            processes: 64,
-        };
-        Self { scratch: tempfile::tempdir().unwrap(), limits }
-    }
-
-    fn path(&self) -> &Path {
-        self.scratch.path()
-    }
-
-    fn spec(&self, program: &str, arguments: Vec<OsString>) -> ProcessSpec {
-        ProcessSpec {
-            program: program.into(),
-            arguments,
-            environment: vec![("WORLD".into(), self.path().into())],
-            directory: "/".into(),
-            scratch: self.path().into(),
-            limits: self.limits.clone(),
-        }
-    }
-
-    fn python(&self, code: &str) -> ProcessSpec {
-        self.spec(&python(), vec!["-c".into(), code.into()])
-    }
-
-    /// Waits until the victim has said, by a file in the scratch folder, that it is that far.
-    async fn until_exists(&self, name: &str) -> PathBuf {
-        let path = self.path().join(name);
-        eventually(&format!("{} appears", path.display()), || path.exists()).await;
-        path
-    }
-
-    /// Every process that has this world in its environment, zombies excluded (they have no environment).
-    fn processes(&self) -> Vec<Pid> {
-        let mark = format!("WORLD={}", self.path().display());
-        let folders = fs::read_dir("/proc").unwrap().flatten();
-        folders
-            .filter_map(|folder| folder.file_name().to_str()?.parse().ok().map(Pid::from_raw))
-            .filter(|pid| {
-                fs::read(format!("/proc/{pid}/environ"))
-                    .is_ok_and(|all| all.split(|byte| *byte == 0).any(|one| one == mark.as_bytes()))
-            })
-            .collect()
-    }
-
-    fn assert_nobody_left(&self) {
-        assert_eq!(self.processes(), [], "processes outlived their run");
-    }
-}
-
-fn python() -> String {
-    let output = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
-    String::from_utf8(output.stdout).unwrap().trim().into()
-}
-
-async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = tokio::time::Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < DEADLINE, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-async fn run_it(spec: ProcessSpec) -> Result<Finished, ProcessError> {
-    run(spec, Path::new(SHIM), &CancellationToken::new()).await
-}
-
-async fn finish(spec: ProcessSpec) -> Finished {
-    run_it(spec).await.unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
+use world::{MIB, SHIM, World, eventually, finish, python, run_it, text};
 
 /// Starts ten daemons that leave the group, the session and their parent, and says so.
 const DAEMONS: &str = r#"

@@ -11,3 +11,7 @@ mod overload;
 mod rig;
 mod silent_connections;
 mod settings;
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its harness too")]
+
+mod linter_process;
+mod toolchain;
