@@ -141,7 +141,9 @@ fn http_builder(limits: &ConnectionLimits, executor: BoundExecutor) -> auto::Bui
 }
 
 fn age_limit(limits: &ConnectionLimits, jitter: f64) -> Option<Duration> {
-    let extra = limits.max_age_jitter.mul_f64(jitter.max(0.0).min(1.0));
+    // NaN would make the multiplication panic.
+    let share = if jitter.is_nan() { 0.0 } else { jitter.clamp(0.0, 1.0) };
+    let extra = limits.max_age_jitter.mul_f64(share);
     limits.max_age.map(|age| age.saturating_add(extra))
 }
 
