@@ -1,6 +1,42 @@
 //! Arguments that several commands share, and how their values are read.
 
+use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::config::{self, Settings, Sources};
+
+/// Where settings are read from.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(super) struct ConfigArgs {
+    /// The settings file; by default lintmesh.toml, and for lint also [tool.lintmesh] of pyproject.toml
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+}
+
+impl ConfigArgs {
+    /// The file that was named and the environment; where else to look is for the command to say.
+    pub(super) fn sources(&self) -> Sources {
+        Sources {
+            file: self.config.clone(),
+            environment: config::process_environment(),
+            ..Sources::default()
+        }
+    }
+
+    /// The settings of a command that is not about a tree: those of the current folder.
+    pub(super) fn settings(&self) -> anyhow::Result<Settings> {
+        load(&Sources { directories: vec![PathBuf::from(".")], ..self.sources() })
+    }
+}
+
+/// Loads settings and logs what the user should know about them.
+pub(super) fn load(sources: &Sources) -> anyhow::Result<Settings> {
+    let loaded = config::load(sources)?;
+    for warning in loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(loaded.settings)
+}
 
 /// Reads `90s`, `5m`, `1.5h`, `250ms` or a bare number of seconds.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {

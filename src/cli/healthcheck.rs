@@ -1,5 +1,6 @@
 //! `lintmesh healthcheck`: asks the standard health service and answers with grpc-health-probe's exit codes.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -52,7 +53,7 @@ pub(super) async fn run(args: HealthcheckArgs) -> Exit {
 }
 
 async fn check(args: HealthcheckArgs) -> (Exit, String) {
-    let address = match args.addr.map_or_else(|| args.config.admin_address(), Ok) {
+    let address = match args.addr.map_or_else(|| admin_address(&args.config), Ok) {
         Ok(address) => address,
         Err(error) => return (BAD_ARGUMENTS, super::error::render(&error)),
     };
@@ -81,4 +82,14 @@ async fn check(args: HealthcheckArgs) -> (Exit, String) {
     };
     let text = format!("status: {}", status.as_str_name());
     (if status == ServingStatus::Serving { Exit::Success } else { NOT_SERVING }, text)
+}
+
+/// Where this machine's server answers probes. One that listens on all addresses is reached by loopback.
+fn admin_address(config: &ConfigArgs) -> anyhow::Result<String> {
+    let mut address = config.settings()?.server.admin_listen;
+    if address.ip().is_unspecified() {
+        let loopback: IpAddr = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+        address.set_ip(loopback);
+    }
+    Ok(address.to_string())
 }

@@ -8,6 +8,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::exit::Exit;
 
+/// The user asked to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("interrupted")]
+pub struct Interrupted;
+
 /// Tells whether the user wants the command to end.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt {
@@ -47,6 +52,14 @@ impl Interrupt {
     /// Completes when the user wants the command to end.
     pub async fn requested(&self) {
         self.token.cancelled().await;
+    }
+
+    /// The outcome of `work`, which is dropped if the user wants the command to end.
+    pub async fn unless<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        tokio::select! {
+            () = self.requested() => Err(Interrupted.into()),
+            outcome = work => outcome,
+        }
     }
 
     /// How the process ends, if the user wanted it to.

@@ -19,6 +19,7 @@ pub mod run_view;
 mod runs;
 mod schema;
 mod status;
+mod terminal;
 mod time;
 mod toolchain;
 mod watch;

@@ -13,12 +13,11 @@ use std::path::Path;
 use anyhow::Context as _;
 
 pub(super) use arguments::LintArgs;
-pub(super) use outputs::{OutputFile, parse_output};
 pub(super) use progress::Progress;
 
 use super::connect::{self, Connection};
 use super::exit::{self, Exit};
-use super::follow::{self, FollowError, Start};
+use super::follow::{self, Start};
 use super::interrupt::Interrupt;
 use super::private_mesh::PrivateMesh;
 use super::run_view::RunView;
@@ -32,29 +31,21 @@ use tree::Tree;
 pub(super) async fn run(args: LintArgs, interrupt: &Interrupt) -> anyhow::Result<Exit> {
     outputs::check_distinct(&args.output)?;
     let progress = Progress::new(!args.no_progress, args.quiet);
-    let steps = lint(args, progress, interrupt);
-    tokio::pin!(steps);
-    tokio::select! {
-        exit = &mut steps => return exit,
-        () = interrupt.requested() => {}
+    let exit = lint(args, progress, interrupt).await;
+    match interrupt.exit() {
+        Some(interrupted) => {
+            if let Err(error) = exit {
+                tracing::debug!(%error, "interrupted");
+            }
+            Ok(interrupted)
+        }
+        None => exit,
     }
-    // The steps notice it themselves where something must be cleaned up, all within a bound; what does not come to
-    // an end is left behind.
-    match tokio::time::timeout(private_mesh_bound(), &mut steps).await {
-        Ok(Err(error)) => tracing::debug!(%error, "interrupted"),
-        Ok(Ok(_)) | Err(_) => {}
-    }
-    Ok(interrupt.exit().unwrap_or(Exit::Error))
-}
-
-/// How long an interrupted run may take to clean up: the cancellation, then the end of the mesh.
-const fn private_mesh_bound() -> std::time::Duration {
-    std::time::Duration::from_secs(15)
 }
 
 async fn lint(args: LintArgs, mut progress: Progress, interrupt: &Interrupt) -> anyhow::Result<Exit> {
     progress.phase("looking for Python files");
-    let (settings, tree) = tree::find(&args).await?;
+    let (settings, tree) = interrupt.unless(tree::find(&args)).await?;
     for file in &tree.found.unreadable {
         progress.tell(&format!("{} cannot be linted: {}", file.path, file.reason));
     }
@@ -69,10 +60,11 @@ async fn lint(args: LintArgs, mut progress: Progress, interrupt: &Interrupt) -> 
     let server = args.server.server.clone().filter(|url| !url.is_empty()).or(settings.lint.server.clone());
     let run = match server {
         Some(url) => {
-            let connection =
-                connect::connect(&url, args.server.token.as_deref(), args.server.ca.as_deref()).await?;
+            let (token, ca) = (args.server.token.as_deref(), args.server.ca.as_deref());
+            let connection = interrupt.unless(connect::connect(&url, token, ca)).await?;
             progress.phase("uploading the tree");
-            let sent = upload::upload(&connection, &tree.found.root, &tree.found.manifest).await?;
+            let uploading = upload::upload(&connection, &tree.found.root, &tree.found.manifest);
+            let sent = interrupt.unless(uploading).await?;
             tracing::info!(blobs = sent.blobs, retries = sent.retries, "the server has the tree");
             let source = request::snapshot(&tree);
             let run = lint_by(&connection, source, &args, &settings, &mut progress, interrupt, false).await?;
@@ -126,19 +118,12 @@ async fn lint_by(
     let request = request::coordinate(source, args, settings, in_place)?;
     let mut view = RunView::default();
     let start = Start::New(Box::new(request));
-    let finished = match follow::follow(connection, start, true, interrupt, progress, &mut view).await {
-        Ok(finished) => finished,
-        Err(error @ FollowError::Interrupted) => {
-            progress.finish();
-            return Err(error.into());
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let finished = follow::follow(connection, start, true, interrupt, progress, &mut view).await?;
     if finished.outcome() == Outcome::Cancelled {
         return Ok(Run { finished, report: None, unreadable: 0 });
     }
     progress.phase("fetching the report");
-    let report = download::parsed(connection, &view.run_id).await?;
+    let report = interrupt.unless(download::parsed(connection, &view.run_id)).await?;
     Ok(Run { finished, report: Some(report), unreadable: 0 })
 }
 

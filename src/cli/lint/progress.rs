@@ -18,13 +18,11 @@ const STEPS: u64 = 100;
 const SPIN: Duration = Duration::from_millis(120);
 
 /// Where progress and notices go.
-#[derive(Debug)]
 pub(in crate::cli) struct Progress {
     bars: Option<Bars>,
     quiet: bool,
 }
 
-#[derive(Debug)]
 struct Bars {
     all: MultiProgress,
     headline: ProgressBar,
@@ -54,6 +52,13 @@ impl Progress {
             for bar in bars.tools.values() {
                 bar.finish_and_clear();
             }
+        }
+    }
+
+    /// Something the user should know, unless they want quiet.
+    pub(in crate::cli) fn tell(&self, text: &str) {
+        if !self.quiet {
+            self.say(&format!("lintmesh: {text}"));
         }
     }
 
@@ -118,9 +123,7 @@ impl Watcher for Progress {
     }
 
     fn notice(&mut self, text: &str) {
-        if !self.quiet {
-            self.say(&format!("lintmesh: {text}"));
-        }
+        self.tell(text);
     }
 }
 
