@@ -13,4 +13,5 @@ pub mod telemetry;
 pub mod status;
 pub mod store;
 pub mod types;
+pub mod wire;
 pub mod workspace;

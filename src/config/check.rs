@@ -98,11 +98,11 @@ fn exposure(settings: &Settings, reader: &mut Reader) {
     let server = &settings.server;
     let has_tls = server.tls.cert.is_some() && server.tls.key.is_some();
     let is_open = |address: SocketAddr| !address.ip().to_canonical().is_loopback();
-    if is_open(server.listen) && !(has_tls && !settings.auth.tokens.is_empty()) {
+    if is_open(server.listen) && (!has_tls || settings.auth.tokens.is_empty()) {
         let allowed = "a loopback address, unless server.tls and at least one of auth.tokens are set";
         reader.conflict("server.listen", server.listen.show(), allowed.into());
     }
-    if is_open(server.node_listen) && !(has_tls && !settings.nodes.secrets.is_empty()) {
+    if is_open(server.node_listen) && (!has_tls || settings.nodes.secrets.is_empty()) {
         let allowed = "a loopback address, unless server.tls and at least one of nodes.secrets are set";
         reader.conflict("server.node_listen", server.node_listen.show(), allowed.into());
     }

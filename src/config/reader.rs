@@ -1,6 +1,6 @@
 //! Takes settings out of merged tables, noting all that is wrong on the way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ::config::{Value, ValueKind};
 
@@ -78,6 +78,11 @@ impl Reader {
         });
     }
 
+    /// Remembers where a setting came from.
+    pub(super) fn note(&mut self, key: &str, value: &Value) {
+        self.origins.insert(key.to_owned(), source(value));
+    }
+
     /// Whether some source set it, so that it is not its default.
     pub(super) fn is_set(&self, key: &str) -> bool {
         self.origins.contains_key(key)
@@ -101,7 +106,7 @@ impl Reader {
     ) -> Option<T> {
         let value = fields.remove(name)?;
         let key = joined(table, name);
-        self.origins.insert(key.clone(), source(&value));
+        self.note(&key, &value);
         let at = At { key: &key, allowed: rule.allowed };
         let read = T::read(&value, &at, self)?;
         if (rule.accepts)(&read) { Some(read) } else { self.refuse(&value, &at) }
@@ -112,7 +117,7 @@ impl Reader {
         for (name, value) in fields {
             let key = joined(table, &name);
             self.problems.push(Problem {
-                source: source_within(&value),
+                source: source(&value),
                 value: shown(&key, &value),
                 key,
                 allowed: known.join(", "),
@@ -122,18 +127,16 @@ impl Reader {
     }
 }
 
+/// Where a value came from. A table merged from several sources has no origin of its own: what is in it has.
 fn source(value: &Value) -> String {
-    value.origin().unwrap_or("default").to_owned()
-}
-
-/// Tables are merged from several sources and have no origin of their own: what is in them has.
-fn source_within(value: &Value) -> String {
     match (&value.kind, value.origin()) {
+        // Only the merge knew where an empty one was.
+        (ValueKind::Table(fields), None) if fields.is_empty() => "an empty table in a settings file".into(),
         (ValueKind::Table(fields), None) => {
-            let sources: std::collections::BTreeSet<_> = fields.values().map(source_within).collect();
+            let sources: BTreeSet<_> = fields.values().map(source).collect();
             sources.into_iter().collect::<Vec<_>>().join(", ")
         }
-        _ => source(value),
+        (_, origin) => origin.unwrap_or("default").to_owned(),
     }
 }
 

@@ -185,6 +185,7 @@ impl<T: Setting> Setting for BTreeMap<String, T> {
         let mut complete = true;
         for (name, value) in reader.table(value, at)? {
             let at = At { key: &joined(at.key, &name), allowed: at.allowed };
+            reader.note(at.key, &value);
             match T::read(&value, &at, reader) {
                 Some(read) => {
                     all.insert(name, read);
