@@ -9,7 +9,9 @@ use tracing_subscriber::EnvFilter;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TelemetryError {
     /// The variable holds bytes that are not text.
-    #[error("MESH_LOG_LEVEL is not UTF-8 text; use a level such as `debug` or a filter such as `info,lintmesh=debug`")]
+    #[error(
+        "MESH_LOG_LEVEL is not UTF-8 text; use a level such as `debug` or a filter such as `info,lintmesh=debug`"
+    )]
     NotText,
     /// The filter cannot be read.
     #[error(

@@ -62,7 +62,8 @@ mod tests {
 
     #[test]
     fn durations_are_read_with_their_unit() {
-        for (text, millis) in [("250ms", 250), ("1s", 1000), ("1.5m", 90_000), ("2h", 7_200_000), ("3", 3000)] {
+        for (text, millis) in [("250ms", 250), ("1s", 1000), ("1.5m", 90_000), ("2h", 7_200_000), ("3", 3000)]
+        {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
         for bad in ["", "s", "1d", "-1s", "0s", "1s2", "1..5s", "99999999999999999999h"] {

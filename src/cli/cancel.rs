@@ -20,7 +20,8 @@ pub(super) struct CancelArgs {
 pub(super) async fn run(args: CancelArgs) -> anyhow::Result<Exit> {
     let connection = args.server.connect().await?;
     let request = CancelRunRequest { run_id: args.run };
-    let answer = connection.coordinator().cancel_run(request).await.context("cancelling the run")?.into_inner();
+    let answer =
+        connection.coordinator().cancel_run(request).await.context("cancelling the run")?.into_inner();
     let run = answer.run.unwrap_or_default();
     let text = match (run.state(), run.outcome()) {
         (RunState::Finished, Outcome::Cancelled) => format!("run {} is cancelled", run.run_id),

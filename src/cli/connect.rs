@@ -35,7 +35,13 @@ const SYSTEM_AUTHORITIES: [&str; 4] = [
 #[derive(Debug, Clone, clap::Args)]
 pub struct ServerArgs {
     /// The server, for example http://127.0.0.1:50051 or https://lint.example.org:443
-    #[arg(long, value_name = "URL", env = "LINTMESH_SERVER", hide_env_values = true, help_heading = "Server")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "LINTMESH_SERVER",
+        hide_env_values = true,
+        help_heading = "Server"
+    )]
     pub server: Option<String>,
     /// The token that the server asks for
     #[arg(long, env = "LINTMESH_TOKEN", hide_env_values = true, help_heading = "Server")]
@@ -131,8 +137,10 @@ fn authorities(ca: Option<&Path>) -> anyhow::Result<Vec<u8>> {
         return std::fs::read(file).with_context(|| format!("cannot read --ca {}", file.display()));
     }
     SYSTEM_AUTHORITIES.iter().find_map(|file| std::fs::read(file).ok()).ok_or_else(|| {
-        UsageError("this system has no certificates of public authorities; name the server's with --ca FILE".into())
-            .into()
+        UsageError(
+            "this system has no certificates of public authorities; name the server's with --ca FILE".into(),
+        )
+        .into()
     })
 }
 

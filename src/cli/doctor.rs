@@ -193,9 +193,12 @@ async fn server(args: &ServerArgs) -> Check {
             let text = error::render(&cause);
             Check::wrong("server", Verdict::Bad, text.trim_start_matches("error: "), remedy)
         }
-        Err(_) => {
-            Check::wrong("server", Verdict::Bad, format!("no answer within {} s", ANSWER_BOUND.as_secs()), remedy)
-        }
+        Err(_) => Check::wrong(
+            "server",
+            Verdict::Bad,
+            format!("no answer within {} s", ANSWER_BOUND.as_secs()),
+            remedy,
+        ),
     }
 }
 
@@ -252,7 +255,8 @@ mod tests {
 
     #[test]
     fn only_bad_findings_fail_and_every_finding_has_its_remedy() {
-        let none = SandboxStatus { abi: 0, writes: false, network: false, scopes: false, reason: "no".into() };
+        let none =
+            SandboxStatus { abi: 0, writes: false, network: false, scopes: false, reason: "no".into() };
         let checks = vec![sandbox(&none), configuration(&Err(anyhow::anyhow!("lintmesh.toml: mesh.x = 1")))];
         assert_eq!(as_json(&checks[..1])["ok"], true);
         assert_eq!(as_json(&checks)["ok"], false);

@@ -38,7 +38,11 @@ fn parse(bytes: &[u8]) -> anyhow::Result<Report> {
 }
 
 /// The bytes of a report in one of the server's forms.
-pub(super) async fn report(connection: &Connection, run_id: &str, format: ReportFormat) -> anyhow::Result<Vec<u8>> {
+pub(super) async fn report(
+    connection: &Connection,
+    run_id: &str,
+    format: ReportFormat,
+) -> anyhow::Result<Vec<u8>> {
     let request = DownloadReportRequest { run_id: run_id.to_owned(), format: format.into() };
     let mut pieces = connection
         .coordinator()

@@ -68,7 +68,9 @@ async fn check(args: HealthcheckArgs) -> (Exit, String) {
         Ok(Err(error)) => {
             return (NOT_CONNECTED, format!("error: cannot connect to {url}: {}", connect::reason(&error)));
         }
-        Err(_) => return (NOT_CONNECTED, format!("error: cannot connect to {url} within {:?}", args.timeout)),
+        Err(_) => {
+            return (NOT_CONNECTED, format!("error: cannot connect to {url} within {:?}", args.timeout));
+        }
     };
     let request = HealthCheckRequest { service: args.service.clone() };
     let mut client = HealthClient::new(channel);
@@ -78,7 +80,9 @@ async fn check(args: HealthcheckArgs) -> (Exit, String) {
             let code = super::error::code_name(status.code());
             return (RPC_FAILED, format!("error: the health check failed ({code}): {}", status.message()));
         }
-        Err(_) => return (RPC_FAILED, format!("error: no answer to the health check within {:?}", args.timeout)),
+        Err(_) => {
+            return (RPC_FAILED, format!("error: no answer to the health check within {:?}", args.timeout));
+        }
     };
     let text = format!("status: {}", status.as_str_name());
     (if status == ServingStatus::Serving { Exit::Success } else { NOT_SERVING }, text)
@@ -88,7 +92,8 @@ async fn check(args: HealthcheckArgs) -> (Exit, String) {
 fn admin_address(config: &ConfigArgs) -> anyhow::Result<String> {
     let mut address = config.settings()?.server.admin_listen;
     if address.ip().is_unspecified() {
-        let loopback: IpAddr = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+        let loopback: IpAddr =
+            if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
         address.set_ip(loopback);
     }
     Ok(address.to_string())

@@ -18,6 +18,7 @@ mod report;
 pub mod run_view;
 mod runs;
 mod schema;
+mod serve;
 mod status;
 mod terminal;
 mod time;
@@ -59,6 +60,8 @@ pub struct Cli {
 enum Command {
     /// Lint files and folders
     Lint(Box<lint::LintArgs>),
+    /// Run the service: a coordinator, and by default its four nodes on this machine
+    Serve(serve::ServeArgs),
     /// Show the mesh on one screen
     Status(status::StatusArgs),
     /// Check this machine and the configuration: what works, what does not, and the remedy
@@ -74,7 +77,9 @@ enum Command {
     /// Print or write the report of a run that has ended
     Report(report::ReportArgs),
     /// Ask the health service, as a container's or Kubernetes' probe
-    #[command(after_help = "Exit codes: 0 serving, 1 bad arguments, 2 not connected, 3 the call failed, 4 not serving")]
+    #[command(
+        after_help = "Exit codes: 0 serving, 1 bad arguments, 2 not connected, 3 the call failed, 4 not serving"
+    )]
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Manage the linters that lintmesh brings itself
     Toolchain(toolchain::ToolchainArgs),
@@ -85,7 +90,10 @@ enum Command {
 impl Command {
     /// The log filter when the environment names none: services tell what they do, commands only what is wrong.
     const fn log_default(&self) -> &'static str {
-        "warn"
+        match self {
+            Command::Serve(_) => "info",
+            _ => "warn",
+        }
     }
 }
 
@@ -134,6 +142,7 @@ fn start(command: Command) -> anyhow::Result<Exit> {
 async fn run(command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Lint(args) => lint::run(*args, &listen()?).await,
+        Command::Serve(args) => serve::run(args, &listen()?).await,
         Command::Status(args) => status::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
         Command::Fault(args) => fault::run(args).await,
@@ -212,7 +221,8 @@ mod tests {
 
     #[test]
     fn tasks_are_named_by_stage_tool_and_shard() {
-        let mut task = TaskRef { stage: Stage::Lint.into(), tool: "ruff".into(), shard: 1, shards: 2, task_id: 4 };
+        let mut task =
+            TaskRef { stage: Stage::Lint.into(), tool: "ruff".into(), shard: 1, shards: 2, task_id: 4 };
         assert_eq!(task_name(&task), "lint ruff 1/2");
         task = TaskRef { stage: Stage::Aggregate.into(), ..TaskRef::default() };
         assert_eq!(task_name(&task), "aggregate");

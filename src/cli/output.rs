@@ -46,7 +46,8 @@ mod tests {
 
     #[test]
     fn columns_line_up_and_lines_have_no_trailing_space() {
-        let rows = [["node", "status", ""], ["a-long-name", "ACTIVE", "x"]].map(|row| row.map(String::from).to_vec());
+        let rows = [["node", "status", ""], ["a-long-name", "ACTIVE", "x"]]
+            .map(|row| row.map(String::from).to_vec());
         assert_eq!(table(&rows), "node         status\na-long-name  ACTIVE  x\n");
     }
 

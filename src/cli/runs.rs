@@ -72,8 +72,9 @@ fn screen(runs: &[Run]) -> String {
     let header = ["RUN", "STATE", "PROJECT", "STARTED", "TOOK", "FILES", "DIAGNOSTICS"];
     let mut rows = vec![header.map(String::from).to_vec()];
     for run in runs {
-        let count =
-            |value: fn(&crate::proto::v1::RunSummary) -> u32| run.summary.as_ref().map(|s| value(s).to_string());
+        let count = |value: fn(&crate::proto::v1::RunSummary) -> u32| {
+            run.summary.as_ref().map(|s| value(s).to_string())
+        };
         rows.push(vec![
             run.run_id.clone(),
             state(run).to_owned(),

@@ -30,7 +30,8 @@ struct Lines {
 impl Watcher for Lines {
     fn event(&mut self, event: &RunEvent, _view: &RunView) {
         if let Some(text) = line(event)
-            && let Err(error) = std::io::Write::write_all(&mut std::io::stdout(), format!("{text}\n").as_bytes())
+            && let Err(error) =
+                std::io::Write::write_all(&mut std::io::stdout(), format!("{text}\n").as_bytes())
         {
             // Nobody reads any more: there is no reason to follow on.
             self.closed = Some(error);
@@ -108,7 +109,8 @@ fn line(event: &RunEvent) -> Option<String> {
                 .as_ref()
                 .map(|s| format!(", {} diagnostics in {} files", s.diagnostics, s.files))
                 .unwrap_or_default();
-            let why = if finished.detail.is_empty() { String::new() } else { format!(": {}", finished.detail) };
+            let why =
+                if finished.detail.is_empty() { String::new() } else { format!(": {}", finished.detail) };
             format!("finished: {}{counts}{why}", outcome_name(finished.outcome()))
         }
     };
@@ -131,11 +133,15 @@ mod tests {
 
     #[test]
     fn each_event_is_one_line_even_if_its_detail_is_not() {
-        let fault = Fault { node_id: "n".into(), cause: "PROCESS_EXITED".into(), detail: "signal 9\nat once".into() };
+        let fault =
+            Fault { node_id: "n".into(), cause: "PROCESS_EXITED".into(), detail: "signal 9\nat once".into() };
         let text = line(&event(7, Event::Fault(fault))).expect("a line");
         assert!(text.ends_with("7 fault: n PROCESS_EXITED: signal 9 at once"), "{text}");
-        let finished =
-            RunFinished { outcome: Outcome::Cancelled.into(), detail: "timeout".into(), ..Default::default() };
+        let finished = RunFinished {
+            outcome: Outcome::Cancelled.into(),
+            detail: "timeout".into(),
+            ..Default::default()
+        };
         let text = line(&event(8, Event::Finished(finished))).expect("a line");
         assert!(text.ends_with("finished: CANCELLED: timeout"), "{text}");
         assert_eq!(line(&event(0, Event::Progress(RunProgress::default()))), None);

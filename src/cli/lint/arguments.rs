@@ -13,14 +13,16 @@ use crate::linters::report::Format;
 
 /// What to lint, with what, and how to show it.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "Exit codes: 0 nothing found that counts, 1 findings at or above --fail-on, 2 bad usage or an \
+#[command(
+    after_help = "Exit codes: 0 nothing found that counts, 1 findings at or above --fail-on, 2 bad usage or an \
 error, 3 something could not be linted (wins over 1), 130 interrupted.\n\n\
 Examples:\n  \
 lintmesh lint src tests\n  \
 lintmesh lint --select-tools ruff,mypy --fail-on high\n  \
 lintmesh lint --format concise --output json=report.json --output sarif=report.sarif\n  \
 lintmesh lint --option flake8.max-line-length=100 --exclude '*_pb2.py'\n  \
-lintmesh lint -- -odd-name.py")]
+lintmesh lint -- -odd-name.py"
+)]
 pub(in crate::cli) struct LintArgs {
     /// Files and folders to lint
     #[arg(value_name = "PATH", default_value = ".")]

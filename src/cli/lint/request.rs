@@ -13,7 +13,9 @@ use crate::config::{OutputFormat, Settings};
 use crate::linters::report::Format;
 use crate::proto::v1::environment::Interpreter;
 use crate::proto::v1::workspace::Source;
-use crate::proto::v1::{CoordinateRequest, Environment, PathSource, SnapshotSource, ToolSelection, Workspace};
+use crate::proto::v1::{
+    CoordinateRequest, Environment, PathSource, SnapshotSource, ToolSelection, Workspace,
+};
 
 /// The tree as it was uploaded.
 pub(super) fn snapshot(tree: &Tree) -> Source {

@@ -77,6 +77,7 @@ fn find_blocking(args: &LintArgs) -> anyhow::Result<(Settings, Tree)> {
 /// The text of a source file, for excerpts; what is not UTF-8 is replaced. None if it cannot be read or is too large.
 pub(super) fn text_of(path: &Path, max_bytes: u64) -> Option<String> {
     let mut bytes = Vec::new();
-    let read = std::fs::File::open(path).ok()?.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes).ok()?;
+    let read =
+        std::fs::File::open(path).ok()?.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes).ok()?;
     (read as u64 <= max_bytes).then(|| String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -44,7 +44,11 @@ pub(super) struct Sent {
 }
 
 /// Makes the server hold the manifest and all files of the tree at `root`.
-pub(super) async fn upload(connection: &Connection, root: &Path, manifest: &Manifest) -> anyhow::Result<Sent> {
+pub(super) async fn upload(
+    connection: &Connection,
+    root: &Path,
+    manifest: &Manifest,
+) -> anyhow::Result<Sent> {
     let mut sources: BTreeMap<Digest, Source> =
         manifest.files().iter().map(|file| (file.digest, Source::File(file.path.under(root)))).collect();
     let bytes = manifest.canonical_bytes();
@@ -106,7 +110,9 @@ async fn missing(
         for text in answer.missing_digests {
             let known = text.parse::<Digest>().ok().and_then(|digest| sources.get_key_value(&digest));
             let Some((digest, source)) = known else {
-                return Err(Status::data_loss(format!("the server misses `{text}`, which was not asked for")));
+                return Err(Status::data_loss(format!(
+                    "the server misses `{text}`, which was not asked for"
+                )));
             };
             missing.push((*digest, source.clone()));
         }
