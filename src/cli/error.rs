@@ -27,7 +27,7 @@ pub fn render(error: &anyhow::Error) -> String {
         let context = causes[..at].iter().map(|cause| format!("{cause}: ")).collect::<String>();
         return render_status(&context, status);
     }
-    let mut text = format!("error: {}", joined(&causes));
+    let mut text = format!("error: {}", joined(&causes).trim_end().replace('\n', "\n  "));
     if let Some(hint) = causes.iter().find_map(|cause| hint_for(*cause)) {
         text.push_str("\n  ");
         text.push_str(&hint);

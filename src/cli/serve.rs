@@ -105,11 +105,16 @@ mod tests {
     fn flags_win_over_the_file_and_bad_ones_are_named() {
         let by_file = settings(&[]).expect("valid");
         assert_eq!(by_file.server.listen.port(), 1);
-        let roots = ["--listen", "127.0.0.1:2", "--allow-root", "/a,b", "--allow-root", "/c \"d\""];
-        let by_flag = settings(&roots).expect("valid");
+        let folder = tempfile::tempdir().expect("a folder");
+        let roots = ["a,b", "c \"d\""].map(|name| folder.path().join(name));
+        let [one, other] = roots.each_ref().map(|root| {
+            std::fs::create_dir(root).expect("created");
+            root.to_str().expect("UTF-8")
+        });
+        let flags = ["--listen", "127.0.0.1:2", "--allow-root", one, "--allow-root", other];
+        let by_flag = settings(&flags).expect("valid");
         assert_eq!(by_flag.server.listen.port(), 2);
-        let expected = ["/a,b", "/c \"d\""].map(std::path::PathBuf::from);
-        assert_eq!(by_flag.workspace.allowed_roots, expected);
+        assert_eq!(by_flag.workspace.allowed_roots, roots);
         let error = settings(&["--listen", "here", "--launch", "me"]).expect_err("two bad flags").to_string();
         assert!(error.contains("flag --listen") && error.contains("flag --launch"), "{error}");
     }

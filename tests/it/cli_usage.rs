@@ -41,13 +41,18 @@ fn help_explains_each_command_with_its_exit_codes() {
     let here = folder();
     let top = lintmesh(here.path(), &["--help"]);
     assert_eq!(code(&top), 0);
-    for word in ["lint", "serve", "status", "doctor", "fault", "runs", "watch", "cancel", "report", "healthcheck"] {
+    for word in
+        ["lint", "serve", "status", "doctor", "fault", "runs", "watch", "cancel", "report", "healthcheck"]
+    {
         assert!(stdout(&top).lines().any(|line| line.trim_start().starts_with(word)), "{word}");
         assert_eq!(code(&lintmesh(here.path(), &[word, "--help"])), 0, "{word}");
     }
     assert!(!stdout(&top).contains("exec"), "the shim is hidden");
     let lint = stdout(&lintmesh(here.path(), &["lint", "--help"]));
-    assert!(lint.contains("Exit codes:") && lint.contains("--fail-on") && lint.contains("Examples:"), "{lint}");
+    assert!(
+        lint.contains("Exit codes:") && lint.contains("--fail-on") && lint.contains("Examples:"),
+        "{lint}"
+    );
 }
 
 #[test]
@@ -124,7 +129,7 @@ fn settings_that_are_wrong_are_refused_all_at_once() {
     let output = lintmesh(here.path(), &["lint"]);
     assert_eq!(code(&output), 2);
     let text = stderr(&output);
-    for part in ["lintmesh.toml", "lint.format = xml", "lint.fail_onn"] {
+    for part in ["lintmesh.toml", "lint.format = \"xml\"", "lint.fail_onn"] {
         assert!(text.contains(part), "{part} in {text}");
     }
 }
@@ -154,7 +159,9 @@ fn no_server_is_told_with_its_url_and_a_remedy() {
         format!("http://{}", listener.local_addr().unwrap())
     };
     std::fs::write(here.path().join("a.py"), "x = 1\n").unwrap();
-    for arguments in [&["status"][..], &["runs"], &["cancel", "r"], &["report", "r"], &["watch", "r"], &["lint"]] {
+    for arguments in
+        [&["status"][..], &["runs"], &["cancel", "r"], &["report", "r"], &["watch", "r"], &["lint"]]
+    {
         let output = lintmesh(here.path(), &[arguments, &["--server", &url]].concat());
         assert_eq!(code(&output), 2, "{arguments:?}");
         let text = stderr(&output);
@@ -175,8 +182,11 @@ fn doctor_says_what_is_wrong_as_text_and_as_json() {
     let configuration = checks.iter().find(|check| check["name"] == "configuration").unwrap();
     assert!(configuration["evidence"].as_str().unwrap().contains("server.listen"), "{configuration}");
     assert!(checks.iter().any(|check| check["name"] == "sandbox"));
-    std::fs::write(here.path().join("lintmesh.toml"), "[server]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n")
-        .unwrap();
+    std::fs::write(
+        here.path().join("lintmesh.toml"),
+        "[server]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n",
+    )
+    .unwrap();
     let output = lintmesh(here.path(), &["doctor", "--skip-toolchain"]);
     assert_eq!(code(&output), 0, "{}", stdout(&output));
 }
@@ -208,8 +218,8 @@ async fn probe(arguments: Vec<String>) -> i32 {
 async fn healthcheck_has_the_exit_codes_of_grpc_health_probe() {
     let address = health_server().await.to_string();
     let at = |more: &[&str]| {
-        let all = ["--addr", &address, "--timeout", "10s"].iter().chain(more);
-        all.map(|text| (*text).to_owned()).collect::<Vec<_>>()
+        let all = ["--addr", &address, "--timeout", "10s"].into_iter().chain(more.iter().copied());
+        all.map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(probe(at(&[])).await, 0, "serving");
     assert_eq!(probe(at(&["--service", "bad"])).await, 4, "not serving");

@@ -3,6 +3,7 @@
 
 mod authentication;
 mod circuit_breaker;
+mod cli_remote;
 mod cli_usage;
 mod deadlines;
 mod discovery;
