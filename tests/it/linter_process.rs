@@ -4,10 +4,10 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use lintmesh::linters::process::{Exceeded, ProcessError, ProcessSpec, run};
+use lintmesh::linters::process::{Exceeded, Finished, ProcessError, ProcessSpec, run};
 use lintmesh::node::shim::sandbox_status;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -229,56 +229,92 @@ async fn dropping_the_run_ends_everything_soon() {
     eventually("all processes end", || world.processes().is_empty()).await;
 }
 
+/// Tells who the linter's shim is.
+const WRITE_SHIM: &str = r#"
+import os, time
+with open(os.environ["WORLD"] + "/shim", "w") as file:
+    file.write(f"{os.getppid()}\n")
+"#;
+
+async fn shim_of(world: &World) -> Pid {
+    let path = world.until_exists("shim").await;
+    let mut shim = String::new();
+    eventually("the shim's number is written", || {
+        shim = fs::read_to_string(&path).unwrap();
+        shim.ends_with('\n')
+    })
+    .await;
+    Pid::from_raw(shim.trim().parse().unwrap())
+}
+
+/// Runs daemons beneath a shim that gets `signal` once they are there.
+async fn signal_the_shim(world: &World, signal: Signal) -> Result<Finished, ProcessError> {
+    let linter = run_it(world.python(&format!("{DAEMONS}{WRITE_SHIM}\ntime.sleep(600)")));
+    tokio::join!(linter, async { kill(shim_of(world).await, signal).unwrap() }).0
+}
+
 #[tokio::test]
 async fn killing_the_shim_ends_the_linter_and_its_daemons() {
     let world = World::new();
-    let spec = world.python(
-        &format!("{DAEMONS}\nprint(os.getppid(), flush=True)\ntime.sleep(600)")
-            .replace("+ \"/ready\", \"w\").close()", "+ \"/ready\", \"w\").write(str(os.getppid()))"),
-    );
-    let killed = async {
-        let ready = world.until_exists("ready").await;
-        let mut shim = None;
-        eventually("the shim's number is written", || {
-            shim = fs::read_to_string(&ready).ok().and_then(|text| text.trim().parse().ok());
-            shim.is_some()
-        })
-        .await;
-        kill(Pid::from_raw(shim.unwrap()), Signal::SIGKILL).unwrap();
-    };
-    let (result, ()) = tokio::join!(run_it(spec), killed);
-    let error = result.unwrap_err();
+    let error = signal_the_shim(&world, Signal::SIGKILL).await.unwrap_err();
     assert!(matches!(error, ProcessError::Shim { .. }), "{error}");
     world.assert_nobody_left();
 }
 
-/// Not a promise of its own but the node of the next test: that test starts this binary again for this one.
 #[tokio::test]
-#[ignore = "started by killing_the_node_ends_everything"]
+async fn terminating_the_shim_ends_the_linter_and_its_daemons() {
+    let world = World::new();
+    let finished = signal_the_shim(&world, Signal::SIGTERM).await.unwrap();
+    assert_eq!((finished.code, finished.signal, finished.exceeded), (None, Some(9), None));
+    world.assert_nobody_left();
+}
+
+/// Not a promise of its own but the node of the next tests: they start this binary again for this one.
+#[tokio::test]
+#[ignore = "started by other tests"]
 async fn node_to_be_killed() {
     let world = World::new();
-    let path = std::env::var_os("NODE_WORLD").expect("started by the other test");
-    let spec = world.python(&format!("{DAEMONS}\ntime.sleep(600)"));
-    let spec =
-        ProcessSpec { scratch: path.clone().into(), environment: vec![("WORLD".into(), path)], ..spec };
-    let _ = run_it(spec).await;
+    let path = std::env::var_os("NODE_WORLD").expect("started by the other tests");
+    let code = std::env::var("NODE_CODE").expect("started by the other tests");
+    let environment = vec![("WORLD".into(), path.clone())];
+    let _ = run_it(ProcessSpec { scratch: path.into(), environment, ..world.python(&code) }).await;
+}
+
+fn start_node(world: &World, code: &str) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "linter_process::node_to_be_killed"])
+        .env("NODE_WORLD", world.path())
+        .env("NODE_CODE", code)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 #[tokio::test]
 async fn killing_the_node_ends_everything() {
     let world = World::new();
-    let mut node = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "linter_process::node_to_be_killed"])
-        .env("NODE_WORLD", world.path())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut node = start_node(&world, &format!("{DAEMONS}\ntime.sleep(600)"));
     world.until_exists("ready").await;
     assert!(world.processes().len() >= 11);
     node.kill().unwrap();
     node.wait().unwrap();
     eventually("all processes end", || world.processes().is_empty()).await;
+}
+
+#[tokio::test]
+async fn killing_node_and_shim_at_once_ends_the_linter() {
+    let world = World::new();
+    let code = format!("{WRITE_SHIM}\ntime.sleep(600)");
+    let mut node = start_node(&world, &code);
+    let shim = shim_of(&world).await;
+    // Stopped, so that it cannot see its node die before it dies itself.
+    kill(shim, Signal::SIGSTOP).unwrap();
+    node.kill().unwrap();
+    node.wait().unwrap();
+    assert_eq!(world.processes().len(), 1, "the linter lives as long as its shim");
+    kill(shim, Signal::SIGKILL).unwrap();
+    eventually("the linter ends", || world.processes().is_empty()).await;
 }
 
 #[tokio::test]

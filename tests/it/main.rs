@@ -1,6 +1,8 @@
 //! One binary for all integration tests; one module per promise.
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its harness too")]
 
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its harness too")]
+
 mod authentication;
 mod circuit_breaker;
 mod cli_remote;
