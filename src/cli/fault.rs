@@ -17,7 +17,7 @@ pub(super) struct FaultArgs {
     #[arg(value_name = "NODE")]
     node: String,
     /// Why, for the records
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
     #[command(flatten)]
     server: ServerArgs,

@@ -12,6 +12,8 @@ pub mod follow;
 mod healthcheck;
 pub mod interrupt;
 mod lint;
+pub mod node;
+mod node_args;
 pub mod output;
 mod private_mesh;
 mod report;
@@ -62,6 +64,8 @@ enum Command {
     Lint(Box<lint::LintArgs>),
     /// Run the service: a coordinator, and by default its four nodes on this machine
     Serve(serve::ServeArgs),
+    /// Run an agent node that joins the mesh of a coordinator
+    Node(node_args::NodeArgs),
     /// Show the mesh on one screen
     Status(status::StatusArgs),
     /// Check this machine and the configuration: what works, what does not, and the remedy
@@ -92,6 +96,8 @@ impl Command {
     const fn log_default(&self) -> &'static str {
         match self {
             Command::Serve(_) => "info",
+            // What a launched node does, its coordinator tells.
+            Command::Node(args) if !args.is_launched() => "info",
             _ => "warn",
         }
     }
@@ -129,6 +135,10 @@ fn usage_exit(error: &clap::Error) -> Exit {
 
 fn start(command: Command) -> anyhow::Result<Exit> {
     telemetry::init(command.log_default())?;
+    // A node chooses its own runtime.
+    if let Command::Node(args) = command {
+        return node::node(args.command()?).map(|()| Exit::Success);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -143,6 +153,7 @@ async fn run(command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Lint(args) => lint::run(*args, &listen()?).await,
         Command::Serve(args) => serve::run(args, &listen()?).await,
+        Command::Node(_) => unreachable!("a node is started without this runtime"),
         Command::Status(args) => status::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
         Command::Fault(args) => fault::run(args).await,

@@ -10,7 +10,7 @@ use super::interrupt::Interrupt;
 use super::lint::Progress;
 use crate::config::{self, Settings};
 use crate::linters::process::Limits;
-use crate::linters::toolchain::Toolchain;
+use crate::linters::toolchain::{ToolBinary, Toolchain};
 use crate::node::provision::{ToolchainChoice, provision};
 
 /// A running private mesh.
@@ -66,6 +66,29 @@ pub(super) fn limits(settings: &Settings) -> Limits {
     }
 }
 
+/// The interpreter that the linters run on, for example `CPython 3.11.2`, as their virtual environment tells; it tells
+/// nothing outside of one.
+pub(super) fn interpreter(toolchain: &Toolchain) -> String {
+    let programs = toolchain.tools.values().filter_map(|binary| match binary {
+        ToolBinary::Present { program, .. } => Some(program),
+        ToolBinary::Missing { .. } => None,
+    });
+    let mut described = programs
+        .filter_map(|program| program.parent()?.parent())
+        .filter_map(|folder| std::fs::read_to_string(folder.join("pyvenv.cfg")).ok());
+    described.find_map(|text| interpreter_of(&text)).unwrap_or_else(|| "Python".to_owned())
+}
+
+/// Reads `pyvenv.cfg`: venv writes `version`, uv and virtualenv write `version_info`.
+fn interpreter_of(pyvenv: &str) -> Option<String> {
+    let value = |wanted: &str| {
+        let mut pairs = pyvenv.lines().filter_map(|line| line.split_once('='));
+        pairs.find(|(key, _)| key.trim() == wanted).map(|(_, value)| value.trim().to_owned())
+    };
+    let version = value("version").or_else(|| value("version_info"))?;
+    Some(format!("{} {version}", value("implementation").as_deref().unwrap_or("CPython")))
+}
+
 async fn provide(settings: Settings, progress: &mut Progress) -> anyhow::Result<Toolchain> {
     let (lines, mut told) = tokio::sync::mpsc::unbounded_channel();
     let work = tokio::task::spawn_blocking(move || {
@@ -106,4 +129,18 @@ fn cache_dir(settings: &Settings) -> Result<PathBuf, UsageError> {
                     .into(),
             )
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_interpreter_is_read_from_what_each_installer_writes() {
+        let venv = "home = /usr/bin\ninclude-system-site-packages = false\nversion = 3.11.2\n";
+        assert_eq!(interpreter_of(venv).as_deref(), Some("CPython 3.11.2"));
+        let uv = "home = /usr/bin\nimplementation = PyPy\nuv = 0.9\nversion_info = 3.11.13\n";
+        assert_eq!(interpreter_of(uv).as_deref(), Some("PyPy 3.11.13"));
+        assert_eq!(interpreter_of("home = /usr/bin\n"), None);
+    }
 }

@@ -15,7 +15,7 @@ const PAGE: u32 = 500;
 #[derive(Debug, clap::Args)]
 pub(super) struct RunsArgs {
     /// Only runs with this label
-    #[arg(long, value_name = "LABEL", default_value = "")]
+    #[arg(long, value_name = "LABEL", default_value = "", hide_default_value = true)]
     project: String,
     /// Only runs that have not ended
     #[arg(long)]

@@ -1,8 +1,6 @@
 //! One binary for all integration tests; one module per promise.
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its harness too")]
 
-#![allow(clippy::unwrap_used, reason = "a test may panic, in its harness too")]
-
 mod authentication;
 mod circuit_breaker;
 mod cli_remote;
@@ -10,6 +8,7 @@ mod cli_usage;
 mod deadlines;
 mod discovery;
 mod linter_process;
+mod node_session;
 mod overload;
 mod report_formats;
 mod rig;

@@ -50,7 +50,7 @@ pub(in crate::cli) struct LintArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub(super) timeout: Option<Duration>,
     /// A label for the run, which `lintmesh runs` can filter by
-    #[arg(long, value_name = "LABEL", default_value = "")]
+    #[arg(long, value_name = "LABEL", default_value = "", hide_default_value = true)]
     pub(super) project: String,
 
     /// How the report is printed: full, concise, json, json-lines, sarif, github or junit
