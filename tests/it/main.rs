@@ -1,9 +1,10 @@
 //! One binary for all integration tests; one module per promise.
-
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its harness too")]
 
 mod authentication;
 mod circuit_breaker;
+mod cli_remote;
+mod cli_usage;
 mod deadlines;
 mod discovery;
 mod linter_process;
