@@ -1,4 +1,5 @@
 //! One binary for all integration tests; one module per promise.
+
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its harness too")]
 
 mod authentication;
