@@ -20,6 +20,7 @@ mod service;
 mod settings;
 pub mod stack;
 pub mod tls;
+mod trees;
 mod workspace;
 
 pub use enrolment::Secrets;
