@@ -72,7 +72,9 @@ impl Coordinator {
         attempt: &AttemptRef,
         reason: &str,
     ) -> Reply {
-        if self.presences.get(node).is_some_and(|presence| presence.running.contains_key(&attempt.attempt)) {
+        // The attempt's number alone is not enough: with another run or task beside it, it would requeue that one.
+        let held = self.presences.get(node).and_then(|presence| presence.running.get(&attempt.attempt));
+        if held.is_some_and(|held| held.run == attempt.run && held.task == attempt.task) {
             self.release(draft, node, attempt, CallOutcome::Overloaded);
             self.requeue(draft, node, attempt, false, AttemptFault::Rejected, reason);
         }
@@ -137,6 +139,7 @@ impl Coordinator {
             .state
             .runs
             .get(run)
+            .filter(|run| run.is_open())
             .and_then(|run| run.task(task))
             .filter(|task| task.state == TaskState::Queued && task.crashes > budget)
         else {
