@@ -42,7 +42,7 @@ impl Coordinator {
         queue
     }
 
-    pub(super) fn has_queued_work(&self) -> bool {
+    pub(super) fn has_waiting_work(&self) -> bool {
         self.state.open_runs().any(|(_, run)| run.tasks.iter().any(|task| task.state == TaskState::Queued))
     }
 
