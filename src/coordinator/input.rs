@@ -222,7 +222,9 @@ pub enum Refusal {
         offered: Incarnation,
     },
     /// Fix: the node is declared otherwise and has joined.
-    #[error("node `{0}` has joined with another declaration; leave it out, repeat the same or restart its process")]
+    #[error(
+        "node `{0}` has joined with another declaration; leave it out, repeat the same or restart its process"
+    )]
     DeclaredOtherwise(NodeId),
     /// Fix: there is no such node.
     #[error("node `{0}` does not belong to the mesh")]
