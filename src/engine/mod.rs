@@ -352,3 +352,6 @@ fn log(event: &Event) {
         Event::NodeDeclared(_) | Event::FaultHandled { .. } | Event::RunForgotten(_) => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

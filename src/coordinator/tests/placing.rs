@@ -46,7 +46,7 @@ fn no_core_idles_while_work_waits_and_no_more_tasks_run_than_there_are_cores() {
     assert_eq!(mesh.running_of(&run, Stage::Lint).len(), 7, "as many as the machine has cores");
     assert_eq!(mesh.running_on(BACKEND).len(), 3, "first the node made for it, up to its slots");
     let mut most = 0;
-    while let Some(assign) = mesh.running().pop() {
+    while let Some(assign) = mesh.running().first().cloned() {
         most = most.max(mesh.running_of(&run, Stage::Lint).len());
         mesh.finish(&assign);
         let waiting = mesh.tasks(&run, Stage::Lint).into_iter().filter(|task| is_queued(task)).count();
