@@ -6,7 +6,7 @@ use super::event::{Assignments, NewTask, RunEvent, TaskRef};
 use super::input::{Assign, Effect, Message};
 use super::node::RunningAttempt;
 use super::placement::{Mesh, Need};
-use super::run::{Kind, Run};
+use super::run::{Kind, Run, Task};
 use super::{Coordinator, Draft};
 use crate::types::{AttemptId, AttemptRef, Digest, NodeId, RunId, Stage, TaskId, Tick};
 
@@ -155,15 +155,18 @@ const fn cpu_slots(stage: Stage) -> u32 {
 
 /// The outputs a task reads beside the plan.
 fn outputs_for(run: &Run, task: &TaskRef) -> Vec<Digest> {
-    let of = |stage: Stage, wanted: &dyn Fn(&TaskRef) -> bool| {
-        run.stage(stage)
-            .filter(|done| wanted(&done.task))
-            .filter_map(|done| done.output().map(|output| output.digest))
-            .collect()
-    };
     match task.stage {
         Stage::Plan | Stage::Lint => Vec::new(),
-        Stage::Classify => of(Stage::Lint, &|done| done.tool == task.tool && done.shard == task.shard),
-        Stage::Aggregate => of(Stage::Classify, &|_| true),
+        Stage::Classify => run
+            .stage(Stage::Lint)
+            // The number first: names take longer to compare, and there may be thousands of tasks.
+            .find(|done| done.task.shard == task.shard && done.task.tool == task.tool)
+            .and_then(Task::output)
+            .map(|output| output.digest)
+            .into_iter()
+            .collect(),
+        Stage::Aggregate => {
+            run.stage(Stage::Classify).filter_map(Task::output).map(|output| output.digest).collect()
+        }
     }
 }

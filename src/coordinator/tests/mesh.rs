@@ -375,38 +375,44 @@ impl TestMesh {
 
     /// The events of a run, oldest first.
     pub(super) fn log(&self, run: &RunId) -> Vec<&RunEvent> {
-        let of_run = |event| match event {
-            &Event::Run { run: ref of, ref event, .. } if of == run => Some(event),
-            _ => None,
-        };
-        self.events.iter().filter_map(of_run).collect()
+        let events = self.events.iter();
+        events
+            .filter_map(|event| match event {
+                Event::Run { run: of, event, .. } if of == run => Some(event),
+                _ => None,
+            })
+            .collect()
     }
 
     /// What the last input had sent, and to whom.
     pub(super) fn sent(&self) -> Vec<(&NodeId, &Message)> {
-        let send = |effect| match effect {
-            &Effect::Send { ref node, ref message, .. } => Some((node, message)),
-            _ => None,
-        };
-        self.effects.iter().filter_map(send).collect()
+        let effects = self.effects.iter();
+        effects
+            .filter_map(|effect| match effect {
+                Effect::Send { node, message, .. } => Some((node, message)),
+                _ => None,
+            })
+            .collect()
     }
 
     /// The attempts the last input revoked.
     pub(super) fn revoked(&self) -> Vec<&AttemptRef> {
-        let revoke = |(_, message)| match message {
-            &Message::Revoke { ref attempt, .. } => Some(attempt),
+        let sent = self.sent().into_iter();
+        sent.filter_map(|(_, message)| match message {
+            Message::Revoke { attempt, .. } => Some(attempt),
             _ => None,
-        };
-        self.sent().into_iter().filter_map(revoke).collect()
+        })
+        .collect()
     }
 
     /// The attempts the last input acknowledged.
     pub(super) fn acknowledged(&self) -> Vec<&AttemptRef> {
-        let acknowledge = |(_, message)| match message {
-            &Message::Acknowledge(ref attempt) => Some(attempt),
+        let sent = self.sent().into_iter();
+        sent.filter_map(|(_, message)| match message {
+            Message::Acknowledge(attempt) => Some(attempt),
             _ => None,
-        };
-        self.sent().into_iter().filter_map(acknowledge).collect()
+        })
+        .collect()
     }
 }
 
