@@ -10,7 +10,7 @@ use crate::coordinator::state::State;
 use crate::types::{Epoch, Outcome, RunId, TaskId};
 
 /// A few seconds in a debug build.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 200;
 const STEPS: usize = 300;
 
 /// Names the seed of a walk that panics.

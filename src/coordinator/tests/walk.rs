@@ -6,31 +6,11 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::mesh::*;
+use super::random::Random;
 use crate::coordinator::event::Measured;
 use crate::coordinator::input::{Assign, Effect, Ending, Facts, Input, Message, Reply};
 use crate::coordinator::settings::Settings;
 use crate::types::{AttemptRef, Incarnation, Load, NodeStatus, Outcome, RunId, SessionId, Stage, Summary};
-
-/// SplitMix64 (Steele, Lea, Flood 2014): small, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound.max(1) as u64).unwrap_or(0)
-    }
-
-    fn percent(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-}
 
 /// A node's process as it sees itself.
 struct Process {
