@@ -386,7 +386,7 @@ impl Walk {
         }
     }
 
-    /// The attempts that the runs' events tell of.
+    /// The attempts that nodes have said ended, in that order.
     pub(super) fn attempts(&self) -> Vec<AttemptRef> {
         self.history
             .iter()
