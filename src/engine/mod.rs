@@ -33,7 +33,7 @@ const BATCH: usize = 256;
 type Query = Box<dyn FnOnce(&Coordinator, Now) + Send>;
 
 enum Command {
-    Input(Input, oneshot::Sender<Reply>),
+    Input(Box<Input>, oneshot::Sender<Reply>),
     Query(Query),
 }
 
@@ -67,7 +67,7 @@ impl Handle {
     /// Has an input decided; answers once the facts are committed.
     pub async fn decide(&self, input: Input) -> Result<Reply, Stopped> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Input(input, reply)).await.map_err(|_| Stopped)?;
+        self.commands.send(Command::Input(Box::new(input), reply)).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
     }
 
@@ -172,7 +172,7 @@ impl<S: Store> Engine<S> {
         let mut inputs: Vec<(Input, Option<oneshot::Sender<Reply>>)> = Vec::new();
         for command in batch {
             match command {
-                Command::Input(input, reply) => inputs.push((input, Some(reply))),
+                Command::Input(input, reply) => inputs.push((*input, Some(reply))),
                 Command::Query(query) => queries.push(query),
             }
         }
