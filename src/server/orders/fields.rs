@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use prost::Message as _;
 
-use crate::linters::{adapters, validate_options};
+use crate::linters::adapters;
+use crate::linters::validate_options;
 use crate::proto::v1;
 use crate::server::service::Service;
 use crate::status::FieldViolation;
