@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its harness too")]
 
+mod architecture;
 mod authentication;
 mod circuit_breaker;
 mod cli_remote;
