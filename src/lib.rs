@@ -3,9 +3,13 @@
 pub mod cli;
 pub mod config;
 pub mod coordinator;
+pub mod engine;
 pub mod linters;
+pub mod middleware;
 pub mod node;
 pub mod proto;
 pub mod server;
+pub mod store;
+pub mod status;
 pub mod types;
 pub mod workspace;

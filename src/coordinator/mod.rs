@@ -1,3 +1,150 @@
 //! The pure core: decides, with no clock, no I/O and no wire format.
+//!
+//! [`Coordinator::decide`] takes one [`Input`] at a moment and answers a [`Decision`]: facts to commit, effects to
+//! perform after the commit, and when to be asked again. Only [`State::apply`] changes what is durable; what is known of
+//! connected nodes (sessions, loads, running attempts) is apart, in [`node::Presence`].
 
 pub mod breaker;
+pub mod event;
+pub mod health;
+pub mod input;
+pub mod invariants;
+pub mod node;
+pub mod placement;
+pub mod run;
+pub mod settings;
+pub mod state;
+
+mod detect;
+mod dispatch;
+mod faults;
+mod membership;
+mod results;
+mod runs;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use breaker::{Breaker, BreakerSettings};
+use event::{Event, RunEvent};
+use input::{Decision, Effect, Input, Reply};
+use node::Presence;
+use settings::Settings;
+use state::State;
+
+use crate::types::{Epoch, NodeId, Now, RunId, Tick};
+
+/// How long after its own deadline an attempt may still report, because its node enforces the deadline first.
+const ATTEMPT_GRACE: Duration = Duration::from_secs(30);
+
+/// The coordinator: durable state, presences, and the rules.
+#[derive(Debug)]
+pub struct Coordinator {
+    settings: Settings,
+    state: State,
+    presences: BTreeMap<NodeId, Presence>,
+    deadlines: BTreeMap<RunId, Tick>,
+    stale_results: u64,
+    revision: u64,
+}
+
+/// One decision in the making.
+struct Draft {
+    now: Now,
+    events: Vec<Event>,
+    effects: Vec<Effect>,
+}
+
+impl Coordinator {
+    /// A coordinator that starts now.
+    pub fn new(settings: Settings, epoch: Epoch) -> Self {
+        Self {
+            settings,
+            state: State::new(epoch),
+            presences: BTreeMap::new(),
+            deadlines: BTreeMap::new(),
+            stale_results: 0,
+            revision: 0,
+        }
+    }
+
+    /// Decides what follows from an input. The facts in the answer are applied already; the caller commits them before
+    /// it performs the effects, and stops if it cannot.
+    pub fn decide(&mut self, now: Now, input: Input) -> Decision {
+        let mut draft = Draft { now, events: Vec::new(), effects: Vec::new() };
+        // Handlers that answer a caller look at the state before time is let pass, those that place work after it.
+        let reply = match input {
+            Input::Declare(specs) => self.declare(&mut draft, specs),
+            Input::Joined { session, hello } => self.join(&mut draft, session, *hello),
+            Input::SessionClosed { session, node } => self.session_closed(&mut draft, session, &node),
+            Input::ProcessExited { node, process_id } => self.process_exited(&mut draft, &node, process_id),
+            Input::Beat { session, node, load } => self.beat(&mut draft, session, &node, load),
+            Input::Rejected { node, attempt, reason } => self.rejected(&mut draft, &node, &attempt, &reason),
+            Input::TaskEnded { executor, incarnation, attempt, ending, measured } => {
+                self.task_ended(&mut draft, &executor, incarnation, &attempt, ending, measured)
+            }
+            Input::StartRun { run, order } => self.start_run(&mut draft, run, *order),
+            Input::CancelRun { run, reason } => self.cancel_run(&mut draft, &run, &reason),
+            Input::FailNode(request) => self.fail_node(&mut draft, &request),
+            Input::RecoverNode(request) => self.recover_node(&mut draft, &request),
+            Input::Timer => Reply::Done,
+        };
+        self.detect(&mut draft);
+        self.end_overdue_work(&mut draft);
+        self.dispatch(&mut draft);
+        if !draft.events.is_empty() {
+            self.revision += 1;
+        }
+        debug_assert_eq!(invariants::broken(self), Vec::<String>::new());
+        Decision { reply, events: draft.events, effects: draft.effects, wake_at: self.next_wake(now.tick) }
+    }
+
+    /// The settings in force.
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The durable state.
+    pub const fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// What is known of the nodes while they are connected.
+    pub const fn presences(&self) -> &BTreeMap<NodeId, Presence> {
+        &self.presences
+    }
+
+    /// Results that were dropped because another attempt had taken their place.
+    pub const fn stale_results(&self) -> u64 {
+        self.stale_results
+    }
+
+    /// Counts the decisions that changed something.
+    pub const fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    fn record(&mut self, draft: &mut Draft, event: Event) {
+        self.state.apply(&event);
+        draft.events.push(event);
+    }
+
+    fn record_run(&mut self, draft: &mut Draft, run: &RunId, event: RunEvent) {
+        let event = Event::Run { run: run.clone(), at: draft.now.wall, event };
+        self.record(draft, event);
+    }
+
+    fn presence(&mut self, node: &NodeId) -> &mut Presence {
+        let settings = &self.settings;
+        self.presences.entry(node.clone()).or_insert_with(|| {
+            Presence::new(Breaker::new(BreakerSettings {
+                failure_threshold: settings.circuit_breaker_threshold,
+                recovery_timeout: settings.recovery_timeout,
+                ..BreakerSettings::default()
+            }))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,17 @@
 //! Runs one linter process under limits. The only part of `linters` that touches the operating system.
+//!
+//! The node never starts a linter itself: it starts the shim (`lintmesh exec`), which enforces the limits
+//! from beside the linter and outlives neither its node nor its linter.
+
+pub mod control;
+mod orphans;
+mod runner;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use runner::run;
 
 /// What a process may use. Each limit ends the process and everything it started.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -39,7 +48,8 @@ pub struct ProcessSpec {
 }
 
 /// Which limit ended a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Exceeded {
     /// See [`Limits::wall`].
     Wall,

@@ -77,7 +77,7 @@ struct UncheckedManifest {
 impl Manifest {
     /// Sorts the entries and checks that no path is listed twice or lies beneath a file.
     pub fn new(mut files: Vec<ManifestEntry>) -> Result<Self, ManifestError> {
-        let problems = clashes(files.iter().map(|file| &file.path));
+        let problems = clashes(files.iter().map(|file| &file.path).enumerate());
         if !problems.is_empty() {
             return Err(ManifestError(problems));
         }
@@ -97,21 +97,25 @@ impl Manifest {
         }
         let mut problems = Vec::new();
         let mut files = Vec::with_capacity(unchecked.files.len());
+        let mut indices = Vec::with_capacity(unchecked.files.len());
         for (index, entry) in unchecked.files.into_iter().enumerate() {
             match TreePath::new(&entry.path) {
-                Ok(path) => files.push(ManifestEntry {
-                    path,
-                    digest: entry.digest,
-                    size: entry.size,
-                    lint: entry.lint,
-                }),
+                Ok(path) => {
+                    indices.push(index);
+                    files.push(ManifestEntry {
+                        path,
+                        digest: entry.digest,
+                        size: entry.size,
+                        lint: entry.lint,
+                    });
+                }
                 Err(error) => problems.push(ManifestProblem {
                     field: format!("files[{index}].path"),
                     description: error.to_string(),
                 }),
             }
         }
-        problems.extend(clashes(files.iter().map(|file| &file.path)));
+        problems.extend(clashes(indices.into_iter().zip(files.iter().map(|file| &file.path))));
         if problems.is_empty() { Self::new(files) } else { Err(ManifestError(problems)) }
     }
 
@@ -147,20 +151,22 @@ impl Manifest {
     }
 }
 
-/// Paths listed twice, and paths beneath another path of the list.
-fn clashes<'a>(paths: impl Iterator<Item = &'a TreePath>) -> Vec<ManifestProblem> {
+/// Paths listed twice, and paths beneath another path of the list; each path with its index in the list it came in.
+pub(crate) fn clashes<'a>(paths: impl Iterator<Item = (usize, &'a TreePath)>) -> Vec<ManifestProblem> {
     let mut first_seen = BTreeMap::new();
     let mut problems = Vec::new();
     let paths: Vec<_> = paths.collect();
-    for (index, path) in paths.iter().enumerate() {
-        if let Some(first) = first_seen.insert(path.as_str(), index) {
+    for (index, path) in &paths {
+        if let Some(first) = first_seen.get(path.as_str()) {
             problems.push(ManifestProblem {
                 field: format!("files[{index}].path"),
                 description: format!("path `{path}` is listed twice (also files[{first}])"),
             });
+        } else {
+            first_seen.insert(path.as_str(), index);
         }
     }
-    for (index, path) in paths.iter().enumerate() {
+    for (index, path) in &paths {
         if let Some(file) = path.ancestors().find(|above| first_seen.contains_key(above)) {
             problems.push(ManifestProblem {
                 field: format!("files[{index}].path"),
@@ -205,7 +211,9 @@ mod tests {
             {{"path":"c.py","digest":"{digest}","size":0}},{{"path":"c.py/d.py","digest":"{digest}","size":0}}]}}"#
         );
         let error = Manifest::parse(json.as_bytes()).expect_err("four bad paths").to_string();
-        for part in ["/etc/a.py", "../b.py", "listed twice", "lies beneath `c.py`"] {
+        for part in
+            ["/etc/a.py", "../b.py", "files[3].path: path `c.py` is listed twice", "lies beneath `c.py`"]
+        {
             assert!(error.contains(part), "{part} in {error}");
         }
     }

@@ -1,0 +1,270 @@
+//! Durable facts. State changes by applying these and by nothing else, so replaying them gives the state.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{
+    AttemptId, Digest, FaultCause, Incarnation, NodeId, NodeSpec, NodeStatus, Outcome, RunId, Stage, Summary,
+    TaskId, TaskOutput, ToolError, ToolName, UnixMillis,
+};
+
+/// One fact.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Event {
+    /// A node belongs to the mesh.
+    NodeDeclared(NodeSpec),
+    /// A node's process joined, for the first time in this incarnation.
+    NodeJoined {
+        /// The node, as it describes itself.
+        spec: NodeSpec,
+        /// Its process start.
+        incarnation: Incarnation,
+    },
+    /// A node's status changed.
+    NodeStatusChanged {
+        /// The node.
+        node: NodeId,
+        /// Its new status.
+        status: NodeStatus,
+        /// Why it is not ACTIVE.
+        cause: Option<FaultCause>,
+    },
+    /// An operator's request was carried out; kept so that repeating it gives the same answer.
+    FaultHandled {
+        /// The caller's id for it.
+        fault_id: String,
+        /// Digest of the request.
+        body: Digest,
+        /// The answer.
+        answer: FaultAnswer,
+    },
+    /// Something happened in a run.
+    Run {
+        /// The run.
+        run: RunId,
+        /// When, for display.
+        at: UnixMillis,
+        /// What.
+        event: RunEvent,
+    },
+    /// A run that ended long ago was forgotten to make room.
+    RunForgotten(RunId),
+}
+
+/// One fact of a run. Each has a number in its run, from 1 without gaps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum RunEvent {
+    /// It was accepted.
+    Started {
+        /// What was asked.
+        order: Box<RunOrder>,
+        /// Which node is meant to do what.
+        assignments: Assignments,
+    },
+    /// Tasks were made.
+    TasksCreated {
+        /// The new tasks.
+        tasks: Vec<NewTask>,
+        /// Which node is meant to do what, if that should be told again.
+        assignments: Option<Assignments>,
+    },
+    /// A task was given to a node.
+    TaskAssigned {
+        /// The task.
+        task: TaskRef,
+        /// The execution.
+        attempt: AttemptId,
+        /// The node.
+        node: NodeId,
+        /// The node's process start.
+        incarnation: Incarnation,
+    },
+    /// A task ended well.
+    TaskAccepted {
+        /// The task.
+        task: TaskRef,
+        /// The execution.
+        attempt: AttemptId,
+        /// The node.
+        node: NodeId,
+        /// What it made.
+        output: TaskOutput,
+        /// The tool's failure, for LINT.
+        tool_error: Option<ToolError>,
+        /// What was measured.
+        measured: Measured,
+    },
+    /// An attempt ended badly; the task waits for another.
+    AttemptFailed {
+        /// The task.
+        task: TaskRef,
+        /// The execution.
+        attempt: AttemptId,
+        /// The node.
+        node: NodeId,
+        /// Whether it counts against the task's budget.
+        counts: bool,
+        /// What kind of failure.
+        cause: AttemptFault,
+        /// In words.
+        detail: String,
+    },
+    /// A task used up its attempts.
+    TaskGivenUp {
+        /// The task.
+        task: TaskRef,
+        /// Why.
+        reason: String,
+    },
+    /// A node failed while it had work of this run.
+    NodeFault {
+        /// The node.
+        node: NodeId,
+        /// Why.
+        cause: FaultCause,
+    },
+    /// Tasks were taken from a node and wait for another.
+    Redistributed {
+        /// The node that had them.
+        from: NodeId,
+        /// The tasks.
+        tasks: Vec<TaskRef>,
+        /// Whether it counts against the tasks' budgets.
+        counts: bool,
+    },
+    /// It ended.
+    Finished {
+        /// How.
+        outcome: Outcome,
+        /// The result, unless there is none.
+        result: Option<FinishedResult>,
+        /// Why there is none.
+        detail: String,
+    },
+}
+
+/// What a client asked for, in digests.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunOrder {
+    /// Who asked.
+    pub caller: String,
+    /// The caller's id for the request; empty for none.
+    pub request_id: String,
+    /// Digest of the request's body, to tell a repetition from a mistake.
+    pub body: Digest,
+    /// A label.
+    pub project: String,
+    /// The manifest of the tree.
+    pub manifest: Digest,
+    /// Files to lint.
+    pub files: u32,
+    /// The spec blob.
+    pub spec: Digest,
+    /// The tree in place, if nodes may read it there.
+    pub tree_root: Option<String>,
+    /// The tools, with the pinned version of those that are not missing.
+    pub tools: BTreeMap<ToolName, Option<String>>,
+    /// How long it may take.
+    pub timeout: Duration,
+}
+
+/// Why an attempt ended badly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AttemptFault {
+    /// The node could not do it.
+    Failed,
+    /// The node had no room for it.
+    Rejected,
+    /// The node came back and did not know of it.
+    Lost,
+    /// The node did not report in time.
+    Deadline,
+}
+
+impl AttemptFault {
+    /// The name as it is written in events.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            AttemptFault::Failed => "ATTEMPT_FAILED",
+            AttemptFault::Rejected => "ATTEMPT_REJECTED",
+            AttemptFault::Lost => "ATTEMPT_LOST",
+            AttemptFault::Deadline => "ATTEMPT_DEADLINE",
+        }
+    }
+}
+
+/// Node to the names of the tasks meant for it.
+pub type Assignments = BTreeMap<NodeId, Vec<String>>;
+
+/// A task of a run, as events and people name it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskRef {
+    /// Its number.
+    pub id: TaskId,
+    /// Its stage.
+    pub stage: Stage,
+    /// Its tool, for LINT and CLASSIFY.
+    pub tool: Option<ToolName>,
+    /// Its shard, from 0.
+    pub shard: u32,
+    /// How many shards its tool has.
+    pub shards: u32,
+}
+
+impl std::fmt::Display for TaskRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.stage.as_str().to_ascii_lowercase())?;
+        match &self.tool {
+            Some(tool) => write!(f, " {tool} {}/{}", self.shard + 1, self.shards),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A task when it is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewTask {
+    /// Its names.
+    pub task: TaskRef,
+    /// Estimated effort; only compared.
+    pub cost: u64,
+}
+
+/// What was measured while a task ran. Not part of any result.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The program, for LINT.
+    pub executable: String,
+    /// Elapsed time.
+    pub wall: Duration,
+    /// CPU time of the linter's processes.
+    pub cpu: Duration,
+}
+
+/// A result as a run's last event tells of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FinishedResult {
+    /// Digest and size of the canonical result.
+    pub output: TaskOutput,
+    /// The counts.
+    pub summary: Summary,
+    /// The tools that failed.
+    pub tool_errors: BTreeMap<ToolName, String>,
+}
+
+/// The answer to HandleFault.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FaultAnswer {
+    /// The node it was about.
+    pub node: NodeId,
+    /// The nodes that are ACTIVE.
+    pub healthy_nodes: Vec<NodeId>,
+    /// The tasks taken from the node, and the node that has each now.
+    pub redistributed: Vec<(RunId, TaskRef, Option<NodeId>)>,
+    /// ACTIVE / all.
+    pub topology_health: f64,
+    /// What was done, for people.
+    pub steps: Vec<String>,
+}

@@ -1,0 +1,156 @@
+//! Figures about the mesh, measured from what the coordinator knows.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::Coordinator;
+use super::breaker::State as BreakerState;
+use super::node::LoadScore;
+use super::run::{Run, TaskState};
+use crate::types::{FaultCause, NodeId, NodeStatus, Now, RunId, Stage, ToolName, UnixMillis};
+
+/// The health of the mesh at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MeshHealth {
+    /// When.
+    pub at: UnixMillis,
+    /// Counts the decisions that changed something.
+    pub revision: u64,
+    /// ACTIVE / all.
+    pub topology_health: f64,
+    /// Live links.
+    pub connections: u32,
+    /// Live links / `N * (N - 1)`.
+    pub connectivity: f64,
+    /// ACTIVE nodes.
+    pub active_nodes: u32,
+    /// All nodes.
+    pub total_nodes: u32,
+    /// By node.
+    pub nodes: BTreeMap<NodeId, NodeHealth>,
+    /// By node: its own part of each tool's work that is done.
+    pub node_progress: BTreeMap<NodeId, BTreeMap<ToolName, f64>>,
+    /// By tool.
+    pub integration_progress: BTreeMap<ToolName, f64>,
+    /// Tasks that wait.
+    pub queued_tasks: u32,
+    /// Tasks that run.
+    pub running_tasks: u32,
+    /// Runs with work to do.
+    pub open_runs: u32,
+}
+
+/// The health of one node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeHealth {
+    /// Its status.
+    pub status: NodeStatus,
+    /// Why it is not ACTIVE.
+    pub cause: Option<FaultCause>,
+    /// How busy it is.
+    pub load: LoadScore,
+    /// Since it was last heard from.
+    pub last_heartbeat_age: Option<Duration>,
+    /// When it was last heard from.
+    pub last_heartbeat: Option<UnixMillis>,
+    /// Its breaker.
+    pub breaker: BreakerState,
+    /// Tasks it runs.
+    pub running_tasks: u32,
+}
+
+impl Coordinator {
+    /// Measures. `tools` are the tools whose progress is shown even if no run has used them.
+    pub fn mesh_health(&self, now: Now, tools: &[ToolName]) -> MeshHealth {
+        let nodes = self
+            .state
+            .members
+            .iter()
+            .map(|(id, member)| {
+                let presence = self.presences.get(id);
+                let health = NodeHealth {
+                    status: member.status,
+                    cause: member.cause,
+                    load: presence.map_or_else(LoadScore::default, |at| at.load_score(&member.spec)),
+                    last_heartbeat_age: presence
+                        .and_then(|at| at.heard_at)
+                        .map(|(heard, _)| now.tick.since(heard)),
+                    last_heartbeat: presence.and_then(|at| at.heard_at).map(|(_, wall)| wall),
+                    breaker: presence.map_or(BreakerState::Closed, |at| at.breaker.state(now.tick)),
+                    running_tasks: presence.map_or(0, |at| count(at.running.len())),
+                };
+                (id.clone(), health)
+            })
+            .collect();
+        let relevant = self.relevant_runs();
+        let tasks = || self.state.open_runs().flat_map(|(_, run)| &run.tasks);
+        MeshHealth {
+            at: now.wall,
+            revision: self.revision,
+            topology_health: self.state.health(),
+            // Links between nodes are counted once they are measured; there are none to measure yet.
+            connections: 0,
+            connectivity: if self.state.members.len() > 1 { 0.0 } else { 1.0 },
+            active_nodes: count(self.state.active().count()),
+            total_nodes: count(self.state.members.len()),
+            nodes,
+            node_progress: self.node_progress(&relevant),
+            integration_progress: integration_progress(&relevant, tools),
+            queued_tasks: count(tasks().filter(|task| task.state == TaskState::Queued).count()),
+            running_tasks: count(
+                tasks().filter(|task| matches!(task.state, TaskState::Running { .. })).count(),
+            ),
+            open_runs: count(self.state.open_runs().count()),
+        }
+    }
+
+    /// The open runs, or the newest run if none is open.
+    fn relevant_runs(&self) -> Vec<&Run> {
+        let open: Vec<&Run> = self.state.open_runs().map(|(_, run)| run).collect();
+        if open.is_empty() { self.newest_run().into_iter().collect() } else { open }
+    }
+
+    fn newest_run(&self) -> Option<&Run> {
+        self.state.order.back().and_then(|id: &RunId| self.state.runs.get(id))
+    }
+
+    fn node_progress(&self, runs: &[&Run]) -> BTreeMap<NodeId, BTreeMap<ToolName, f64>> {
+        let mut shares: BTreeMap<(NodeId, ToolName), (u64, u64)> = BTreeMap::new();
+        for task in runs.iter().flat_map(|run| run.stage(Stage::Lint)) {
+            let (node, done) = match &task.state {
+                TaskState::Running { node, .. } => (node, 0),
+                TaskState::Done { node, .. } => (node, 1),
+                TaskState::Queued | TaskState::GivenUp { .. } => continue,
+            };
+            if let Some(tool) = &task.task.tool {
+                let share = shares.entry((node.clone(), tool.clone())).or_default();
+                share.0 += done * task.cost.max(1);
+                share.1 += task.cost.max(1);
+            }
+        }
+        let mut progress: BTreeMap<NodeId, BTreeMap<ToolName, f64>> = BTreeMap::new();
+        for ((node, tool), (done, all)) in shares {
+            progress.entry(node).or_default().insert(tool, done as f64 / all as f64);
+        }
+        progress
+    }
+}
+
+fn integration_progress(runs: &[&Run], tools: &[ToolName]) -> BTreeMap<ToolName, f64> {
+    let mut sums: BTreeMap<ToolName, (f64, u32)> =
+        tools.iter().map(|tool| (tool.clone(), (0.0, 0))).collect();
+    for run in runs {
+        for (tool, progress) in run.tool_progress() {
+            let sum = sums.entry(tool).or_default();
+            sum.0 += progress.fraction;
+            sum.1 += 1;
+        }
+    }
+    sums.into_iter()
+        .map(|(tool, (sum, runs))| (tool, if runs == 0 { 0.0 } else { sum / f64::from(runs) }))
+        .collect()
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,311 @@
+//! Everything that can happen to the coordinator, what it may answer, and what it asks for.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::event::{Event, FaultAnswer, Measured, RunOrder, TaskRef};
+use crate::types::{
+    AttemptId, Digest, Epoch, Incarnation, Load, NodeId, NodeSpec, Outcome, Plan, RunId, SessionId, Stage,
+    Summary, TaskId, TaskOutput, Tick, ToolError, ToolName,
+};
+
+/// One thing that happened.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// Somebody declares nodes of the mesh.
+    Declare(Vec<NodeSpec>),
+    /// A node's Hello arrived.
+    Joined {
+        /// The new connection.
+        session: SessionId,
+        /// What it said.
+        hello: Box<Hello>,
+    },
+    /// A connection ended.
+    SessionClosed {
+        /// Which.
+        session: SessionId,
+        /// Whose.
+        node: NodeId,
+    },
+    /// A process that the launcher started ended.
+    ProcessExited {
+        /// Whose.
+        node: NodeId,
+        /// Which process.
+        process_id: u32,
+    },
+    /// A heartbeat arrived.
+    Beat {
+        /// By which connection.
+        session: SessionId,
+        /// From whom.
+        node: NodeId,
+        /// What the node measured.
+        load: Load,
+    },
+    /// A node cannot take an assignment.
+    Rejected {
+        /// From whom.
+        node: NodeId,
+        /// Which.
+        attempt: AttemptRef,
+        /// Why.
+        reason: String,
+    },
+    /// A node says a task ended.
+    TaskEnded {
+        /// From whom.
+        executor: NodeId,
+        /// That node's process start when it did the work.
+        incarnation: Incarnation,
+        /// Which execution.
+        attempt: AttemptRef,
+        /// How.
+        ending: Ending,
+        /// What was measured.
+        measured: Measured,
+    },
+    /// A client asks for a run.
+    StartRun {
+        /// The id to give it; chosen by the shell, which has the randomness.
+        run: RunId,
+        /// What is asked.
+        order: Box<RunOrder>,
+    },
+    /// Somebody cancels a run.
+    CancelRun {
+        /// Which.
+        run: RunId,
+        /// Why.
+        reason: String,
+    },
+    /// An operator reports a node as failed.
+    FailNode(FaultRequest),
+    /// An operator brings a node back.
+    RecoverNode(FaultRequest),
+    /// Time passed.
+    Timer,
+}
+
+/// What HandleFault asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FaultRequest {
+    /// The caller's id for it; empty for none.
+    pub fault_id: String,
+    /// Digest of the request.
+    pub body: Digest,
+    /// The node.
+    pub node: NodeId,
+}
+
+/// Who a node is and what it has.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hello {
+    /// Its declared part.
+    pub spec: NodeSpec,
+    /// Its process start.
+    pub incarnation: Incarnation,
+    /// Its machine; nodes of one machine share its cores.
+    pub host_id: String,
+    /// The cores of its machine that linters may use.
+    pub cpu_slots: u32,
+    /// Equal ids mean equal tools.
+    pub toolchain_id: String,
+    /// Its tools and their versions.
+    pub tools: BTreeMap<ToolName, String>,
+    /// Interpreter, operating system, architecture.
+    pub environment_class: String,
+    /// What confines its linters.
+    pub sandbox: String,
+    /// Its process on its machine.
+    pub process_id: u32,
+    /// Attempts it runs.
+    pub running: Vec<AttemptRef>,
+    /// Attempts whose results it holds and will send again.
+    pub unacknowledged: Vec<AttemptRef>,
+}
+
+/// An execution of a task, named in full.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AttemptRef {
+    /// The run.
+    pub run: RunId,
+    /// The task.
+    pub task: TaskId,
+    /// The execution.
+    pub attempt: AttemptId,
+}
+
+/// How a task ended, as its executor says.
+#[derive(Debug, Clone)]
+pub enum Ending {
+    /// It made an output, which is in the blob store.
+    Made {
+        /// The output.
+        output: TaskOutput,
+        /// What the shell read in it.
+        facts: Facts,
+    },
+    /// It failed: the node's doing, not the tool's.
+    Failed(String),
+}
+
+/// What the core must know of an output.
+#[derive(Debug, Clone)]
+pub enum Facts {
+    /// Of PLAN.
+    Plan(Plan),
+    /// Of LINT.
+    Lint {
+        /// The tool's failure.
+        error: Option<ToolError>,
+    },
+    /// Of CLASSIFY: nothing.
+    Classify,
+    /// Of AGGREGATE.
+    Aggregate {
+        /// How the run ends.
+        outcome: Outcome,
+        /// The counts.
+        summary: Summary,
+        /// The tools that failed.
+        tool_errors: BTreeMap<ToolName, String>,
+    },
+}
+
+impl Facts {
+    /// The stage whose output they are read from.
+    pub const fn stage(&self) -> Stage {
+        match self {
+            Facts::Plan(_) => Stage::Plan,
+            Facts::Lint { .. } => Stage::Lint,
+            Facts::Classify => Stage::Classify,
+            Facts::Aggregate { .. } => Stage::Aggregate,
+        }
+    }
+}
+
+/// What follows from an input.
+#[derive(Debug)]
+pub struct Decision {
+    /// The answer to whoever caused the input.
+    pub reply: Reply,
+    /// The facts, already applied to the state; to be committed before any effect.
+    pub events: Vec<Event>,
+    /// What the shell must do, in order, after the commit.
+    pub effects: Vec<Effect>,
+    /// When to send [`Input::Timer`] at the latest.
+    pub wake_at: Option<Tick>,
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reply {
+    /// Nothing to say.
+    Done,
+    /// The node is accepted.
+    Welcome {
+        /// This coordinator start.
+        epoch: Epoch,
+        /// How often to send heartbeats.
+        heartbeat_interval: Duration,
+    },
+    /// The run, new or the one that the same request started before.
+    Run(RunId),
+    /// What HandleFault did.
+    Fault(Box<FaultAnswer>),
+    /// No.
+    Refused(Refusal),
+}
+
+/// Why an input was refused. Each says whether to fix the request or to try again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Fix: an older process of the node may not take the place of a newer one.
+    #[error("node `{node}` has joined with incarnation {current}; {offered} is older")]
+    StaleIncarnation {
+        /// The node.
+        node: NodeId,
+        /// The one that is known.
+        current: Incarnation,
+        /// The one that was refused.
+        offered: Incarnation,
+    },
+    /// Fix: the node is declared otherwise and has joined.
+    #[error("node `{0}` has joined with another declaration; leave it out or repeat the same")]
+    DeclaredOtherwise(NodeId),
+    /// Fix: there is no such node.
+    #[error("node `{0}` does not belong to the mesh")]
+    UnknownNode(NodeId),
+    /// Fix: there is no such run.
+    #[error("run `{0}` is not known")]
+    UnknownRun(RunId),
+    /// Fix: the id was used for another request.
+    #[error("id `{0}` was used before for another request; use a new one")]
+    IdReused(String),
+    /// Try again: too many runs are open.
+    #[error("{0} runs are open, as many as the server allows")]
+    TooManyRuns(usize),
+}
+
+/// Something the shell must do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Send a message to a node, if this connection still stands.
+    Send {
+        /// To whom.
+        node: NodeId,
+        /// By which connection.
+        session: SessionId,
+        /// What.
+        message: Message,
+    },
+    /// End a connection that a newer one replaced.
+    CloseSession(SessionId),
+    /// Start the process of a node again, if the launcher has it.
+    RestartProcess(NodeId),
+}
+
+/// A message to a node.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Message {
+    /// Do this.
+    Assign(Box<Assign>),
+    /// Stop this.
+    Revoke {
+        /// What.
+        attempt: AttemptRef,
+        /// Why.
+        reason: String,
+    },
+    /// The result arrived; forget it.
+    Acknowledge(AttemptRef),
+}
+
+/// Do this.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Assign {
+    /// Which execution.
+    pub attempt: AttemptRef,
+    /// Of which task.
+    pub task: TaskRef,
+    /// How long it may take.
+    pub timeout: Duration,
+    /// The manifest of the tree.
+    pub manifest: Digest,
+    /// The spec.
+    pub spec: Digest,
+    /// The plan, after PLAN.
+    pub plan: Option<Digest>,
+    /// Outputs of earlier tasks that it reads.
+    pub outputs: Vec<Digest>,
+    /// Tasks that no node could finish, for AGGREGATE.
+    pub failed: Vec<(TaskRef, String)>,
+    /// The tree in place.
+    pub tree_root: Option<String>,
+    /// Cores it may use; 0 for the stages that only compute for a moment.
+    pub cpu_slots: u32,
+    /// The capabilities it uses.
+    pub capabilities: Vec<String>,
+}

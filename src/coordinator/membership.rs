@@ -1,0 +1,232 @@
+//! Nodes come, speak, and go.
+
+use super::breaker::CallOutcome;
+use super::event::{AttemptFault, Event, RunEvent};
+use super::input::{AttemptRef, Effect, Hello, Message, Refusal, Reply};
+use super::run::TaskState;
+use super::{Coordinator, Draft};
+use crate::types::{FaultCause, Incarnation, Load, NodeId, NodeSpec, NodeStatus, SessionId};
+
+impl Coordinator {
+    pub(super) fn declare(&mut self, draft: &mut Draft, specs: Vec<NodeSpec>) -> Reply {
+        for spec in &specs {
+            if let Some(member) = self.state.members.get(&spec.node_id)
+                && member.incarnation.is_some()
+                && member.spec != *spec
+            {
+                return Reply::Refused(Refusal::DeclaredOtherwise(spec.node_id.clone()));
+            }
+        }
+        for spec in specs {
+            if self.state.members.get(&spec.node_id).is_none_or(|member| member.spec != spec) {
+                self.record(draft, Event::NodeDeclared(spec));
+            }
+        }
+        Reply::Done
+    }
+
+    /// A node says who it is and what it has. What it still runs is adopted or revoked; a new connection is not an
+    /// empty node.
+    pub(super) fn join(&mut self, draft: &mut Draft, session: SessionId, hello: Hello) -> Reply {
+        let node = hello.spec.node_id.clone();
+        let known = self.state.members.get(&node).and_then(|member| member.incarnation);
+        if let Some(current) = known
+            && hello.incarnation < current
+        {
+            return Reply::Refused(Refusal::StaleIncarnation { node, current, offered: hello.incarnation });
+        }
+        if let Some(older) = self.presence(&node).session {
+            draft.effects.push(Effect::CloseSession(older));
+        }
+        let is_new_process = known != Some(hello.incarnation);
+        if is_new_process {
+            // A process that is gone took its work with it.
+            self.take_work(draft, &node, true, "its process was started again");
+        }
+        if is_new_process || self.state.members.get(&node).is_some_and(|member| member.spec != hello.spec) {
+            self.record(
+                draft,
+                Event::NodeJoined { spec: hello.spec.clone(), incarnation: hello.incarnation },
+            );
+        }
+        let now = draft.now;
+        let presence = self.presence(&node);
+        presence.session = Some(session);
+        presence.disconnected_at = None;
+        presence.heard_at = Some((now.tick, now.wall));
+        presence.host_id = hello.host_id;
+        presence.cpu_slots = hello.cpu_slots;
+        presence.toolchain_id = hello.toolchain_id;
+        presence.tools = hello.tools;
+        presence.environment_class = hello.environment_class;
+        presence.sandbox = hello.sandbox;
+        presence.process_id = hello.process_id;
+        if is_new_process {
+            presence.load = Load::default();
+            presence.breaker.half_open_now();
+        }
+        self.reconcile(draft, &node, session, hello.incarnation, &hello.running, &hello.unacknowledged);
+        let by_operator = self.state.members.get(&node).is_some_and(|member| {
+            member.status == NodeStatus::Failed && member.cause == Some(FaultCause::Operator)
+        });
+        if !by_operator {
+            self.set_status(draft, &node, NodeStatus::Active, None);
+        }
+        Reply::Welcome { epoch: self.state.epoch, heartbeat_interval: self.settings.heartbeat_interval }
+    }
+
+    /// Compares what a node says it has with what it should have.
+    fn reconcile(
+        &mut self,
+        draft: &mut Draft,
+        node: &NodeId,
+        session: SessionId,
+        incarnation: Incarnation,
+        running: &[AttemptRef],
+        unacknowledged: &[AttemptRef],
+    ) {
+        for attempt in running {
+            if !self.is_current(attempt, node, incarnation) {
+                draft.effects.push(Effect::Send {
+                    node: node.clone(),
+                    session,
+                    message: Message::Revoke {
+                        attempt: attempt.clone(),
+                        reason: "given to another node".into(),
+                    },
+                });
+            }
+        }
+        let lost: Vec<AttemptRef> = self
+            .presence(node)
+            .running
+            .iter()
+            .map(|(id, running)| AttemptRef { run: running.run.clone(), task: running.task, attempt: *id })
+            .filter(|attempt| !running.contains(attempt) && !unacknowledged.contains(attempt))
+            .collect();
+        for attempt in lost {
+            self.attempt_failed(
+                draft,
+                node,
+                &attempt,
+                false,
+                AttemptFault::Lost,
+                "the node does not know of it",
+            );
+        }
+    }
+
+    /// Whether this very execution is the one its task waits for.
+    pub(super) fn is_current(&self, attempt: &AttemptRef, node: &NodeId, incarnation: Incarnation) -> bool {
+        let task = self.state.runs.get(&attempt.run).filter(|run| run.is_open());
+        task.and_then(|run| run.task(attempt.task)).is_some_and(|task| {
+            task.state == TaskState::Running { attempt: attempt.attempt, node: node.clone(), incarnation }
+        })
+    }
+
+    pub(super) fn session_closed(&mut self, draft: &mut Draft, session: SessionId, node: &NodeId) -> Reply {
+        let now = draft.now.tick;
+        let Some(presence) = self.presences.get_mut(node) else { return Reply::Done };
+        if presence.session == Some(session) {
+            presence.session = None;
+            presence.disconnected_at = Some(now);
+            if self.status(node) == Some(NodeStatus::Active) {
+                self.set_status(draft, node, NodeStatus::Degraded, Some(FaultCause::SessionLost));
+            }
+        }
+        Reply::Done
+    }
+
+    /// The launcher saw the process end: the surest of all signs, so there is no grace.
+    pub(super) fn process_exited(&mut self, draft: &mut Draft, node: &NodeId, process_id: u32) -> Reply {
+        let is_the_known_one =
+            self.presences.get(node).is_none_or(|presence| [0, process_id].contains(&presence.process_id));
+        if is_the_known_one && self.state.members.contains_key(node) {
+            self.fail(draft, node, FaultCause::ProcessExited);
+        }
+        Reply::Done
+    }
+
+    pub(super) fn beat(&mut self, draft: &mut Draft, session: SessionId, node: &NodeId, load: Load) -> Reply {
+        let now = draft.now;
+        let Some(presence) = self.presences.get_mut(node) else { return Reply::Done };
+        if presence.session != Some(session) {
+            return Reply::Done;
+        }
+        presence.heard_at = Some((now.tick, now.wall));
+        presence.load = load;
+        let Some(member) = self.state.members.get(node) else { return Reply::Done };
+        let by_operator = member.cause == Some(FaultCause::Operator);
+        if member.status != NodeStatus::Active && !by_operator {
+            self.set_status(draft, node, NodeStatus::Active, None);
+        }
+        Reply::Done
+    }
+
+    pub(super) fn status(&self, node: &NodeId) -> Option<NodeStatus> {
+        self.state.members.get(node).map(|member| member.status)
+    }
+
+    pub(super) fn set_status(
+        &mut self,
+        draft: &mut Draft,
+        node: &NodeId,
+        status: NodeStatus,
+        cause: Option<FaultCause>,
+    ) {
+        let changes = self
+            .state
+            .members
+            .get(node)
+            .is_some_and(|member| member.status != status || member.cause != cause);
+        if changes {
+            self.record(draft, Event::NodeStatusChanged { node: node.clone(), status, cause });
+        }
+    }
+
+    /// Takes all attempts from a node; their tasks wait for another. Answers how many there were.
+    pub(super) fn take_work(
+        &mut self,
+        draft: &mut Draft,
+        node: &NodeId,
+        counts: bool,
+        reason: &str,
+    ) -> Vec<AttemptRef> {
+        let now = draft.now.tick;
+        let presence = self.presence(node);
+        let session = presence.session;
+        let running = std::mem::take(&mut presence.running);
+        let outcome = if counts { CallOutcome::Failure } else { CallOutcome::Ignored };
+        for attempt in running.values() {
+            presence.breaker.record(now, attempt.permit, outcome, 0.0);
+        }
+        let taken: Vec<AttemptRef> = running
+            .into_iter()
+            .map(|(attempt, running)| AttemptRef { run: running.run, task: running.task, attempt })
+            .collect();
+        let mut runs: Vec<_> = taken.iter().map(|attempt| attempt.run.clone()).collect();
+        runs.dedup();
+        runs.sort();
+        runs.dedup();
+        for run in runs {
+            let Some(state) = self.state.runs.get(&run) else { continue };
+            let tasks = taken
+                .iter()
+                .filter(|attempt| attempt.run == run)
+                .filter_map(|attempt| state.task(attempt.task))
+                .map(|task| task.task.clone())
+                .collect();
+            self.record_run(draft, &run, RunEvent::Redistributed { from: node.clone(), tasks, counts });
+        }
+        if let Some(session) = session {
+            for attempt in &taken {
+                let message = Message::Revoke { attempt: attempt.clone(), reason: reason.to_owned() };
+                draft.effects.push(Effect::Send { node: node.clone(), session, message });
+            }
+        }
+        for attempt in &taken {
+            self.give_up_if_exhausted(draft, &attempt.run, attempt.task, reason);
+        }
+        taken
+    }
+}

@@ -1,0 +1,234 @@
+//! Attempts end; what follows from that in their run.
+
+use std::collections::BTreeMap;
+
+use super::breaker::CallOutcome;
+use super::event::{AttemptFault, FinishedResult, Measured, NewTask, RunEvent, TaskRef};
+use super::input::{AttemptRef, Effect, Ending, Facts, Message, Reply};
+use super::run::TaskState;
+use super::{Coordinator, Draft};
+use crate::types::{Incarnation, NodeId, Outcome, Plan, RunId, Stage, TaskId, ToolName};
+
+impl Coordinator {
+    pub(super) fn task_ended(
+        &mut self,
+        draft: &mut Draft,
+        executor: &NodeId,
+        incarnation: Incarnation,
+        attempt: &AttemptRef,
+        ending: Ending,
+        measured: Measured,
+    ) -> Reply {
+        // Whatever becomes of it, the node need not send it again.
+        if let Some(session) = self.presences.get(executor).and_then(|presence| presence.session) {
+            let message = Message::Acknowledge(attempt.clone());
+            draft.effects.push(Effect::Send { node: executor.clone(), session, message });
+        }
+        if !self.is_current(attempt, executor, incarnation) {
+            self.stale_results += 1;
+            return Reply::Done;
+        }
+        let stage = self
+            .state
+            .runs
+            .get(&attempt.run)
+            .and_then(|run| run.task(attempt.task))
+            .map(|task| task.task.stage);
+        match ending {
+            Ending::Failed(reason) => {
+                self.attempt_failed(draft, executor, attempt, true, AttemptFault::Failed, &reason);
+            }
+            Ending::Made { facts, .. } if Some(facts.stage()) != stage => {
+                let detail = "its output is of another stage";
+                self.attempt_failed(draft, executor, attempt, true, AttemptFault::Failed, detail);
+            }
+            Ending::Made { output, facts } => {
+                self.release(draft, executor, attempt, CallOutcome::Success);
+                let tool_error = match &facts {
+                    Facts::Lint { error } => error.clone(),
+                    _ => None,
+                };
+                if let Some(task) = self.task_ref(&attempt.run, attempt.task) {
+                    let accepted = RunEvent::TaskAccepted {
+                        task: task.clone(),
+                        attempt: attempt.attempt,
+                        node: executor.clone(),
+                        output,
+                        tool_error,
+                        measured,
+                    };
+                    self.record_run(draft, &attempt.run, accepted);
+                    self.follow(draft, &attempt.run, &task, facts, output);
+                }
+            }
+        }
+        Reply::Done
+    }
+
+    pub(super) fn rejected(
+        &mut self,
+        draft: &mut Draft,
+        node: &NodeId,
+        attempt: &AttemptRef,
+        reason: &str,
+    ) -> Reply {
+        if self.presences.get(node).is_some_and(|presence| presence.running.contains_key(&attempt.attempt)) {
+            self.release(draft, node, attempt, CallOutcome::Overloaded);
+            self.requeue(draft, node, attempt, false, AttemptFault::Rejected, reason);
+        }
+        Reply::Done
+    }
+
+    /// An attempt ended badly: the node's doing if it counts.
+    pub(super) fn attempt_failed(
+        &mut self,
+        draft: &mut Draft,
+        node: &NodeId,
+        attempt: &AttemptRef,
+        counts: bool,
+        cause: AttemptFault,
+        detail: &str,
+    ) {
+        let outcome = if counts { CallOutcome::Failure } else { CallOutcome::Ignored };
+        self.release(draft, node, attempt, outcome);
+        self.requeue(draft, node, attempt, counts, cause, detail);
+    }
+
+    fn requeue(
+        &mut self,
+        draft: &mut Draft,
+        node: &NodeId,
+        attempt: &AttemptRef,
+        counts: bool,
+        cause: AttemptFault,
+        detail: &str,
+    ) {
+        let Some(task) = self.task_ref(&attempt.run, attempt.task) else { return };
+        if !self.state.runs.get(&attempt.run).is_some_and(super::run::Run::is_open) {
+            return;
+        }
+        let failed = RunEvent::AttemptFailed {
+            task,
+            attempt: attempt.attempt,
+            node: node.clone(),
+            counts,
+            cause,
+            detail: detail.to_owned(),
+        };
+        self.record_run(draft, &attempt.run, failed);
+        self.give_up_if_exhausted(draft, &attempt.run, attempt.task, detail);
+    }
+
+    fn release(&mut self, draft: &Draft, node: &NodeId, attempt: &AttemptRef, outcome: CallOutcome) {
+        let presence = self.presence(node);
+        if let Some(running) = presence.running.remove(&attempt.attempt) {
+            presence.breaker.record(draft.now.tick, running.permit, outcome, 0.0);
+        }
+    }
+
+    pub(super) fn task_ref(&self, run: &RunId, task: TaskId) -> Option<TaskRef> {
+        Some(self.state.runs.get(run)?.task(task)?.task.clone())
+    }
+
+    /// The budget: one attempt and `max_retry_attempts` more, counting only what crashed.
+    pub(super) fn give_up_if_exhausted(&mut self, draft: &mut Draft, run: &RunId, task: TaskId, last: &str) {
+        let budget = self.settings.max_retry_attempts;
+        let Some(task) = self
+            .state
+            .runs
+            .get(run)
+            .and_then(|run| run.task(task))
+            .filter(|task| task.state == TaskState::Queued && task.crashes > budget)
+        else {
+            return;
+        };
+        let (task, crashes) = (task.task.clone(), task.crashes);
+        let reason = format!("{crashes} attempts failed; the last: {last}");
+        self.record_run(draft, run, RunEvent::TaskGivenUp { task: task.clone(), reason: reason.clone() });
+        match task.stage {
+            Stage::Lint | Stage::Classify => self.aggregate_if_complete(draft, run),
+            Stage::Plan | Stage::Aggregate => {
+                let detail = format!("{task} could not be done: {reason}");
+                self.finish(draft, run, Outcome::Incomplete, None, detail);
+            }
+        }
+    }
+
+    fn follow(
+        &mut self,
+        draft: &mut Draft,
+        run: &RunId,
+        task: &TaskRef,
+        facts: Facts,
+        output: crate::types::TaskOutput,
+    ) {
+        match facts {
+            Facts::Plan(plan) => self.create_lint_tasks(draft, run, &plan),
+            Facts::Lint { .. } => {
+                let classify = TaskRef { id: self.next_task(run), stage: Stage::Classify, ..task.clone() };
+                let tasks = vec![NewTask { task: classify, cost: 1 }];
+                self.record_run(draft, run, RunEvent::TasksCreated { tasks, assignments: None });
+            }
+            Facts::Classify => self.aggregate_if_complete(draft, run),
+            Facts::Aggregate { outcome, summary, tool_errors } => {
+                let result = FinishedResult { output, summary, tool_errors };
+                self.finish(draft, run, outcome, Some(result), String::new());
+            }
+        }
+    }
+
+    fn next_task(&self, run: &RunId) -> TaskId {
+        TaskId(self.state.runs.get(run).map_or(0, |run| run.tasks.len() as u64) + 1)
+    }
+
+    fn create_lint_tasks(&mut self, draft: &mut Draft, run: &RunId, plan: &Plan) {
+        let mut tasks = Vec::new();
+        let mut id = self.next_task(run);
+        for tool in &plan.tools {
+            for (shard, files) in (0_u32..).zip(&tool.shards) {
+                let task = TaskRef {
+                    id,
+                    stage: Stage::Lint,
+                    tool: Some(tool.tool.clone()),
+                    shard,
+                    shards: u32::try_from(tool.shards.len()).unwrap_or(u32::MAX),
+                };
+                tasks.push(NewTask { task, cost: files.cost });
+                id.0 += 1;
+            }
+        }
+        if !tasks.is_empty() {
+            let assignments = self.assignments(run, &tasks);
+            self.record_run(draft, run, RunEvent::TasksCreated { tasks, assignments: Some(assignments) });
+        }
+        self.aggregate_if_complete(draft, run);
+    }
+
+    /// Makes the last task once every LINT task is over and every output is classified.
+    fn aggregate_if_complete(&mut self, draft: &mut Draft, run: &RunId) {
+        let Some(state) = self.state.runs.get(run).filter(|run| run.is_open()) else { return };
+        let planned = state.output_of(Stage::Plan).is_some();
+        let linted = state.stage(Stage::Lint).all(super::run::Task::is_over);
+        let classified = state.stage(Stage::Classify).all(super::run::Task::is_over)
+            && state.stage(Stage::Classify).count()
+                == state.stage(Stage::Lint).filter(|task| task.output().is_some()).count();
+        let made = state.stage(Stage::Aggregate).next().is_some();
+        if planned && linted && classified && !made {
+            let task =
+                TaskRef { id: self.next_task(run), stage: Stage::Aggregate, tool: None, shard: 0, shards: 0 };
+            let tasks = vec![NewTask { task, cost: 1 }];
+            self.record_run(draft, run, RunEvent::TasksCreated { tasks, assignments: None });
+        }
+    }
+
+    /// The tasks of a run whose output is missing for good, with the reason; input of AGGREGATE.
+    pub(super) fn given_up(&self, run: &RunId) -> Vec<(TaskRef, String)> {
+        let mut failed: BTreeMap<(Option<ToolName>, u32), (TaskRef, String)> = BTreeMap::new();
+        for task in self.state.runs.get(run).into_iter().flat_map(|run| &run.tasks) {
+            if let TaskState::GivenUp { reason } = &task.state {
+                failed.insert((task.task.tool.clone(), task.task.shard), (task.task.clone(), reason.clone()));
+            }
+        }
+        failed.into_values().collect()
+    }
+}

@@ -1,0 +1,251 @@
+//! A run and its tasks: plain state, changed only by applying events.
+
+use std::collections::BTreeMap;
+
+use super::event::{FinishedResult, Measured, RunEvent, RunOrder, TaskRef};
+use crate::types::{
+    AttemptId, FaultCause, Incarnation, NodeId, Outcome, Stage, TaskId, TaskOutput, ToolError, ToolName,
+    UnixMillis,
+};
+
+/// One request and what became of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run {
+    /// What was asked.
+    pub order: RunOrder,
+    /// When it was accepted.
+    pub started_at: UnixMillis,
+    /// When it ended.
+    pub ended_at: Option<UnixMillis>,
+    /// Its tasks; task `n` is at `n - 1`.
+    pub tasks: Vec<Task>,
+    /// The number of its newest event.
+    pub sequence: u64,
+    /// How it ended.
+    pub ending: Option<RunEnding>,
+    /// Faults of nodes while they had work of this run.
+    pub faults: Vec<(NodeId, FaultCause)>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunEnding {
+    /// How.
+    pub outcome: Outcome,
+    /// The result, unless there is none.
+    pub result: Option<FinishedResult>,
+    /// Why there is none.
+    pub detail: String,
+}
+
+/// A unit of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Task {
+    /// Its names.
+    pub task: TaskRef,
+    /// Estimated effort; only compared.
+    pub cost: u64,
+    /// Where it is.
+    pub state: TaskState,
+    /// Attempts that count against its budget.
+    pub crashes: u32,
+    /// Attempts that were taken back or failed, for the report.
+    pub retries: u32,
+}
+
+/// Where a task is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TaskState {
+    /// It waits for a node.
+    Queued,
+    /// A node has it.
+    Running {
+        /// The execution.
+        attempt: AttemptId,
+        /// The node.
+        node: NodeId,
+        /// The node's process start.
+        incarnation: Incarnation,
+    },
+    /// It ended well.
+    Done {
+        /// The execution.
+        attempt: AttemptId,
+        /// The node.
+        node: NodeId,
+        /// What it made.
+        output: TaskOutput,
+        /// The tool's failure, for LINT.
+        tool_error: Option<ToolError>,
+        /// What was measured.
+        measured: Measured,
+    },
+    /// It used up its attempts.
+    GivenUp {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// How far a tool is in a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct ToolProgress {
+    /// LINT tasks that wait.
+    pub queued: u32,
+    /// LINT tasks that run.
+    pub running: u32,
+    /// LINT tasks that ended, well or not.
+    pub done: u32,
+    /// Ended, weighed by cost: 0 to 1.
+    pub fraction: f64,
+}
+
+impl Run {
+    /// A run that was just accepted.
+    pub fn new(order: RunOrder, at: UnixMillis) -> Self {
+        Self {
+            order,
+            started_at: at,
+            ended_at: None,
+            tasks: Vec::new(),
+            sequence: 0,
+            ending: None,
+            faults: Vec::new(),
+        }
+    }
+
+    /// Whether it has work to do.
+    pub const fn is_open(&self) -> bool {
+        self.ending.is_none()
+    }
+
+    /// A task by its number.
+    pub fn task(&self, id: TaskId) -> Option<&Task> {
+        self.tasks.get(usize::try_from(id.0).ok()?.checked_sub(1)?)
+    }
+
+    fn task_mut(&mut self, id: TaskId) -> Option<&mut Task> {
+        self.tasks.get_mut(usize::try_from(id.0).ok()?.checked_sub(1)?)
+    }
+
+    /// The tasks of a stage, in the order of their making.
+    pub fn stage(&self, stage: Stage) -> impl Iterator<Item = &Task> {
+        self.tasks.iter().filter(move |task| task.task.stage == stage)
+    }
+
+    /// The output of the single task of a stage.
+    pub fn output_of(&self, stage: Stage) -> Option<TaskOutput> {
+        self.stage(stage).find_map(Task::output)
+    }
+
+    /// How far each tool is.
+    pub fn tool_progress(&self) -> BTreeMap<ToolName, ToolProgress> {
+        let mut progress: BTreeMap<ToolName, (ToolProgress, u64, u64)> =
+            self.order.tools.keys().map(|tool| (tool.clone(), (ToolProgress::default(), 0, 0))).collect();
+        for task in self.stage(Stage::Lint) {
+            let Some(entry) = task.task.tool.as_ref().and_then(|tool| progress.get_mut(tool)) else {
+                continue;
+            };
+            let (counts, done_cost, all_cost) = entry;
+            let cost = task.cost.max(1);
+            *all_cost += cost;
+            match task.state {
+                TaskState::Queued => counts.queued += 1,
+                TaskState::Running { .. } => counts.running += 1,
+                TaskState::Done { .. } | TaskState::GivenUp { .. } => {
+                    counts.done += 1;
+                    *done_cost += cost;
+                }
+            }
+        }
+        let ended = !self.is_open();
+        progress
+            .into_iter()
+            .map(|(tool, (mut counts, done, all))| {
+                counts.fraction = match all {
+                    // No task for the tool: it was refused or there is nothing to lint. Done when the run is.
+                    0 => f64::from(u8::from(ended)),
+                    _ => done as f64 / all as f64,
+                };
+                (tool, counts)
+            })
+            .collect()
+    }
+
+    /// Applies one of its events.
+    pub fn apply(&mut self, at: UnixMillis, event: &RunEvent) {
+        self.sequence += 1;
+        match event {
+            RunEvent::Started { .. } => {}
+            RunEvent::TasksCreated { tasks, .. } => {
+                self.tasks.extend(tasks.iter().map(|new| Task {
+                    task: new.task.clone(),
+                    cost: new.cost,
+                    state: TaskState::Queued,
+                    crashes: 0,
+                    retries: 0,
+                }));
+            }
+            RunEvent::TaskAssigned { task, attempt, node, incarnation } => {
+                self.set(
+                    task.id,
+                    TaskState::Running { attempt: *attempt, node: node.clone(), incarnation: *incarnation },
+                );
+            }
+            RunEvent::TaskAccepted { task, attempt, node, output, tool_error, measured } => {
+                let done = TaskState::Done {
+                    attempt: *attempt,
+                    node: node.clone(),
+                    output: *output,
+                    tool_error: tool_error.clone(),
+                    measured: measured.clone(),
+                };
+                self.set(task.id, done);
+            }
+            RunEvent::AttemptFailed { task, counts, .. } => self.requeue(task.id, *counts),
+            RunEvent::Redistributed { tasks, counts, .. } => {
+                for task in tasks {
+                    self.requeue(task.id, *counts);
+                }
+            }
+            RunEvent::TaskGivenUp { task, reason } => {
+                self.set(task.id, TaskState::GivenUp { reason: reason.clone() });
+            }
+            RunEvent::NodeFault { node, cause } => self.faults.push((node.clone(), *cause)),
+            RunEvent::Finished { outcome, result, detail } => {
+                self.ended_at = Some(at);
+                self.ending =
+                    Some(RunEnding { outcome: *outcome, result: result.clone(), detail: detail.clone() });
+            }
+        }
+    }
+
+    fn set(&mut self, id: TaskId, state: TaskState) {
+        if let Some(task) = self.task_mut(id) {
+            task.state = state;
+        }
+    }
+
+    fn requeue(&mut self, id: TaskId, counts: bool) {
+        if let Some(task) = self.task_mut(id) {
+            task.state = TaskState::Queued;
+            task.retries += 1;
+            task.crashes += u32::from(counts);
+        }
+    }
+}
+
+impl Task {
+    /// What it made, if it ended well.
+    pub const fn output(&self) -> Option<TaskOutput> {
+        match &self.state {
+            TaskState::Done { output, .. } => Some(*output),
+            _ => None,
+        }
+    }
+
+    /// Whether it has ended, well or not.
+    pub const fn is_over(&self) -> bool {
+        matches!(self.state, TaskState::Done { .. } | TaskState::GivenUp { .. })
+    }
+}

@@ -1,0 +1,124 @@
+//! The durable state, and the one function that changes it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::event::{Event, FaultAnswer, RunEvent};
+use super::node::Member;
+use super::run::Run;
+use crate::types::{Digest, Epoch, NodeId, NodeStatus, RunId};
+
+/// How many answers to HandleFault are kept for repetitions.
+const KEPT_FAULTS: usize = 1000;
+
+/// All that survives a restart once it is stored.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct State {
+    /// This coordinator start.
+    pub epoch: Epoch,
+    /// Attempts made in this epoch.
+    pub attempts: u64,
+    /// By name.
+    pub members: BTreeMap<NodeId, Member>,
+    /// By id.
+    pub runs: BTreeMap<RunId, Run>,
+    /// Run ids in the order of their start.
+    pub order: VecDeque<RunId>,
+    /// The run each request of each caller started.
+    pub requests: BTreeMap<(String, String), RunId>,
+    /// Answers to HandleFault by the caller's id.
+    pub faults: BTreeMap<String, (Digest, FaultAnswer)>,
+    /// The ids of `faults`, oldest first.
+    pub fault_order: VecDeque<String>,
+}
+
+impl State {
+    /// The state before anything happened.
+    pub fn new(epoch: Epoch) -> Self {
+        Self { epoch, ..Self::default() }
+    }
+
+    /// Applies a fact. The same facts in the same order give the same state.
+    pub fn apply(&mut self, event: &Event) {
+        match event {
+            Event::NodeDeclared(spec) => {
+                self.members
+                    .entry(spec.node_id.clone())
+                    .and_modify(|member| member.spec = spec.clone())
+                    .or_insert_with(|| Member {
+                        spec: spec.clone(),
+                        status: NodeStatus::Initializing,
+                        cause: None,
+                        incarnation: None,
+                    });
+            }
+            Event::NodeJoined { spec, incarnation } => {
+                let member = self.members.entry(spec.node_id.clone()).or_insert_with(|| Member {
+                    spec: spec.clone(),
+                    status: NodeStatus::Initializing,
+                    cause: None,
+                    incarnation: None,
+                });
+                member.spec = spec.clone();
+                member.incarnation = Some(*incarnation);
+            }
+            Event::NodeStatusChanged { node, status, cause } => {
+                if let Some(member) = self.members.get_mut(node) {
+                    member.status = *status;
+                    member.cause = *cause;
+                }
+            }
+            Event::FaultHandled { fault_id, body, answer } => {
+                self.faults.insert(fault_id.clone(), (*body, answer.clone()));
+                self.fault_order.push_back(fault_id.clone());
+                if self.fault_order.len() > KEPT_FAULTS
+                    && let Some(oldest) = self.fault_order.pop_front()
+                {
+                    self.faults.remove(&oldest);
+                }
+            }
+            Event::Run { run, at, event } => {
+                if let RunEvent::Started { order, .. } = event {
+                    self.runs.insert(run.clone(), Run::new((**order).clone(), *at));
+                    self.order.push_back(run.clone());
+                    if !order.request_id.is_empty() {
+                        let key = (order.caller.clone(), order.request_id.clone());
+                        self.requests.insert(key, run.clone());
+                    }
+                }
+                if let RunEvent::TaskAssigned { attempt, .. } = event {
+                    self.attempts = self.attempts.max(attempt.number);
+                }
+                if let Some(state) = self.runs.get_mut(run) {
+                    state.apply(*at, event);
+                }
+            }
+            Event::RunForgotten(run) => {
+                if let Some(forgotten) = self.runs.remove(run) {
+                    let key = (forgotten.order.caller, forgotten.order.request_id);
+                    if self.requests.get(&key) == Some(run) {
+                        self.requests.remove(&key);
+                    }
+                }
+                self.order.retain(|kept| kept != run);
+            }
+        }
+    }
+
+    /// The nodes that are ACTIVE.
+    pub fn active(&self) -> impl Iterator<Item = (&NodeId, &Member)> {
+        self.members.iter().filter(|(_, member)| member.status == NodeStatus::Active)
+    }
+
+    /// ACTIVE nodes / all nodes; 0 for an empty mesh.
+    pub fn health(&self) -> f64 {
+        match self.members.len() {
+            0 => 0.0,
+            all => self.active().count() as f64 / all as f64,
+        }
+    }
+
+    /// The runs that have work to do, oldest first.
+    pub fn open_runs(&self) -> impl Iterator<Item = (&RunId, &Run)> {
+        self.order.iter().filter_map(|id| self.runs.get_key_value(id)).filter(|(_, run)| run.is_open())
+    }
+}

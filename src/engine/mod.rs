@@ -1,0 +1,342 @@
+//! The only owner of the coordinator: receives what happens, has it decided, commits the facts, performs the effects.
+//!
+//! What arrives together is committed together. No effect is seen before the facts behind it are stored, and readers see
+//! committed state only. If the store fails, the engine stops: it must not go on with a state nobody can restore.
+
+pub mod clock;
+pub mod codec;
+pub mod sessions;
+pub mod watch;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch as channel};
+
+use crate::coordinator::Coordinator;
+use crate::coordinator::event::Event;
+use crate::coordinator::input::{Effect, Input, Reply};
+use crate::coordinator::run::TaskState;
+use crate::coordinator::settings::Settings;
+use crate::store::{Store, StoreError};
+use crate::types::{NodeId, NodeStatus, Now, RunId, Tick};
+use clock::Clock;
+use sessions::Sessions;
+use watch::{NodePart, Progress, RunLogs};
+
+/// Commands that may wait; beyond, callers wait.
+const QUEUE: usize = 1024;
+/// Commands decided before one commit.
+const BATCH: usize = 256;
+
+/// A question about the committed state.
+type Query = Box<dyn FnOnce(&Coordinator, Now) + Send>;
+
+enum Command {
+    Input(Input, oneshot::Sender<Reply>),
+    Query(Query),
+}
+
+/// The engine has stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the coordinator has stopped")]
+pub struct Stopped;
+
+/// Why an engine could not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A record.
+    #[error(transparent)]
+    Codec(#[from] codec::CodecError),
+}
+
+/// How others speak to the engine. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    sessions: Sessions,
+    logs: RunLogs,
+    revision: channel::Receiver<u64>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Handle {
+    /// Has an input decided; answers once the facts are committed.
+    pub async fn decide(&self, input: Input) -> Result<Reply, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Input(input, reply)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Asks about the committed state.
+    pub async fn query<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Coordinator, Now) -> T + Send + 'static,
+    ) -> Result<T, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        let query: Query = Box::new(move |core, now| {
+            // The asker may have gone away.
+            let _ = reply.send(question(core, now));
+        });
+        self.commands.send(Command::Query(query)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// The connections of nodes.
+    pub const fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// The logs of runs.
+    pub const fn logs(&self) -> &RunLogs {
+        &self.logs
+    }
+
+    /// Changes whenever a decision changed something.
+    pub fn revision(&self) -> channel::Receiver<u64> {
+        self.revision.clone()
+    }
+
+    /// The moment, by the engine's clock.
+    pub fn now(&self) -> Now {
+        self.clock.now()
+    }
+}
+
+/// The engine, ready to run.
+pub struct Engine<S> {
+    core: Coordinator,
+    store: S,
+    stored: u64,
+    clock: Arc<dyn Clock>,
+    commands: mpsc::Receiver<Command>,
+    sessions: Sessions,
+    logs: RunLogs,
+    revision: channel::Sender<u64>,
+    restarts: mpsc::Sender<NodeId>,
+}
+
+impl<S: Store> Engine<S> {
+    /// Opens the store for a new coordinator start. Node ids whose process should be started again go to `restarts`.
+    pub fn new(
+        settings: Settings,
+        mut store: S,
+        clock: Arc<dyn Clock>,
+        restarts: mpsc::Sender<NodeId>,
+    ) -> Result<(Self, Handle), EngineError> {
+        let epoch = store.open_epoch()?;
+        let (sender, commands) = mpsc::channel(QUEUE);
+        let (revision, watched) = channel::channel(0);
+        let (sessions, logs) = (Sessions::default(), RunLogs::default());
+        let handle = Handle {
+            commands: sender,
+            sessions: sessions.clone(),
+            logs: logs.clone(),
+            revision: watched,
+            clock: clock.clone(),
+        };
+        let core = Coordinator::new(settings, epoch);
+        let engine = Self { core, store, stored: 0, clock, commands, sessions, logs, revision, restarts };
+        Ok((engine, handle))
+    }
+
+    /// Runs until every handle is gone or the store fails.
+    pub async fn run(mut self) -> Result<(), EngineError> {
+        let mut wake_at: Option<Tick> = None;
+        loop {
+            let first = tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(command) => Some(command),
+                    None => return Ok(()),
+                },
+                () = sleep_until(wake_at, self.clock.now().tick) => None,
+            };
+            let mut batch: Vec<Command> = first.into_iter().collect();
+            while batch.len() < BATCH
+                && let Ok(more) = self.commands.try_recv()
+            {
+                batch.push(more);
+            }
+            wake_at = self.step(batch)?;
+        }
+    }
+
+    /// Decides a batch, commits, performs. An empty batch lets time pass.
+    fn step(&mut self, batch: Vec<Command>) -> Result<Option<Tick>, EngineError> {
+        let now = self.clock.now();
+        let (mut events, mut effects, mut replies, mut queries) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut inputs: Vec<(Input, Option<oneshot::Sender<Reply>>)> = Vec::new();
+        for command in batch {
+            match command {
+                Command::Input(input, reply) => inputs.push((input, Some(reply))),
+                Command::Query(query) => queries.push(query),
+            }
+        }
+        // Time passes with every batch: a notification is a hint, the sweep is the rule.
+        inputs.push((Input::Timer, None));
+        let mut wake_at = None;
+        for (input, reply) in inputs {
+            let decision = self.core.decide(now, input);
+            events.extend(decision.events);
+            effects.extend(decision.effects);
+            wake_at = decision.wake_at;
+            replies.extend(reply.map(|reply| (reply, decision.reply)));
+        }
+        self.commit(&events)?;
+        self.publish(events);
+        for effect in effects {
+            self.perform(effect);
+        }
+        for (reply, answer) in replies {
+            // The caller may have gone away.
+            let _ = reply.send(answer);
+        }
+        for query in queries {
+            query(&self.core, now);
+        }
+        Ok(wake_at)
+    }
+
+    fn commit(&mut self, events: &[Event]) -> Result<(), EngineError> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let batch = events.iter().map(codec::encode).collect::<Result<Vec<_>, _>>()?;
+        let count = batch.len() as u64;
+        self.store.append(self.core.state().epoch, self.stored, batch)?;
+        self.stored += count;
+        Ok(())
+    }
+
+    fn publish(&self, events: Vec<Event>) {
+        if events.is_empty() {
+            return;
+        }
+        let mut changed: BTreeSet<RunId> = BTreeSet::new();
+        let mut nodes_changed = false;
+        for event in events {
+            log(&event);
+            match event {
+                Event::Run { run, at, event } => {
+                    self.logs.append(&run, at, event);
+                    changed.insert(run);
+                }
+                Event::RunForgotten(run) => self.logs.forget(&run),
+                Event::NodeDeclared(_) | Event::NodeJoined { .. } | Event::NodeStatusChanged { .. } => {
+                    nodes_changed = true;
+                }
+                Event::FaultHandled { .. } => {}
+            }
+        }
+        if nodes_changed {
+            changed.extend(self.core.state().open_runs().map(|(id, _)| id.clone()));
+        }
+        for run in changed {
+            self.logs.publish(&run, progress(&self.core, &run));
+        }
+        self.revision.send_replace(self.core.revision());
+    }
+
+    fn perform(&self, effect: Effect) {
+        match effect {
+            Effect::Send { session, message, .. } => self.sessions.send(session, message),
+            Effect::CloseSession(session) => self.sessions.close(session),
+            Effect::RestartProcess(node) => {
+                if self.restarts.try_send(node.clone()).is_err() {
+                    tracing::warn!(node = %node, "no launcher takes the request to start this node");
+                }
+            }
+        }
+    }
+}
+
+/// Waits until the tick; for ever if there is none.
+async fn sleep_until(wake_at: Option<Tick>, now: Tick) {
+    match wake_at {
+        Some(at) => tokio::time::sleep(at.since(now)).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How far a run is, as its watchers are told.
+pub fn progress(core: &Coordinator, id: &RunId) -> Progress {
+    let Some(run) = core.state().runs.get(id) else { return Progress::default() };
+    let mut nodes: std::collections::BTreeMap<NodeId, (NodePart, u32)> = core
+        .state()
+        .members
+        .iter()
+        .map(|(node, member)| {
+            let status = match member.status {
+                NodeStatus::Active => "idle".to_owned(),
+                other => other.as_str().to_ascii_lowercase(),
+            };
+            (node.clone(), (NodePart { status, ..NodePart::default() }, 0))
+        })
+        .collect();
+    for task in &run.tasks {
+        let (node, done) = match &task.state {
+            TaskState::Running { node, .. } => (node, 0),
+            TaskState::Done { node, .. } => (node, 1),
+            TaskState::Queued | TaskState::GivenUp { .. } => continue,
+        };
+        let (part, finished) = nodes.entry(node.clone()).or_default();
+        part.tasks.push(task.task.to_string());
+        *finished += done;
+        if part.status == "idle" {
+            part.status = "assigned".to_owned();
+        }
+    }
+    let nodes = nodes
+        .into_iter()
+        .map(|(node, (mut part, done))| {
+            if !part.tasks.is_empty() {
+                part.progress = f64::from(done) / part.tasks.len() as f64;
+            }
+            (node, part)
+        })
+        .collect();
+    Progress { sequence: run.sequence, tools: run.tool_progress(), nodes }
+}
+
+/// Tells operators what happened, by names and numbers only.
+fn log(event: &Event) {
+    use crate::coordinator::event::RunEvent;
+    match event {
+        Event::NodeJoined { spec, incarnation } => {
+            tracing::info!(node = %spec.node_id, incarnation = incarnation.0, "node joined");
+        }
+        Event::NodeStatusChanged { node, status, cause } => {
+            let cause = cause.map_or("", crate::types::FaultCause::as_str);
+            tracing::info!(%node, %status, cause, "node status changed");
+        }
+        Event::Run { run, event, .. } => match event {
+            RunEvent::Started { order, .. } => {
+                tracing::info!(%run, files = order.files, project = order.project, "run started");
+            }
+            RunEvent::TaskAssigned { task, attempt, node, .. } => {
+                tracing::debug!(%run, task = %task, %attempt, %node, "task assigned");
+            }
+            RunEvent::TaskAccepted { task, attempt, node, .. } => {
+                tracing::debug!(%run, task = %task, %attempt, %node, "task accepted");
+            }
+            RunEvent::AttemptFailed { task, attempt, node, cause, detail, .. } => {
+                tracing::warn!(%run, task = %task, %attempt, %node, cause = cause.as_str(), detail, "attempt failed");
+            }
+            RunEvent::TaskGivenUp { task, reason } => {
+                tracing::warn!(%run, task = %task, reason, "task given up");
+            }
+            RunEvent::Redistributed { from, tasks, .. } => {
+                tracing::warn!(%run, node = %from, tasks = tasks.len(), "tasks taken from node");
+            }
+            RunEvent::Finished { outcome, detail, .. } => {
+                tracing::info!(%run, %outcome, detail, "run finished");
+            }
+            RunEvent::TasksCreated { .. } | RunEvent::NodeFault { .. } => {}
+        },
+        Event::NodeDeclared(_) | Event::FaultHandled { .. } | Event::RunForgotten(_) => {}
+    }
+}

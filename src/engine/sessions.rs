@@ -1,0 +1,61 @@
+//! The connections of nodes: where messages for them go.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::mpsc;
+
+use crate::coordinator::input::Message;
+use crate::types::SessionId;
+
+/// Messages that may wait for a slow connection before it is ended.
+const QUEUE: usize = 1024;
+
+/// All open connections.
+#[derive(Debug, Clone, Default)]
+pub struct Sessions {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    last: u64,
+    open: BTreeMap<SessionId, mpsc::Sender<Message>>,
+}
+
+impl Sessions {
+    /// Opens a connection. The receiver ends when the connection is closed from this side.
+    pub fn open(&self) -> (SessionId, mpsc::Receiver<Message>) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let mut inner = self.lock();
+        inner.last += 1;
+        let session = SessionId(inner.last);
+        inner.open.insert(session, sender);
+        (session, receiver)
+    }
+
+    /// Closes a connection.
+    pub fn close(&self, session: SessionId) {
+        self.lock().open.remove(&session);
+    }
+
+    /// Closes all connections.
+    pub fn close_all(&self) {
+        self.lock().open.clear();
+    }
+
+    /// Queues a message. A connection that does not keep up is closed: its node comes back and both sides compare
+    /// what they have, so nothing is lost.
+    pub fn send(&self, session: SessionId, message: Message) {
+        let mut inner = self.lock();
+        let Some(sender) = inner.open.get(&session) else { return };
+        if sender.try_send(message).is_err() {
+            tracing::warn!(session = session.0, "closing a connection that does not keep up");
+            inner.open.remove(&session);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,159 @@
+//! One connection, from its first byte to its end.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tonic::transport::server::TcpConnectInfo;
+use tower::{Service, ServiceExt as _};
+
+use super::accept::{ConnectionLimits, ServeOptions};
+use super::preface::{Replayed, read_preface};
+use crate::middleware::peer::{Peer, PeerTls};
+
+/// Runs the handlers of one connection as tasks that end with it: otherwise a handler would outlive an
+/// aborted connection.
+#[derive(Clone)]
+struct BoundExecutor {
+    connection_over: CancellationToken,
+}
+
+impl<F> hyper::rt::Executor<F> for BoundExecutor
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, handler: F) {
+        let over = self.connection_over.clone();
+        hyper::rt::Executor::execute(&TokioExecutor::new(), async move {
+            over.run_until_cancelled(handler).await;
+        });
+    }
+}
+
+/// Serves `io` until it ends, ages out, breaks a limit, or has drained after `shutdown`.
+pub(super) async fn run<I, S>(
+    io: I,
+    addr: Option<SocketAddr>,
+    service: S,
+    options: ServeOptions,
+    shutdown: CancellationToken,
+) where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Body>, Response = http::Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    match options.tls.clone() {
+        None => {
+            let peer = Peer { addr, tls: None };
+            serve_http(io, peer, service, &options, shutdown).await;
+        }
+        Some(configs) => {
+            let acceptor = TlsAcceptor::from(Arc::clone(&configs.borrow()));
+            let handshake = timeout(options.limits.handshake_timeout, acceptor.accept(io));
+            // Nothing has begun, so a shutdown need not wait for it.
+            let io = match shutdown.run_until_cancelled(handshake).await {
+                Some(Ok(Ok(io))) => io,
+                Some(Ok(Err(error))) => return tracing::debug!(?addr, %error, "TLS handshake failed"),
+                Some(Err(_)) => return tracing::debug!(?addr, "TLS handshake took too long"),
+                None => return,
+            };
+            let certificates =
+                io.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|c| c.to_vec()).collect();
+            let peer = Peer { addr, tls: Some(Arc::new(PeerTls { certificates })) };
+            serve_http(io, peer, service, &options, shutdown).await;
+        }
+    }
+}
+
+async fn serve_http<I, S>(io: I, peer: Peer, service: S, options: &ServeOptions, shutdown: CancellationToken)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Body>, Response = http::Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    let addr = peer.addr;
+    let first_bytes = timeout(options.limits.first_byte_timeout, read_preface(io));
+    let io = match shutdown.run_until_cancelled(first_bytes).await {
+        Some(Ok(Ok((io, is_http2)))) if is_http2 || options.allow_http1 => io,
+        Some(Ok(Ok(_))) => return tracing::debug!(?addr, "not HTTP/2; closed"),
+        Some(Ok(Err(error))) => return tracing::debug!(?addr, %error, "closed before the first request"),
+        Some(Err(_)) => return tracing::debug!(?addr, "silent connection; closed"),
+        None => return,
+    };
+    let over = CancellationToken::new();
+    let _end_handlers = over.clone().drop_guard();
+    let builder = http_builder(&options.limits, BoundExecutor { connection_over: over });
+    let service = TowerToHyperService::new(service.map_request(move |request: Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(TcpConnectInfo { local_addr: None, remote_addr: peer.addr });
+        request.extensions_mut().insert(peer.clone());
+        request
+    }));
+    let connection = builder.serve_connection(TokioIo::<Replayed<I>>::new(io), service);
+    let mut connection = std::pin::pin!(connection);
+    let age = age_limit(&options.limits, (options.jitter)());
+    let mut end = tokio::select! {
+        ended = connection.as_mut() => return log_end(addr, ended),
+        () = shutdown.cancelled() => None,
+        () = sleep_or_forever(age) => Some(options.limits.max_age_grace),
+    };
+    connection.as_mut().graceful_shutdown();
+    if end.is_some() {
+        tokio::select! {
+            ended = connection.as_mut() => return log_end(addr, ended),
+            () = shutdown.cancelled() => end = None,
+            () = sleep_or_forever(end) => {}
+        }
+    }
+    // After a shutdown the accept loop bounds the wait; an aged connection's grace is over.
+    if end.is_none() {
+        log_end(addr, connection.await);
+    }
+}
+
+fn http_builder(limits: &ConnectionLimits, executor: BoundExecutor) -> auto::Builder<BoundExecutor> {
+    let mut builder = auto::Builder::new(executor);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.first_byte_timeout);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.max_concurrent_streams)
+        .keep_alive_interval(limits.keepalive_interval)
+        .keep_alive_timeout(limits.keepalive_timeout)
+        .initial_stream_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.connection_window)
+        .max_header_list_size(limits.max_header_list)
+        .max_pending_accept_reset_streams(limits.max_pending_reset_streams);
+    builder
+}
+
+fn age_limit(limits: &ConnectionLimits, jitter: f64) -> Option<Duration> {
+    let extra = limits.max_age_jitter.mul_f64(jitter.max(0.0).min(1.0));
+    limits.max_age.map(|age| age.saturating_add(extra))
+}
+
+async fn sleep_or_forever(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => tokio::time::sleep(duration).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn log_end(addr: Option<SocketAddr>, ended: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
+    if let Err(error) = ended {
+        tracing::debug!(?addr, %error, "connection ended with an error");
+    }
+}

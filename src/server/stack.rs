@@ -1,0 +1,76 @@
+//! The stacks that inbound calls pass through, read top-down.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use http::Request;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tower::ServiceBuilder;
+use tower::util::BoxCloneSyncService;
+
+use crate::middleware::auth::{AuthLayer, Token};
+use crate::middleware::deadline::{DeadlineLayer, DeadlineSettings};
+use crate::middleware::enrolment::{Enrolment, EnrolmentLayer};
+use crate::middleware::load_shed::LoadShedLayer;
+use crate::middleware::request_id::{RandomBits, RequestIdLayer};
+use crate::middleware::stream_limit::StreamLimitLayer;
+
+/// A whole server as one service, ready for [`serve`](super::accept::serve).
+pub type Inbound = BoxCloneSyncService<Request<Body>, http::Response<Body>, Infallible>;
+
+/// Bounds on what callers may ask of one listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InboundLimits {
+    /// Requests at work, over all connections.
+    pub requests_in_flight: usize,
+    /// Open streams of one token, or of one remote address without one.
+    pub streams_per_caller: usize,
+    /// How long calls may take.
+    pub deadlines: DeadlineSettings,
+}
+
+impl Default for InboundLimits {
+    fn default() -> Self {
+        Self { requests_in_flight: 512, streams_per_caller: 64, deadlines: DeadlineSettings::default() }
+    }
+}
+
+/// The API listener's stack.
+pub fn api(routes: Routes, tokens: Vec<Token>, limits: InboundLimits, random: RandomBits) -> Inbound {
+    let stack = ServiceBuilder::new()
+        // First, so that every answer and every log line below has the id.
+        .layer(RequestIdLayer::new(random))
+        // Before anything that costs: strangers must not use up room.
+        .layer(AuthLayer::new(tokens))
+        // Refuses at once what the server has no capacity for, rather than queueing it.
+        .layer(LoadShedLayer::new(limits.requests_in_flight))
+        // After auth, because it counts per identity.
+        .layer(StreamLimitLayer::new(limits.streams_per_caller))
+        // Innermost: dropping what is below it at the deadline frees all that is above.
+        .layer(DeadlineLayer::new(limits.deadlines))
+        .service(routes.prepare());
+    BoxCloneSyncService::new(stack)
+}
+
+/// The node listener's stack: the same, but callers are nodes with an enrolment secret.
+pub fn peer(
+    routes: Routes,
+    enrolment: Arc<dyn Enrolment>,
+    limits: InboundLimits,
+    random: RandomBits,
+) -> Inbound {
+    let stack = ServiceBuilder::new()
+        // First, so that every answer and every log line below has the id.
+        .layer(RequestIdLayer::new(random))
+        // A node needs its secret always, on loopback too.
+        .layer(EnrolmentLayer::new(enrolment))
+        // One node's storm must not take the coordinator down.
+        .layer(LoadShedLayer::new(limits.requests_in_flight))
+        // A node needs few streams; one that opens many is broken.
+        .layer(StreamLimitLayer::new(limits.streams_per_caller))
+        // Sessions have no deadline of their own; calls that bring one are held to it.
+        .layer(DeadlineLayer::new(limits.deadlines))
+        .service(routes.prepare());
+    BoxCloneSyncService::new(stack)
+}

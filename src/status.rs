@@ -1,0 +1,319 @@
+//! The one place where an error becomes a gRPC status.
+//!
+//! Every status carries an `ErrorInfo` whose (reason, domain) clients may rely on, and every value of
+//! the message is in its metadata too (AIP-193), so nobody has to parse text.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+/// The `domain` of every [`tonic_types::ErrorInfo`] of this service.
+pub const DOMAIN: &str = "lintmesh";
+
+/// One request field that is not acceptable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldViolation {
+    /// Path of the field, for example `workspace.inline.files[3].path`.
+    pub field: String,
+    /// What is wrong with it and what would be right.
+    pub description: String,
+}
+
+impl FieldViolation {
+    /// Names one bad field.
+    pub fn new(field: impl Into<String>, description: impl Into<String>) -> Self {
+        Self { field: field.into(), description: description.into() }
+    }
+}
+
+/// One condition of the service's state that the request needs and that does not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Precondition {
+    /// Kind of the condition, UPPER_SNAKE, for example `BLOB_MISSING`.
+    pub kind: &'static str,
+    /// What it is about, for example a digest.
+    pub subject: String,
+    /// What must be done first.
+    pub description: String,
+}
+
+/// Everything the API can answer instead of a result; the variant says what the caller can do about it.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ApiError {
+    /// The request itself is wrong; repeating it will not help. All bad fields are named at once.
+    #[error("{}", invalid_argument_text(.0))]
+    InvalidArgument(Vec<FieldViolation>),
+    /// The named thing does not exist.
+    #[error("{resource_type} `{name}` does not exist")]
+    NotFound {
+        /// For example `node`, `run`, `blob`.
+        resource_type: &'static str,
+        /// As the caller named it.
+        name: String,
+    },
+    /// The named thing exists with another content.
+    #[error("{resource_type} `{name}` exists already, with another content")]
+    AlreadyExists {
+        /// For example `run`.
+        resource_type: &'static str,
+        /// As the caller named it.
+        name: String,
+    },
+    /// Something else must be done first.
+    #[error("{}", precondition_text(.0))]
+    FailedPrecondition(Vec<Precondition>),
+    /// A limit is reached; the same request can succeed later.
+    #[error("too many {what}: the limit is {limit}; try again later")]
+    ResourceExhausted {
+        /// What there is too much of, for example `requests in flight`.
+        what: &'static str,
+        /// The limit in force.
+        limit: u64,
+        /// After which time trying again makes sense.
+        retry: Duration,
+    },
+    /// The service, or a part that it needs, cannot answer now; the same request can succeed later.
+    #[error("{message}")]
+    Unavailable {
+        /// UPPER_SNAKE, for example `CIRCUIT_OPEN`, `DRAINING`.
+        reason: &'static str,
+        /// What is unavailable and why.
+        message: String,
+        /// After which time trying again makes sense.
+        retry: Duration,
+    },
+    /// There are no credentials, or they are not known.
+    #[error("{0}")]
+    Unauthenticated(&'static str),
+    /// The caller is known and may not do this.
+    #[error("`{identity}` has the role {role}; {method} needs {needed}")]
+    PermissionDenied {
+        /// Name of the caller's token.
+        identity: String,
+        /// Its role.
+        role: &'static str,
+        /// The method's path.
+        method: String,
+        /// The least role that may call it.
+        needed: &'static str,
+    },
+    /// The request points outside what is still, or already, there.
+    #[error("{message}")]
+    OutOfRange {
+        /// UPPER_SNAKE, for example `SEQUENCE_COMPACTED`.
+        reason: &'static str,
+        /// What the range is.
+        message: String,
+        /// For example `oldest_sequence`.
+        metadata: Vec<(&'static str, String)>,
+    },
+    /// The call lost against something concurrent; the caller must repeat the whole step.
+    #[error("{message}")]
+    Aborted {
+        /// UPPER_SNAKE, for example `SLOW_CONSUMER`.
+        reason: &'static str,
+        /// What happened.
+        message: String,
+        /// For example the point at which to resume.
+        metadata: Vec<(&'static str, String)>,
+    },
+    /// The call took longer than its deadline allows.
+    #[error("the deadline of {} s is exceeded", .allowed.as_secs_f64())]
+    DeadlineExceeded {
+        /// How long the call was allowed to take.
+        allowed: Duration,
+    },
+    /// A bug. The text tells no internals; the logs have them under the request id.
+    #[error("internal error; the logs have the details under request id {request_id}")]
+    Internal {
+        /// The request's id.
+        request_id: String,
+    },
+}
+
+fn invalid_argument_text(violations: &[FieldViolation]) -> String {
+    let fields: Vec<_> = violations.iter().map(|v| format!("{}: {}", v.field, v.description)).collect();
+    format!("the request is not valid: {}", fields.join("; "))
+}
+
+fn precondition_text(conditions: &[Precondition]) -> String {
+    let texts: Vec<_> = conditions.iter().map(|c| format!("{}: {}", c.subject, c.description)).collect();
+    format!("a precondition does not hold: {}", texts.join("; "))
+}
+
+/// Details travel in a response header, and peers bound the size of headers: longer lists are cut.
+const MAX_LISTED: usize = 50;
+
+/// Keeps the message inside what HTTP/2 peers accept as headers.
+const MAX_MESSAGE_BYTES: usize = 2048;
+
+impl ApiError {
+    /// Names one bad field.
+    pub fn invalid(field: impl Into<String>, description: impl Into<String>) -> Self {
+        ApiError::InvalidArgument(vec![FieldViolation::new(field, description)])
+    }
+
+    /// The gRPC code, and the reason that goes into `ErrorInfo`.
+    fn classify(&self) -> (Code, &'static str) {
+        match self {
+            ApiError::InvalidArgument(_) => (Code::InvalidArgument, "INVALID_ARGUMENT"),
+            ApiError::NotFound { .. } => (Code::NotFound, "RESOURCE_NOT_FOUND"),
+            ApiError::AlreadyExists { .. } => (Code::AlreadyExists, "RESOURCE_EXISTS"),
+            ApiError::FailedPrecondition(conditions) => {
+                (Code::FailedPrecondition, conditions.first().map_or("PRECONDITION_FAILED", |c| c.kind))
+            }
+            ApiError::ResourceExhausted { .. } => (Code::ResourceExhausted, "LIMIT_REACHED"),
+            ApiError::Unavailable { reason, .. } => (Code::Unavailable, reason),
+            ApiError::Unauthenticated(_) => (Code::Unauthenticated, "CREDENTIALS_REFUSED"),
+            ApiError::PermissionDenied { .. } => (Code::PermissionDenied, "ROLE_TOO_LOW"),
+            ApiError::OutOfRange { reason, .. } => (Code::OutOfRange, reason),
+            ApiError::Aborted { reason, .. } => (Code::Aborted, reason),
+            ApiError::DeadlineExceeded { .. } => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
+            ApiError::Internal { .. } => (Code::Internal, "INTERNAL"),
+        }
+    }
+
+    fn metadata(&self) -> HashMap<String, String> {
+        let pairs: Vec<(&str, String)> = match self {
+            ApiError::NotFound { resource_type, name } | ApiError::AlreadyExists { resource_type, name } => {
+                vec![("resource_type", (*resource_type).to_owned()), ("name", name.clone())]
+            }
+            ApiError::ResourceExhausted { what, limit, .. } => {
+                vec![("what", (*what).to_owned()), ("limit", limit.to_string())]
+            }
+            ApiError::PermissionDenied { identity, role, method, needed } => vec![
+                ("identity", identity.clone()),
+                ("role", (*role).to_owned()),
+                ("method", method.clone()),
+                ("needed", (*needed).to_owned()),
+            ],
+            ApiError::OutOfRange { metadata, .. } | ApiError::Aborted { metadata, .. } => metadata.clone(),
+            ApiError::DeadlineExceeded { allowed } => {
+                vec![("allowed_seconds", allowed.as_secs_f64().to_string())]
+            }
+            ApiError::Internal { request_id } => vec![("request_id", request_id.clone())],
+            ApiError::InvalidArgument(_)
+            | ApiError::FailedPrecondition(_)
+            | ApiError::Unavailable { .. }
+            | ApiError::Unauthenticated(_) => Vec::new(),
+        };
+        pairs.into_iter().map(|(key, value)| (key.to_owned(), shortened(value, 256))).collect()
+    }
+}
+
+impl From<ApiError> for Status {
+    fn from(error: ApiError) -> Status {
+        let (code, reason) = error.classify();
+        let mut details = ErrorDetails::new();
+        details.set_error_info(reason, DOMAIN, error.metadata());
+        let message = shortened(error.to_string(), MAX_MESSAGE_BYTES);
+        match error {
+            ApiError::InvalidArgument(violations) => {
+                for violation in violations.into_iter().take(MAX_LISTED) {
+                    details.add_bad_request_violation(
+                        shortened(violation.field, 256),
+                        shortened(violation.description, 512),
+                    );
+                }
+            }
+            ApiError::NotFound { resource_type, name } | ApiError::AlreadyExists { resource_type, name } => {
+                details.set_resource_info(resource_type, shortened(name, 256), "", message.clone());
+            }
+            ApiError::FailedPrecondition(conditions) => {
+                for condition in conditions.into_iter().take(MAX_LISTED) {
+                    details.add_precondition_failure_violation(
+                        condition.kind,
+                        shortened(condition.subject, 256),
+                        shortened(condition.description, 512),
+                    );
+                }
+            }
+            ApiError::ResourceExhausted { retry, .. } | ApiError::Unavailable { retry, .. } => {
+                details.set_retry_info(Some(retry));
+            }
+            ApiError::Unauthenticated(_)
+            | ApiError::PermissionDenied { .. }
+            | ApiError::OutOfRange { .. }
+            | ApiError::Aborted { .. }
+            | ApiError::DeadlineExceeded { .. }
+            | ApiError::Internal { .. } => {}
+        }
+        Status::with_error_details(code, message, details)
+    }
+}
+
+fn shortened(mut text: String, most_bytes: usize) -> String {
+    if text.len() > most_bytes {
+        text.truncate(text.floor_char_boundary(most_bytes - '…'.len_utf8()));
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_bad_fields_are_named_at_once() {
+        let status = Status::from(ApiError::InvalidArgument(vec![
+            FieldViolation::new("project", "is empty"),
+            FieldViolation::new("tools[1]", "`flake9` is not a tool"),
+        ]));
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let details = status.get_error_details();
+        let fields: Vec<_> =
+            details.bad_request().expect("details").field_violations.iter().map(|v| &v.field).collect();
+        assert_eq!(fields, ["project", "tools[1]"]);
+        assert!(status.message().contains("tools[1]: `flake9` is not a tool"));
+        assert_eq!(details.error_info().expect("info").domain, "lintmesh");
+    }
+
+    #[test]
+    fn what_may_be_tried_again_says_when() {
+        let retry = Duration::from_secs(7);
+        for error in [
+            ApiError::ResourceExhausted { what: "requests in flight", limit: 3, retry },
+            ApiError::Unavailable { reason: "CIRCUIT_OPEN", message: "node is down".into(), retry },
+        ] {
+            let details = Status::from(error).get_error_details();
+            assert_eq!(details.retry_info().expect("retry info").retry_delay, Some(retry));
+        }
+    }
+
+    #[test]
+    fn each_kind_has_its_code_reason_and_details() {
+        let not_found = Status::from(ApiError::NotFound { resource_type: "node", name: "n9".into() });
+        assert_eq!(not_found.code(), Code::NotFound);
+        let resource = not_found.get_error_details().resource_info().cloned().expect("resource");
+        assert_eq!((resource.resource_type.as_str(), resource.resource_name.as_str()), ("node", "n9"));
+
+        let missing = Status::from(ApiError::FailedPrecondition(vec![Precondition {
+            kind: "BLOB_MISSING",
+            subject: "abc".into(),
+            description: "upload it first".into(),
+        }]));
+        assert_eq!(missing.code(), Code::FailedPrecondition);
+        let details = missing.get_error_details();
+        assert_eq!(details.error_info().expect("info").reason, "BLOB_MISSING");
+        assert_eq!(details.precondition_failure().expect("details").violations[0].subject, "abc");
+
+        let internal = Status::from(ApiError::Internal { request_id: "r-1".into() });
+        assert_eq!(internal.code(), Code::Internal);
+        assert_eq!(internal.get_error_details().error_info().expect("info").metadata["request_id"], "r-1");
+    }
+
+    #[test]
+    fn a_flood_of_violations_stays_small_enough_for_a_header() {
+        let violations =
+            (0..10_000).map(|i| FieldViolation::new(format!("files[{i}].path"), "é".repeat(900))).collect();
+        let status = Status::from(ApiError::InvalidArgument(violations));
+        assert!(status.message().len() <= MAX_MESSAGE_BYTES);
+        assert_eq!(
+            status.get_error_details().bad_request().expect("details").field_violations.len(),
+            MAX_LISTED
+        );
+    }
+}

@@ -1,0 +1,78 @@
+//! Who may call what: tokens and roles for callers, enrolment secrets for nodes.
+
+use std::sync::Arc;
+
+use lintmesh::middleware::auth::{Role, Token};
+use lintmesh::middleware::enrolment::{Enrolled, Enrolment};
+use lintmesh::server::stack::{self, InboundLimits};
+use lintmesh::types::Digest;
+use tonic::{Code, Request, Status};
+use tonic_health::pb::health_client::HealthClient;
+use tonic_types::StatusExt as _;
+
+use crate::rig::{Caller, Server, fixed_bits, open_gate, options, request, routes};
+
+fn bearing(token: Option<&str>) -> Request<tonic_health::pb::HealthCheckRequest> {
+    let mut request = request();
+    if let Some(token) = token {
+        let value = format!("Bearer {token}").parse().expect("ASCII");
+        request.metadata_mut().insert("authorization", value);
+    }
+    request
+}
+
+fn reason(status: &Status) -> String {
+    status.get_error_details().error_info().expect("info").reason.clone()
+}
+
+#[tokio::test]
+async fn callers_need_a_token_whose_role_allows_the_method() {
+    let token =
+        |name: &str, role, text: &str| Token { name: name.into(), role, sha256: Digest::of(text.as_bytes()) };
+    let tokens = vec![token("viewer", Role::Reader, "read"), token("ops", Role::Operator, "operate")];
+    let inbound = stack::api(routes(&open_gate()), tokens, InboundLimits::default(), fixed_bits());
+    let server = Server::start(inbound, options()).await;
+    let mut caller = Caller::new(server.channel().await);
+    for (method, token, expected) in [
+        ("GetRun", None, Some(Code::Unauthenticated)),
+        ("GetRun", Some("wrong"), Some(Code::Unauthenticated)),
+        ("GetRun", Some("read"), None),
+        ("StartRun", Some("read"), Some(Code::PermissionDenied)),
+        ("HandleFault", Some("read"), Some(Code::PermissionDenied)),
+        ("HandleFault", Some("operate"), None),
+    ] {
+        let answered = caller.unary(method, bearing(token)).await;
+        let code = answered.as_ref().err().map(Status::code);
+        assert_eq!(code, expected, "{method} with {token:?}");
+        match answered {
+            Ok(response) => assert!(response.metadata().contains_key("x-request-id")),
+            Err(status) if status.code() == Code::Unauthenticated => {
+                assert_eq!(reason(&status), "CREDENTIALS_REFUSED");
+            }
+            Err(status) => assert_eq!(reason(&status), "ROLE_TOO_LOW"),
+        }
+    }
+    let mut probe = HealthClient::new(server.channel().await);
+    probe.check(request()).await.expect("health is open to probes");
+}
+
+#[tokio::test]
+async fn nodes_need_their_secret_for_every_call() {
+    struct Secret;
+    impl Enrolment for Secret {
+        fn check(&self, secret: &str) -> Option<Enrolled> {
+            (secret == "s3cret").then_some(Enrolled { node: None })
+        }
+    }
+    let inbound = stack::peer(routes(&open_gate()), Arc::new(Secret), InboundLimits::default(), fixed_bits());
+    let server = Server::start(inbound, options()).await;
+    let mut caller = Caller::new(server.channel().await);
+    caller.unary("GetRun", bearing(Some("s3cret"))).await.expect("enrolled");
+    for token in [None, Some("other")] {
+        let status = caller.unary("GetRun", bearing(token)).await.expect_err("not enrolled");
+        assert_eq!(status.code(), Code::Unauthenticated, "{token:?}");
+    }
+    let mut probe = HealthClient::new(server.channel().await);
+    let status = probe.check(request()).await.expect_err("nothing is open on the node listener");
+    assert_eq!(status.code(), Code::Unauthenticated);
+}
