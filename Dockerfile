@@ -23,11 +23,13 @@ COPY --from=build /src/target/release/lintmesh /usr/local/bin/lintmesh
 # By number: Kubernetes checks `runAsNonRoot` only against numbers.
 USER 10001:10001
 WORKDIR /var/lib/lintmesh
-ENV HOME=/var/lib/lintmesh
-# At build time, so that a container starts without a network and always with the same linters.
+# Installed at build time, so that a container starts without a network and always with the same linters.
+ENV HOME=/var/lib/lintmesh \
+    LINTMESH__TOOLCHAIN__CACHE_DIR=/var/lib/lintmesh/cache
 RUN lintmesh toolchain install
 
-EXPOSE 50051 50052 9090
-HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["lintmesh", "healthcheck"]
+# The API, and health. Both listen on loopback until a configuration says otherwise; README.md, "In a container".
+EXPOSE 50051 50052
+HEALTHCHECK --interval=30s --timeout=5s --start-period=15s CMD ["lintmesh", "healthcheck"]
 ENTRYPOINT ["lintmesh"]
 CMD ["serve"]

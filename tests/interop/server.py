@@ -69,19 +69,16 @@ def answers(url: str) -> bool:
 @contextlib.contextmanager
 def serve(binary: Path, scratch: Path, name: str, *, nodes: str = "local") -> Iterator[Server]:
     """Start a server, wait for it, and end it at the end; fail if it leaves a process or a file behind."""
-    api, admin, joins = free_ports(3)
+    api, admin = free_ports(2)
     home = scratch / name
     temporary = home / "tmp"
     temporary.mkdir(parents=True, exist_ok=True)
     (home / "lintmesh.toml").write_text(
         f"""[server]
 listen = "127.0.0.1:{api}"
-
-[admin]
-listen = "127.0.0.1:{admin}"
+admin_listen = "127.0.0.1:{admin}"
 
 [nodes]
-listen = "127.0.0.1:{joins}"
 launch = "{nodes}"
 """,
         encoding="utf-8",
