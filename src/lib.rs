@@ -9,7 +9,7 @@ pub mod middleware;
 pub mod node;
 pub mod proto;
 pub mod server;
-pub mod store;
 pub mod status;
+pub mod store;
 pub mod types;
 pub mod workspace;

@@ -13,7 +13,6 @@ pub mod lint;
 mod mypy;
 pub mod options;
 pub mod plan;
-pub mod process;
 mod pylint;
 mod ruff;
 pub mod source;

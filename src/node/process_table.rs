@@ -49,13 +49,17 @@ fn parse(stat: &[u8]) -> Option<Process> {
     let open = stat.iter().position(|byte| *byte == b'(')?;
     let close = stat.iter().rposition(|byte| *byte == b')')?;
     let pid = std::str::from_utf8(stat.get(..open)?).ok()?.trim().parse().ok()?;
-    let rest: Vec<&str> = std::str::from_utf8(stat.get(close + 1..)?).ok()?.split_ascii_whitespace().collect();
+    let rest: Vec<&str> =
+        std::str::from_utf8(stat.get(close + 1..)?).ok()?.split_ascii_whitespace().collect();
     let field = |number: usize| rest.get(number - 3).copied();
     let ticks = |number| field(number).and_then(|text| text.parse::<i64>().ok()).map(|n| n.max(0) as u64);
     Some(Process {
         pid,
         parent: field(4)?.parse().ok()?,
-        cpu_ticks: ticks(14)?.saturating_add(ticks(15)?).saturating_add(ticks(16)?).saturating_add(ticks(17)?),
+        cpu_ticks: ticks(14)?
+            .saturating_add(ticks(15)?)
+            .saturating_add(ticks(16)?)
+            .saturating_add(ticks(17)?),
         resident_pages: ticks(24)?,
     })
 }

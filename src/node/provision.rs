@@ -75,7 +75,9 @@ impl fmt::Display for Progress {
             Self::Installing { packages, installer } => {
                 write!(f, "installing the linters with {installer}, once ({packages} packages)")
             }
-            Self::Installed { elapsed } => write!(f, "installed the linters in {:.1} s", elapsed.as_secs_f64()),
+            Self::Installed { elapsed } => {
+                write!(f, "installed the linters in {:.1} s", elapsed.as_secs_f64())
+            }
         }
     }
 }
@@ -198,11 +200,13 @@ pub fn provision_on(
 ) -> Result<Toolchain, ProvisionError> {
     match choice {
         ToolchainChoice::Managed => managed::provision(host, cache_dir, progress),
-        ToolchainChoice::System => Ok(found(ToolchainMode::System, |tool| {
-            probe::look_up(tool, &host.path).ok_or_else(|| {
+        ToolchainChoice::System => {
+            Ok(found(ToolchainMode::System, |tool| {
+                probe::look_up(tool, &host.path).ok_or_else(|| {
                 format!("no `{tool}` on PATH; install it, or use the managed toolchain (`--toolchain managed`)")
             })
-        })),
+            }))
+        }
         ToolchainChoice::Environment(path) => {
             let folder = environment_folder(&path)?;
             Ok(found(ToolchainMode::Environment, |tool| {

@@ -84,7 +84,9 @@ fn share(part: f64, whole: f64) -> f64 {
 fn total_memory(meminfo: &str) -> u64 {
     meminfo
         .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
+        .find_map(|line| {
+            line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+        })
         .map_or(0, |kibibytes| kibibytes.saturating_mul(1024))
 }
 

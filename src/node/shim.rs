@@ -29,7 +29,8 @@ pub use sandbox::{SandboxStatus, sandbox_status};
 pub fn main() -> ExitCode {
     let Ok((mut control, spec)) = receive() else {
         // Standard error is the linter's, but there is no linter: a person typed this.
-        let _ = writeln!(io::stderr(), "lintmesh {}: only a lintmesh node can start this", control::SUBCOMMAND);
+        let _ =
+            writeln!(io::stderr(), "lintmesh {}: only a lintmesh node can start this", control::SUBCOMMAND);
         return ExitCode::from(2);
     };
     let report = run(&spec, &control);
@@ -66,7 +67,8 @@ fn prepare(spec: &ProcessSpec) -> Result<SigSet, String> {
     // Processes whose parent dies come to the shim, so that none is lost.
     prctl::set_child_subreaper(true).map_err(|error| format!("cannot adopt orphans: {error}"))?;
     for folder in environment::folders(&spec.scratch) {
-        fs::create_dir_all(&folder).map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
+        fs::create_dir_all(&folder)
+            .map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
     }
     // Here, not in the child: there a missing folder would look like a missing program.
     std::env::set_current_dir(&spec.directory)

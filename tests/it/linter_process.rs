@@ -258,7 +258,8 @@ async fn the_wall_limit_ends_a_sleeper_and_its_daemons() {
 async fn a_file_does_not_grow_past_its_limit() {
     let mut world = World::new();
     world.limits.file_bytes = MIB;
-    let python = "import os; f = open(os.environ['WORLD'] + '/big', 'wb', 0)\nwhile True: f.write(b'x' * 65536)";
+    let python =
+        "import os; f = open(os.environ['WORLD'] + '/big', 'wb', 0)\nwhile True: f.write(b'x' * 65536)";
     let shell = "exec dd if=/dev/zero of=$WORLD/big bs=65536 2>/dev/null";
     for spec in [world.python(python), world.spec("/bin/sh", vec!["-c".into(), shell.into()])] {
         let finished = finish(spec).await;
@@ -319,10 +320,10 @@ async fn dropping_the_run_ends_everything_soon() {
 #[tokio::test]
 async fn killing_the_shim_ends_the_linter_and_its_daemons() {
     let world = World::new();
-    let spec = world.python(&format!("{DAEMONS}\nprint(os.getppid(), flush=True)\ntime.sleep(600)").replace(
-        "+ \"/ready\", \"w\").close()",
-        "+ \"/ready\", \"w\").write(str(os.getppid()))",
-    ));
+    let spec = world.python(
+        &format!("{DAEMONS}\nprint(os.getppid(), flush=True)\ntime.sleep(600)")
+            .replace("+ \"/ready\", \"w\").close()", "+ \"/ready\", \"w\").write(str(os.getppid()))"),
+    );
     let killed = async {
         let ready = world.until_exists("ready").await;
         let mut shim = None;
@@ -346,7 +347,8 @@ async fn node_to_be_killed() {
     let world = World::new();
     let path = std::env::var_os("NODE_WORLD").expect("started by the other test");
     let spec = world.python(&format!("{DAEMONS}\ntime.sleep(600)"));
-    let spec = ProcessSpec { scratch: path.clone().into(), environment: vec![("WORLD".into(), path)], ..spec };
+    let spec =
+        ProcessSpec { scratch: path.clone().into(), environment: vec![("WORLD".into(), path)], ..spec };
     let _ = run_it(spec).await;
 }
 

@@ -183,7 +183,9 @@ impl Budget {
     fn take(&self, wanted: usize) -> usize {
         let before = self
             .left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(wanted as u64)))
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                Some(left.saturating_sub(wanted as u64))
+            })
             .unwrap_or_default();
         if before < wanted as u64 {
             self.exhausted.cancel();

@@ -50,9 +50,10 @@ fn first_package(lower: &str, pins: &BTreeMap<&str, &str>) -> Option<String> {
     let names = |word: &str, package: &str| {
         let word = word.replace('_', "-");
         word == package
-            || word.strip_prefix(package).and_then(|rest| rest.strip_prefix('-')).is_some_and(|rest| {
-                rest.starts_with(|first: char| first.is_ascii_digit())
-            })
+            || word
+                .strip_prefix(package)
+                .and_then(|rest| rest.strip_prefix('-'))
+                .is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
     };
     lower.split(|c| !is_part(c)).find_map(|word| {
         let (package, version) = pins.iter().find(|(package, _)| names(word, package))?;
@@ -135,7 +136,10 @@ mod tests {
     fn passwords_do_not_reach_the_message() {
         let output = "error: Failed to fetch: `https://me:secr@t@host/simple/ruff/` and ftp://plain/x";
         let message = explain("uv", output, &pins()).to_string();
-        assert!(message.contains("https://host/simple/ruff/") && message.contains("ftp://plain/x"), "{message}");
+        assert!(
+            message.contains("https://host/simple/ruff/") && message.contains("ftp://plain/x"),
+            "{message}"
+        );
         assert!(!message.contains("secr"), "{message}");
     }
 

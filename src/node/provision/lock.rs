@@ -33,9 +33,12 @@ mod tests {
         for needed in ["astroid", "pycodestyle", "pyflakes", "mccabe", "stevedore", "pyyaml"] {
             assert!(pins.contains_key(needed), "{needed}");
         }
-        let entries = LOCK.split("\n").filter(|line| line.contains("==")).filter(|line| !line.starts_with('#'));
+        let entries =
+            LOCK.split("\n").filter(|line| line.contains("==")).filter(|line| !line.starts_with('#'));
         assert_eq!(entries.count(), pins.len());
-        for entry in LOCK.replace("\\\n", " ").lines().filter(|line| line.contains("==") && !line.starts_with('#')) {
+        for entry in
+            LOCK.replace("\\\n", " ").lines().filter(|line| line.contains("==") && !line.starts_with('#'))
+        {
             assert!(entry.contains("--hash=sha256:"), "{entry}");
         }
         assert!(!LOCK.contains("://"), "the lock names no host");
@@ -43,7 +46,8 @@ mod tests {
 
     #[test]
     fn markers_comments_and_hashes_are_no_part_of_a_version() {
-        let lock = "# a==1\ncolorama==0.4.6 ; sys_platform == 'win32' \\\n    --hash=sha256:00\nruff==1.2\\\n";
+        let lock =
+            "# a==1\ncolorama==0.4.6 ; sys_platform == 'win32' \\\n    --hash=sha256:00\nruff==1.2\\\n";
         assert_eq!(pins(lock), BTreeMap::from([("colorama", "0.4.6"), ("ruff", "1.2")]));
     }
 }

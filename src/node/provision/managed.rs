@@ -85,7 +85,11 @@ fn newest_enough(interpreters: &[PathBuf]) -> Result<Python, ProvisionError> {
 fn ask(program: &Path) -> Option<(String, (u32, u32))> {
     let mut command = Command::new(program);
     command
-        .args(["-I", "-c", "import platform; print(platform.python_implementation(), platform.python_version())"])
+        .args([
+            "-I",
+            "-c",
+            "import platform; print(platform.python_implementation(), platform.python_version())",
+        ])
         .current_dir("/")
         .stdin(Stdio::null());
     let ended = child::run(&mut command, ASK_DEADLINE).ok().filter(|ended| ended.status.success())?;
@@ -137,7 +141,13 @@ impl Cache {
     fn lock(&self, deadline: Duration, progress: &mut dyn FnMut(Progress)) -> Result<File, ProvisionError> {
         let path = self.folder.join("lock");
         let problem = |source| ProvisionError::Cache { path: path.clone(), source };
-        let file = File::options().create(true).truncate(false).read(true).write(true).open(&path).map_err(problem)?;
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(problem)?;
         let start = Instant::now();
         let mut told = false;
         loop {
@@ -145,7 +155,10 @@ impl Cache {
                 Ok(()) => return Ok(file),
                 Err(TryLockError::Error(source)) => return Err(problem(source)),
                 Err(TryLockError::WouldBlock) if start.elapsed() > deadline => {
-                    return Err(ProvisionError::Deadline { what: "another process holds the lock", deadline });
+                    return Err(ProvisionError::Deadline {
+                        what: "another process holds the lock",
+                        deadline,
+                    });
                 }
                 Err(TryLockError::WouldBlock) => {}
             }
@@ -197,7 +210,10 @@ impl Cache {
                 Ok(ended) if ended.status.success() => {}
                 Ok(ended) => return Err(failure::explain(installer, &ended.output, &pins)),
                 Err(Failure::Deadline) => {
-                    return Err(ProvisionError::Deadline { what: installer, deadline: host.install_deadline });
+                    return Err(ProvisionError::Deadline {
+                        what: installer,
+                        deadline: host.install_deadline,
+                    });
                 }
                 Err(Failure::Start(error)) => {
                     return Err(ProvisionError::Install { installer, detail: error.to_string() });
@@ -206,7 +222,8 @@ impl Cache {
         }
         // The requirements are in the binary; the copy has served.
         let _ = fs::remove_file(&requirements);
-        let incomplete = || ProvisionError::Install { installer, detail: "a tool is missing afterwards".into() };
+        let incomplete =
+            || ProvisionError::Install { installer, detail: "a tool is missing afterwards".into() };
         Marker::of(&folder, id).ok_or_else(incomplete)?.write(&folder).map_err(problem)?;
         progress(Progress::Installed { elapsed: start.elapsed() });
         self.complete(id).ok_or_else(incomplete)

@@ -36,7 +36,9 @@ pub(super) fn ask_all<'a>(
     std::thread::scope(|scope| {
         let asked: Vec<_> = found
             .into_iter()
-            .map(|(tool, program)| (tool, scope.spawn(move || program.and_then(|program| ask(tool, program)))))
+            .map(|(tool, program)| {
+                (tool, scope.spawn(move || program.and_then(|program| ask(tool, program))))
+            })
             .collect();
         asked
             .into_iter()
@@ -69,7 +71,8 @@ fn ask(tool: &str, program: PathBuf) -> Result<ToolBinary, String> {
     match parse_version(&ended.output).filter(|_| ended.status.success()) {
         Some(version) => Ok(ToolBinary::Present { version: version.to_owned(), program, prefix: Vec::new() }),
         None => {
-            let last = ended.output.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("nothing");
+            let last =
+                ended.output.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("nothing");
             let last: String = last.chars().take(200).collect();
             Err(format!("{shown} --version failed ({}): {last}; {remedy}", ended.status))
         }

@@ -109,7 +109,8 @@ mod tests {
             reason: "this kernel has no Landlock".into(),
         };
         assert_eq!(none.to_string(), "not in force: this kernel has no Landlock");
-        let old = SandboxStatus { abi: 3, writes: true, reason: "this kernel's Landlock is older".into(), ..none };
+        let old =
+            SandboxStatus { abi: 3, writes: true, reason: "this kernel's Landlock is older".into(), ..none };
         let text = old.to_string();
         assert!(text.starts_with("Landlock ABI 3: writes only") && !text.contains("TCP"), "{text}");
     }

@@ -193,7 +193,10 @@ fn duration(time: nix::sys::time::TimeVal) -> Duration {
     Duration::from_secs(seconds) + Duration::from_micros(u64::try_from(time.tv_usec()).unwrap_or(0))
 }
 
-#[expect(clippy::disallowed_methods, reason = "a process of its own without a runtime: there is no clock to take")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a process of its own without a runtime: there is no clock to take"
+)]
 fn now() -> Instant {
     Instant::now()
 }
