@@ -91,17 +91,17 @@ def check_trees(options: argparse.Namespace, server: Server, trees: dict[str, Pa
 def check_health(options: argparse.Namespace) -> None:
     """Check readiness as a kubelet does, on a mesh whose nodes never come."""
     with serve(options.binary, options.scratch, "no-nodes", nodes="external") as server:
-        for service, expected in [("liveness", 0), ("readiness", probe.UNHEALTHY), ("", probe.UNHEALTHY)]:
-            code = probe.probe(options.probe, server.admin, service)
-            assert code == expected, f"without nodes `{service}` gives {code}, not {expected}"
-        assert probe.healthcheck(options.binary, server.admin) == probe.UNHEALTHY
+        for service, expected in [("liveness", "SERVING"), ("readiness", "NOT_SERVING"), ("", "NOT_SERVING")]:
+            status = probe.probe(server.admin, service)
+            assert status == expected, f"without nodes `{service}` is {status}, not {expected}"
+        assert probe.healthcheck(options.binary, server.admin) == probe.NOT_SERVING
     say("probes: alive but not ready without nodes")
 
 
 def main() -> int:
     """Run everything."""
     parser = argparse.ArgumentParser()
-    for name in ("binary", "scratch", "flask", "node", "grpcurl", "probe", "buf"):
+    for name in ("binary", "scratch", "flask", "node", "grpcurl", "buf"):
         parser.add_argument(f"--{name}", required=True, type=lambda text: Path(text).absolute())
     options = parser.parse_args()
     shutil.rmtree(options.scratch, ignore_errors=True)
@@ -113,8 +113,8 @@ def main() -> int:
     with serve(options.binary, options.scratch, "mesh") as server:
         say(f"server {server.pid} is ready")
         for service in ("readiness", "liveness", ""):
-            code = probe.probe(options.probe, server.admin, service)
-            assert code == 0, f"`{service}` gives {code}"
+            status = probe.probe(server.admin, service)
+            assert status == "SERVING", f"`{service}` is {status}"
         assert probe.healthcheck(options.binary, server.admin) == 0
         say("probes: alive and ready")
         probe.buf_curl(options.buf, ROOT / "proto", server.api)
