@@ -16,8 +16,8 @@ FROM ${RUNTIME_IMAGE}
 RUN apt-get -o APT::Sandbox::User=root update \
     && apt-get -o APT::Sandbox::User=root install -y --no-install-recommends ca-certificates python3 python3-venv \
     && rm -rf /var/lib/apt/lists/* \
-    && groupadd --system --gid 10001 lintmesh \
-    && useradd --system --uid 10001 --gid lintmesh --create-home --home-dir /var/lib/lintmesh lintmesh
+    && groupadd --gid 10001 lintmesh \
+    && useradd --uid 10001 --gid lintmesh --create-home --home-dir /var/lib/lintmesh lintmesh
 COPY --from=build /src/target/release/lintmesh /usr/local/bin/lintmesh
 
 # By number: Kubernetes checks `runAsNonRoot` only against numbers.
