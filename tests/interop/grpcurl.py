@@ -142,7 +142,8 @@ def check_run(server: Grpcurl) -> None:
     named = server.one("CoordinatorService/ListRuns", {"project": "grpcurl"})
     assert [listed["runId"] for listed in named["runs"]] == [started["runId"]], named
 
-    for form, begin in [("RESULT", b'{"schema_version":1'), ("JSON", b"{"), ("SARIF", b"{"), ("TEXT", b""), ("JUNIT", b"<")]:
+    begins = {"RESULT": b'{"schema_version":1', "JSON": b"{", "SARIF": b"{", "TEXT": b"", "JUNIT": b"<"}
+    for form, begin in begins.items():
         pieces = server.call("CoordinatorService/DownloadReport", {"runId": run_id, "format": f"REPORT_FORMAT_{form}"})
         data = b"".join(base64.b64decode(piece["data"]) for piece in pieces)
         assert data and data.startswith(begin), (form, data[:80])

@@ -83,7 +83,8 @@ def check_trees(options: argparse.Namespace, server: Server, trees: dict[str, Pa
             assert data == embedded, f"{name}: the {language} client gets another result than the command line"
             snapshots.setdefault(name, said["snapshot"])
             assert said["snapshot"] == snapshots[name], f"{name}: the clients' manifests differ"
-            say(f"{language} client, {name}: {said['diagnostics']} diagnostics, {said['events']} events, as the command line")
+            counts = f"{said['diagnostics']} diagnostics, {said['events']} events"
+            say(f"{language} client, {name}: {counts}, result as from the command line")
         assert files_of(tree) == before, f"{name}: linting changed the tree"
     return snapshots
 

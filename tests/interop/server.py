@@ -8,9 +8,9 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator
 
 # A first start on a clean machine installs the linters.
 START_SECONDS = 420
