@@ -51,7 +51,7 @@ def lint(binary: Path, tree: Path, scratch: Path, *options: str) -> bytes:
     begin = re.search(r'"result"\s*:\s*', text).end()
     value, end = json.JSONDecoder().raw_decode(text, begin)
     assert value == whole["result"], "the first `result` is not the one at the top"
-    assert whole["outcome"] == "FINDINGS", whole["outcome"]
+    assert value["outcome"] == "FINDINGS", value["outcome"]
     return text[begin:end].encode()
 
 
