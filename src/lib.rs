@@ -12,4 +12,5 @@ pub mod server;
 pub mod status;
 pub mod store;
 pub mod types;
+pub mod wire;
 pub mod workspace;

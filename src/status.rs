@@ -31,7 +31,7 @@ impl FieldViolation {
 /// One condition of the service's state that the request needs and that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Precondition {
-    /// Kind of the condition, UPPER_SNAKE, for example `BLOB_MISSING`.
+    /// Kind of the condition, UPPER_SNAKE, for example `BLOB_MISSING`; the first one's is the error's reason.
     pub kind: &'static str,
     /// What it is about, for example a digest.
     pub subject: String,
@@ -143,11 +143,12 @@ fn precondition_text(conditions: &[Precondition]) -> String {
     format!("a precondition does not hold: {}", texts.join("; "))
 }
 
-/// Details travel in a response header, and peers bound the size of headers: longer lists are cut.
-const MAX_LISTED: usize = 50;
+/// Details travel in one response header, and gRPC clients may refuse more than 8 KiB of headers: longer
+/// lists are cut to this many bytes, and the metadata says how long they were.
+const MAX_DETAILS_BYTES: usize = 4096;
 
-/// Keeps the message inside what HTTP/2 peers accept as headers.
-const MAX_MESSAGE_BYTES: usize = 2048;
+/// For the same reason; a header's non-ASCII bytes take three each.
+const MAX_MESSAGE_BYTES: usize = 1024;
 
 impl ApiError {
     /// Names one bad field.
@@ -194,10 +195,9 @@ impl ApiError {
                 vec![("allowed_seconds", allowed.as_secs_f64().to_string())]
             }
             ApiError::Internal { request_id } => vec![("request_id", request_id.clone())],
-            ApiError::InvalidArgument(_)
-            | ApiError::FailedPrecondition(_)
-            | ApiError::Unavailable { .. }
-            | ApiError::Unauthenticated(_) => Vec::new(),
+            ApiError::InvalidArgument(violations) => vec![("violations", violations.len().to_string())],
+            ApiError::FailedPrecondition(conditions) => vec![("violations", conditions.len().to_string())],
+            ApiError::Unavailable { .. } | ApiError::Unauthenticated(_) => Vec::new(),
         };
         pairs.into_iter().map(|(key, value)| (key.to_owned(), shortened(value, 256))).collect()
     }
@@ -211,23 +211,19 @@ impl From<ApiError> for Status {
         let message = shortened(error.to_string(), MAX_MESSAGE_BYTES);
         match error {
             ApiError::InvalidArgument(violations) => {
-                for violation in violations.into_iter().take(MAX_LISTED) {
-                    details.add_bad_request_violation(
-                        shortened(violation.field, 256),
-                        shortened(violation.description, 512),
-                    );
+                let pairs = violations.into_iter().map(|v| (v.field, v.description));
+                for (field, description) in within_budget(pairs) {
+                    details.add_bad_request_violation(field, description);
                 }
             }
             ApiError::NotFound { resource_type, name } | ApiError::AlreadyExists { resource_type, name } => {
                 details.set_resource_info(resource_type, shortened(name, 256), "", message.clone());
             }
             ApiError::FailedPrecondition(conditions) => {
-                for condition in conditions.into_iter().take(MAX_LISTED) {
-                    details.add_precondition_failure_violation(
-                        condition.kind,
-                        shortened(condition.subject, 256),
-                        shortened(condition.description, 512),
-                    );
+                let kinds: Vec<_> = conditions.iter().map(|c| c.kind).collect();
+                let pairs = conditions.into_iter().map(|c| (c.subject, c.description));
+                for (kind, (subject, description)) in kinds.into_iter().zip(within_budget(pairs)) {
+                    details.add_precondition_failure_violation(kind, subject, description);
                 }
             }
             ApiError::ResourceExhausted { retry, .. } | ApiError::Unavailable { retry, .. } => {
@@ -242,6 +238,21 @@ impl From<ApiError> for Status {
         }
         Status::with_error_details(code, message, details)
     }
+}
+
+/// The first of `pairs` that fit the header together, each shortened.
+fn within_budget(pairs: impl Iterator<Item = (String, String)>) -> impl Iterator<Item = (String, String)> {
+    // What protobuf adds to two strings, at most.
+    const FRAMING: usize = 16;
+    let mut left = MAX_DETAILS_BYTES;
+    pairs.map(|(subject, text)| (shortened(subject, 256), shortened(text, 256))).take_while(
+        move |(subject, text)| {
+            let size = subject.len() + text.len() + FRAMING;
+            let fits = size <= left;
+            left = left.saturating_sub(size);
+            fits
+        },
+    )
 }
 
 fn shortened(mut text: String, most_bytes: usize) -> String {
@@ -310,10 +321,11 @@ mod tests {
         let violations =
             (0..10_000).map(|i| FieldViolation::new(format!("files[{i}].path"), "é".repeat(900))).collect();
         let status = Status::from(ApiError::InvalidArgument(violations));
-        assert!(status.message().len() <= MAX_MESSAGE_BYTES);
-        assert_eq!(
-            status.get_error_details().bad_request().expect("details").field_violations.len(),
-            MAX_LISTED
-        );
+        let headers = status.clone().into_http::<()>().into_parts().0.headers;
+        let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+        assert!(size <= 12 << 10, "{size} bytes");
+        let details = status.get_error_details();
+        assert!(details.bad_request().expect("details").field_violations.len() >= 10);
+        assert_eq!(details.error_info().expect("info").metadata["violations"], "10000");
     }
 }

@@ -262,10 +262,13 @@ impl Breaker {
         let doubled = 2_u32.saturating_pow(self.failed_probes);
         let longest = self.settings.max_recovery_timeout.max(self.settings.recovery_timeout);
         let base = self.settings.recovery_timeout.saturating_mul(doubled).min(longest);
-        // NaN and negative numbers fall to zero, so the factor is always finite.
-        let share = self.settings.jitter_share.max(0.0).min(1.0) * jitter.max(0.0).min(1.0);
-        base.saturating_add(base.mul_f64(share))
+        base.saturating_add(base.mul_f64(fraction(self.settings.jitter_share) * fraction(jitter)))
     }
+}
+
+/// From 0 to 1 whatever the number; NaN, which would spoil a duration, is 0.
+fn fraction(number: f64) -> f64 {
+    if number.is_nan() { 0.0 } else { number.clamp(0.0, 1.0) }
 }
 
 #[cfg(test)]

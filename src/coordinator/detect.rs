@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::event::AttemptFault;
-use super::input::{AttemptRef, Effect, Message};
+use super::input::{Effect, Message};
 use super::{ATTEMPT_GRACE, Coordinator, Draft};
-use crate::types::{FaultCause, NodeId, NodeStatus, Tick};
+use crate::types::{AttemptRef, FaultCause, NodeId, NodeStatus, Tick};
 
 /// Missed heartbeats after which a node gets no new work.
 const DEGRADED_AFTER_BEATS: f64 = 1.5;

@@ -1,12 +1,12 @@
 //! Gives waiting tasks to nodes.
 
 use super::event::{Assignments, NewTask, RunEvent, TaskRef};
-use super::input::{Assign, AttemptRef, Effect, Message};
+use super::input::{Assign, Effect, Message};
 use super::node::RunningAttempt;
 use super::placement::{Mesh, Need};
 use super::run::{Run, TaskState};
 use super::{Coordinator, Draft};
-use crate::types::{AttemptId, Digest, NodeId, RunId, Stage, TaskId};
+use crate::types::{AttemptId, AttemptRef, Digest, NodeId, RunId, Stage, TaskId};
 
 impl Coordinator {
     /// Places every waiting task for which a node has room: older runs first, within a run the longest task first.

@@ -2,10 +2,10 @@
 
 use super::breaker::TripReason;
 use super::event::{Event, FaultAnswer, RunEvent};
-use super::input::{AttemptRef, Effect, FaultRequest, Refusal, Reply};
+use super::input::{Effect, FaultRequest, Refusal, Reply};
 use super::run::TaskState;
 use super::{Coordinator, Draft};
-use crate::types::{FaultCause, NodeId, NodeStatus};
+use crate::types::{AttemptRef, FaultCause, NodeId, NodeStatus};
 
 impl Coordinator {
     /// Marks a node FAILED and gives its work to others. Answers what it had.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::event::{Event, FaultAnswer, Measured, RunOrder, TaskRef};
 use crate::types::{
-    AttemptId, Digest, Epoch, Incarnation, Load, NodeId, NodeSpec, Outcome, Plan, RunId, SessionId, Stage,
-    Summary, TaskId, TaskOutput, Tick, ToolError, ToolName,
+    AttemptRef, Digest, Epoch, Incarnation, Load, NodeId, NodeSpec, Outcome, Plan, RunId, SessionId, Stage,
+    Summary, TaskOutput, Tick, ToolError, ToolName,
 };
 
 /// One thing that happened.
@@ -124,17 +124,6 @@ pub struct Hello {
     pub running: Vec<AttemptRef>,
     /// Attempts whose results it holds and will send again.
     pub unacknowledged: Vec<AttemptRef>,
-}
-
-/// An execution of a task, named in full.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct AttemptRef {
-    /// The run.
-    pub run: RunId,
-    /// The task.
-    pub task: TaskId,
-    /// The execution.
-    pub attempt: AttemptId,
 }
 
 /// How a task ended, as its executor says.

@@ -2,10 +2,10 @@
 
 use super::breaker::CallOutcome;
 use super::event::{AttemptFault, Event, RunEvent};
-use super::input::{AttemptRef, Effect, Hello, Message, Refusal, Reply};
+use super::input::{Effect, Hello, Message, Refusal, Reply};
 use super::run::TaskState;
 use super::{Coordinator, Draft};
-use crate::types::{FaultCause, Incarnation, Load, NodeId, NodeSpec, NodeStatus, SessionId};
+use crate::types::{AttemptRef, FaultCause, Incarnation, Load, NodeId, NodeSpec, NodeStatus, SessionId};
 
 impl Coordinator {
     pub(super) fn declare(&mut self, draft: &mut Draft, specs: Vec<NodeSpec>) -> Reply {

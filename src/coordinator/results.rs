@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::breaker::CallOutcome;
 use super::event::{AttemptFault, FinishedResult, Measured, NewTask, RunEvent, TaskRef};
-use super::input::{AttemptRef, Effect, Ending, Facts, Message, Reply};
+use super::input::{Effect, Ending, Facts, Message, Reply};
 use super::run::TaskState;
 use super::{Coordinator, Draft};
-use crate::types::{Incarnation, NodeId, Outcome, Plan, RunId, Stage, TaskId, ToolName};
+use crate::types::{AttemptRef, Incarnation, NodeId, Outcome, Plan, RunId, Stage, TaskId, ToolName};
 
 impl Coordinator {
     pub(super) fn task_ended(

@@ -2,9 +2,9 @@
 
 use super::breaker::CallOutcome;
 use super::event::{Event, FinishedResult, NewTask, RunEvent, RunOrder, TaskRef};
-use super::input::{AttemptRef, Effect, Message, Refusal, Reply};
+use super::input::{Effect, Message, Refusal, Reply};
 use super::{Coordinator, Draft};
-use crate::types::{NodeId, Outcome, RunId, Stage, TaskId};
+use crate::types::{AttemptRef, NodeId, Outcome, RunId, Stage, TaskId};
 
 impl Coordinator {
     pub(super) fn start_run(&mut self, draft: &mut Draft, run: RunId, order: RunOrder) -> Reply {

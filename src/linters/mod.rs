@@ -16,6 +16,7 @@ pub mod plan;
 mod pylint;
 mod ruff;
 pub mod source;
+pub mod report;
 pub mod toolchain;
 pub mod tree_config;
 

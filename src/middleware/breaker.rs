@@ -15,7 +15,9 @@ use tower::{Layer, Service, ServiceExt as _};
 use super::deadline::Deadline;
 use super::method::is_infrastructure;
 use super::{CallFuture, RefusedLocally, classify, refusal};
-use crate::coordinator::breaker::{Breaker, BreakerSettings, CallOutcome, Permit, State, TripReason};
+use crate::coordinator::breaker::{Breaker, CallOutcome, Permit};
+/// Re-exported, so that a node can build a [`PeerBreaker`] without naming the coordinator.
+pub use crate::coordinator::breaker::{BreakerSettings, State, TripReason};
 use crate::status::ApiError;
 use crate::types::Tick;
 use watched_body::WatchedBody;

@@ -7,6 +7,7 @@ use http::Request;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
+use super::peer::Peer;
 use super::{CallFuture, bearer_token, refusal};
 use crate::status::ApiError;
 use crate::types::NodeId;
@@ -69,7 +70,8 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let enrolled = bearer_token(request.headers()).and_then(|secret| self.enrolment.check(secret));
         let Some(enrolled) = enrolled else {
-            tracing::warn!("a call to the node listener had no valid enrolment secret");
+            let addr = request.extensions().get::<Peer>().and_then(|peer| peer.addr);
+            tracing::info!(?addr, "a call to the node listener had no valid enrolment secret");
             let error = ApiError::Unauthenticated(
                 "the enrolment secret is missing or not valid; start the node with its secret",
             );

@@ -68,6 +68,14 @@ impl Default for ConnectionLimits {
     }
 }
 
+impl ConnectionLimits {
+    /// For the listener of nodes: their sessions belong to this process, so they do not age, and a fault
+    /// cancels many calls at once, which must not look like an attack.
+    pub fn for_nodes() -> Self {
+        Self { max_age: None, max_pending_reset_streams: 1024, ..Self::default() }
+    }
+}
+
 /// How one listener is served.
 #[derive(Clone)]
 pub struct ServeOptions {

@@ -1,7 +1,6 @@
 //! One connection, from its first byte to its end.
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,26 +21,6 @@ use tower::{Service, ServiceExt as _};
 use super::accept::{ConnectionLimits, ServeOptions};
 use super::preface::{Replayed, read_preface};
 use crate::middleware::peer::{Peer, PeerTls};
-
-/// Runs the handlers of one connection as tasks that end with it: otherwise a handler would outlive an
-/// aborted connection.
-#[derive(Clone)]
-struct BoundExecutor {
-    connection_over: CancellationToken,
-}
-
-impl<F> hyper::rt::Executor<F> for BoundExecutor
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-    fn execute(&self, handler: F) {
-        let over = self.connection_over.clone();
-        hyper::rt::Executor::execute(&TokioExecutor::new(), async move {
-            over.run_until_cancelled(handler).await;
-        });
-    }
-}
 
 /// Serves `io` until it ends, ages out, breaks a limit, or has drained after `shutdown`.
 pub(super) async fn run<I, S>(
@@ -93,9 +72,7 @@ where
         Some(Err(_)) => return tracing::debug!(?addr, "silent connection; closed"),
         None => return,
     };
-    let over = CancellationToken::new();
-    let _end_handlers = over.clone().drop_guard();
-    let builder = http_builder(&options.limits, BoundExecutor { connection_over: over });
+    let builder = http_builder(&options.limits);
     let service = TowerToHyperService::new(service.map_request(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(TcpConnectInfo { local_addr: None, remote_addr: peer.addr });
@@ -124,8 +101,9 @@ where
     }
 }
 
-fn http_builder(limits: &ConnectionLimits, executor: BoundExecutor) -> auto::Builder<BoundExecutor> {
-    let mut builder = auto::Builder::new(executor);
+fn http_builder(limits: &ConnectionLimits) -> auto::Builder<TokioExecutor> {
+    // HTTP/2 handlers run as tasks of their own; hyper ends them when their connection is dropped.
+    let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.first_byte_timeout);
     builder
         .http2()
@@ -141,7 +119,9 @@ fn http_builder(limits: &ConnectionLimits, executor: BoundExecutor) -> auto::Bui
 }
 
 fn age_limit(limits: &ConnectionLimits, jitter: f64) -> Option<Duration> {
-    let extra = limits.max_age_jitter.mul_f64(jitter.max(0.0).min(1.0));
+    // NaN would make the multiplication panic.
+    let share = if jitter.is_nan() { 0.0 } else { jitter.clamp(0.0, 1.0) };
+    let extra = limits.max_age_jitter.mul_f64(share);
     limits.max_age.map(|age| age.saturating_add(extra))
 }
 

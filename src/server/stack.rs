@@ -74,3 +74,17 @@ pub fn peer(
         .service(routes.prepare());
     BoxCloneSyncService::new(stack)
 }
+
+/// The admin listener's stack: health for probes, and plain HTTP routes beside it.
+///
+/// Nothing here answers instead of a handler except for `Watch` streams: a refusal is a gRPC status
+/// inside HTTP 200, which a plain HTTP probe would take for good health.
+pub fn admin(routes: Routes, streams_per_caller: usize, random: RandomBits) -> Inbound {
+    let stack = ServiceBuilder::new()
+        // So that its log lines can be told apart.
+        .layer(RequestIdLayer::new(random))
+        // Anyone who can connect can open `Watch`, and it lasts as long as the client likes.
+        .layer(StreamLimitLayer::new(streams_per_caller))
+        .service(routes.prepare());
+    BoxCloneSyncService::new(stack)
+}

@@ -158,6 +158,23 @@ impl fmt::Display for AttemptId {
     }
 }
 
+/// An execution of a task, named in full.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttemptRef {
+    /// The run.
+    pub run: RunId,
+    /// The task.
+    pub task: TaskId,
+    /// The execution.
+    pub attempt: AttemptId,
+}
+
+impl fmt::Display for AttemptRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.run, self.task, self.attempt)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

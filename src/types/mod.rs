@@ -16,7 +16,9 @@ mod tree_path;
 
 pub use diagnostic::{Diagnostic, Position, RawDiagnostic, Reported, Severity, Span};
 pub use digest::{Digest, ParseDigestError};
-pub use id::{AttemptId, Epoch, Incarnation, InvalidName, NodeId, RunId, SessionId, TaskId, ToolName};
+pub use id::{
+    AttemptId, AttemptRef, Epoch, Incarnation, InvalidName, NodeId, RunId, SessionId, TaskId, ToolName,
+};
 pub(crate) use manifest::clashes;
 pub use manifest::{Manifest, ManifestEntry, ManifestError, ManifestProblem};
 pub use node::{AgentType, FaultCause, Load, NodeSpec, NodeStatus};

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::snapshot::TreeLimits;
-use crate::types::{Manifest, Unreadable};
+use crate::types::{Manifest, ManifestError, Unreadable};
 
 use walk::{Selected, Walk};
 
@@ -50,7 +50,7 @@ pub struct Discovered {
     pub links: u64,
 }
 
-/// Why there is no list. All are for the user to fix.
+/// Why there is no list. All but `Changed` are for the user to fix.
 #[derive(Debug, thiserror::Error)]
 pub enum DiscoverError {
     /// Some of the paths do not exist.
@@ -83,6 +83,9 @@ pub enum DiscoverError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A file became a folder, or the reverse, between two looks at it. Retry.
+    #[error("the tree changed while it was being read; run again ({0})")]
+    Changed(ManifestError),
     /// The walk found more than a project has.
     #[error(
         "{} holds more than {limit} {what}; name a folder with a project of its own, or raise {setting}",
@@ -157,8 +160,7 @@ pub fn discover(
     let (files, mut unreadable) = contents::read(walked.files, options);
     unreadable.extend(walked.unreadable.into_iter().map(|(path, reason)| Unreadable { path, reason }));
     unreadable.sort_by(|a, b| (&a.path, &a.reason).cmp(&(&b.path, &b.reason)));
-    let manifest = Manifest::new(files)
-        .unwrap_or_else(|error| unreachable!("paths from one walk of a file system do not clash: {error}"));
+    let manifest = Manifest::new(files).map_err(DiscoverError::Changed)?;
     Ok(Discovered { root, manifest, unreadable, links: walked.links })
 }
 

@@ -7,4 +7,8 @@ mod discovery;
 mod linter_process;
 mod overload;
 mod rig;
+mod settings;
 mod silent_connections;
+//! Integration tests: one module per promise.
+
+mod report_formats;

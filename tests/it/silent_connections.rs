@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lintmesh::server::stack::{self, InboundLimits};
 use lintmesh::server::tls;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
@@ -42,6 +42,23 @@ async fn neither_silent_connections_nor_open_watches_hold_up_the_shutdown() {
     assert_eq!(served.aborted, 1, "the watch never ends by itself; the silent one does not count");
     assert!(watch.message().await.is_err(), "its client is told");
     drop(silent);
+}
+
+#[tokio::test]
+async fn the_admin_listener_answers_plain_http_probes_and_grpc_ones() {
+    let routes = tonic::service::Routes::from(
+        routes(&open_gate()).into_axum_router().route("/livez", axum::routing::get(|| async { "alive" })),
+    );
+    let mut options = options();
+    options.allow_http1 = true;
+    let server = Server::start(stack::admin(routes, 8, fixed_bits()), options).await;
+    let mut http = TcpStream::connect(server.addr).await.expect("the server listens");
+    let get = b"GET /livez HTTP/1.1\r\nhost: probe\r\nconnection: close\r\n\r\n";
+    http.write_all(get).await.expect("sent");
+    let mut answer = String::new();
+    http.read_to_string(&mut answer).await.expect("closed in order");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("alive"), "{answer}");
+    HealthClient::new(server.channel().await).check(request()).await.expect("serving");
 }
 
 #[tokio::test]

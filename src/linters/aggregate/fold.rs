@@ -139,11 +139,11 @@ fn fold_same_place(entries: Vec<Entry>) -> Vec<Entry> {
 fn fold_statements(entries: Vec<Entry>) -> Vec<Entry> {
     let mut named: HashMap<(TreePath, RuleKey, String), Vec<usize>> = HashMap::new();
     for (index, entry) in entries.iter().enumerate() {
-        if traits(&entry.key).statement {
-            if let Some(name) = matching::imported_name(&entry.diagnostic.message) {
-                let place = (entry.diagnostic.path.clone(), entry.key.clone(), name);
-                named.entry(place).or_default().push(index);
-            }
+        if traits(&entry.key).statement
+            && let Some(name) = matching::imported_name(&entry.diagnostic.message)
+        {
+            let place = (entry.diagnostic.path.clone(), entry.key.clone(), name);
+            named.entry(place).or_default().push(index);
         }
     }
     let mut slots: Vec<Option<Entry>> = entries.into_iter().map(Some).collect();
@@ -153,12 +153,12 @@ fn fold_statements(entries: Vec<Entry>) -> Vec<Entry> {
         let (Some(Some(first)), Some(Some(second))) = (slots.get(a), slots.get(b)) else { continue };
         let within =
             covers(&first.diagnostic, &second.diagnostic) || covers(&second.diagnostic, &first.diagnostic);
-        if within && !first.shares_tool_with(second) {
-            if let Some(second) = slots.get_mut(b).and_then(Option::take) {
-                if let Some(Some(first)) = slots.get_mut(a) {
-                    first.absorb(second);
-                }
-            }
+        if within
+            && !first.shares_tool_with(second)
+            && let Some(second) = slots.get_mut(b).and_then(Option::take)
+            && let Some(Some(first)) = slots.get_mut(a)
+        {
+            first.absorb(second);
         }
     }
     slots.into_iter().flatten().collect()

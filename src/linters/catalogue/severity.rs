@@ -58,9 +58,15 @@ pub fn assess(
             return Assessment { severity, basis: Basis::Override };
         }
     }
-    if let Some(severity) = rating.and_then(|rating| rated(tool, rating)) {
-        return Assessment { severity, basis: Basis::Rating };
+    let by_rule = catalogued(tool, code);
+    match rating.and_then(|rating| rated(tool, rating, by_rule.severity)) {
+        Some(severity) => Assessment { severity, basis: Basis::Rating },
+        None => by_rule,
     }
+}
+
+/// What the catalogue says of a rule.
+fn catalogued(tool: &str, code: &str) -> Assessment {
     // The rule's group first, so that equivalent rules agree; then the rule itself, for
     // families that only its own tool's part of the table knows.
     let key = rule_key(tool, code);
@@ -87,16 +93,18 @@ fn best_match(code: &str, get: impl Fn(&str) -> Option<Severity>) -> Option<(Sev
 }
 
 /// The severity of a finding by its tool's own rating, for the tools that rate findings rather than rules.
-fn rated(tool: &str, rating: &str) -> Option<Severity> {
+fn rated(tool: &str, rating: &str, by_rule: Severity) -> Option<Severity> {
     match tool {
         "bandit" => {
             let mut words = rating.split(|c: char| !c.is_ascii_alphabetic()).filter(|word| !word.is_empty());
             let (severity, confidence) = (words.next()?.to_ascii_uppercase(), words.next());
-            let sure = confidence.is_some_and(|word| word.eq_ignore_ascii_case("HIGH"));
+            let sure = confidence.map(|word| word.eq_ignore_ascii_case("HIGH"));
             match (severity.as_str(), sure) {
-                ("HIGH", true) => Some(Severity::Critical),
-                ("HIGH", false) | ("MEDIUM", true) => Some(Severity::High),
-                ("MEDIUM", false) => Some(Severity::Medium),
+                ("HIGH", Some(true)) => Some(Severity::Critical),
+                // How sure it is was not passed on; the catalogue knows which tests find what is exploitable.
+                ("HIGH", None) => Some(by_rule.min(Severity::High)),
+                ("HIGH", Some(false)) | ("MEDIUM", Some(true)) => Some(Severity::High),
+                ("MEDIUM", _) => Some(Severity::Medium),
                 ("LOW", _) => Some(Severity::Low),
                 _ => None,
             }
@@ -189,7 +197,7 @@ mod tests {
     fn a_finding_that_its_tool_rates_takes_the_rating() {
         for (tool, rating, severity) in [
             ("bandit", "HIGH/HIGH", Severity::Critical),
-            ("bandit", "HIGH", Severity::High),
+            ("bandit", "HIGH", Severity::Critical),
             ("bandit", "MEDIUM/HIGH", Severity::High),
             ("bandit", "medium/low", Severity::Medium),
             ("bandit", "LOW/HIGH", Severity::Low),
@@ -197,6 +205,8 @@ mod tests {
         ] {
             assert_eq!(assess(tool, "B602", Some(rating), &BTreeMap::new()).severity, severity, "{rating}");
         }
+        // Without a confidence only rules known to be exploitable are CRITICAL.
+        assert_eq!(assess("bandit", "B609", Some("HIGH"), &BTreeMap::new()).severity, Severity::High);
         assert_eq!(assess("ruff", "F401", Some("error"), &BTreeMap::new()).severity, Severity::Medium);
     }
 

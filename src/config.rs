@@ -1,1 +1,0 @@
-//! Typed settings: defaults, then file, then environment, then flags.

@@ -1,0 +1,156 @@
+//! What settings must be to each other and to the machine.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::net::SocketAddr;
+
+use super::Settings;
+use super::reader::Reader;
+use super::setting::Setting;
+use crate::types::Stage;
+
+/// Notes every relation between settings that does not hold, and every file that cannot be read.
+pub(super) fn relations(settings: &Settings, reader: &mut Reader) {
+    times_and_sizes(settings, reader);
+    files(settings, reader);
+    exposure(settings, reader);
+    names(settings, reader);
+    coverage(settings, reader);
+}
+
+fn times_and_sizes(settings: &Settings, reader: &mut Reader) {
+    let Settings { mesh, server, workspace, .. } = settings;
+    if mesh.heartbeat_interval >= mesh.message_timeout {
+        let (beat, silence) = (mesh.heartbeat_interval.show(), mesh.message_timeout.show());
+        ordered(reader, ["mesh.heartbeat_interval", "mesh.message_timeout"], [beat, silence], "less", "more");
+    }
+    let store = ("workspace.max_store_bytes", workspace.max_store_bytes);
+    for ((key, value), (bound, limit)) in [
+        (
+            ("workspace.max_inline_bytes", workspace.max_inline_bytes),
+            ("server.max_message_bytes", server.max_message_bytes),
+        ),
+        (
+            ("workspace.max_file_bytes", workspace.max_file_bytes),
+            ("workspace.max_blob_bytes", workspace.max_blob_bytes),
+        ),
+        (("workspace.max_snapshot_bytes", workspace.max_snapshot_bytes), store),
+        (("workspace.max_blob_bytes", workspace.max_blob_bytes), store),
+    ] {
+        if value > limit {
+            ordered(reader, [key, bound], [value.show(), limit.show()], "not more", "not less");
+        }
+    }
+}
+
+/// Blames the one of two settings that somebody set: a default is not what has to change.
+fn ordered(reader: &mut Reader, keys: [&str; 2], values: [String; 2], less: &str, more: &str) {
+    let [small, large] = keys;
+    let [small_value, large_value] = values;
+    if reader.is_set(small) || !reader.is_set(large) {
+        reader.conflict(small, small_value, format!("{less} than {large} ({large_value})"));
+    } else {
+        reader.conflict(large, large_value, format!("{more} than {small} ({small_value})"));
+    }
+}
+
+fn files(settings: &Settings, reader: &mut Reader) {
+    let tls = &settings.server.tls;
+    match (&tls.cert, &tls.key) {
+        (Some(cert), None) => {
+            reader.conflict("server.tls.cert", cert.show(), "only together with server.tls.key".into());
+        }
+        (None, Some(key)) => {
+            reader.conflict("server.tls.key", key.show(), "only together with server.tls.cert".into());
+        }
+        _ => {}
+    }
+    if let (Some(authorities), None) = (&tls.client_ca, &tls.cert) {
+        reader.conflict(
+            "server.tls.client_ca",
+            authorities.show(),
+            "only together with server.tls.cert".into(),
+        );
+    }
+    let named = [("cert", &tls.cert), ("key", &tls.key), ("client_ca", &tls.client_ca)];
+    let named =
+        named.into_iter().filter_map(|(name, path)| Some((format!("server.tls.{name}"), path.as_ref()?)));
+    let interpreters =
+        settings.environments.iter().map(|(name, path)| (format!("environments.{name}"), path));
+    for (key, path) in named.chain(interpreters) {
+        let opened = File::open(path).and_then(|file| file.metadata());
+        match opened {
+            Ok(metadata) if metadata.is_file() => {}
+            Ok(_) => reader.conflict(&key, path.show(), "a file".into()),
+            Err(error) => reader.conflict(&key, path.show(), format!("a readable file ({error})")),
+        }
+    }
+    for (index, root) in settings.workspace.allowed_roots.iter().enumerate() {
+        if !root.is_dir() {
+            let key = format!("workspace.allowed_roots[{index}]");
+            reader.conflict(&key, root.show(), "a folder that exists".into());
+        }
+    }
+}
+
+/// Beyond loopback nobody gets in without proving who they are, and nobody listens in.
+fn exposure(settings: &Settings, reader: &mut Reader) {
+    let server = &settings.server;
+    let has_tls = server.tls.cert.is_some() && server.tls.key.is_some();
+    let is_open = |address: SocketAddr| !address.ip().to_canonical().is_loopback();
+    if is_open(server.listen) && (!has_tls || settings.auth.tokens.is_empty()) {
+        let allowed = "a loopback address, unless server.tls and at least one of auth.tokens are set";
+        reader.conflict("server.listen", server.listen.show(), allowed.into());
+    }
+    if is_open(server.node_listen) && (!has_tls || settings.nodes.secrets.is_empty()) {
+        let allowed = "a loopback address, unless server.tls and at least one of nodes.secrets are set";
+        reader.conflict("server.node_listen", server.node_listen.show(), allowed.into());
+    }
+}
+
+fn names(settings: &Settings, reader: &mut Reader) {
+    let mut ids = BTreeSet::new();
+    for (index, node) in settings.nodes.specialists.iter().enumerate() {
+        let key = format!("nodes.specialists[{index}].node_id");
+        match &node.node_id {
+            None => reader.conflict(&key, "(not set)".into(), "required".into()),
+            Some(id) if !ids.insert(id) => {
+                reader.conflict(&key, id.show(), "a different name for each node".into());
+            }
+            Some(_) => {}
+        }
+    }
+    let tokens = settings.auth.tokens.iter().map(|token| (&token.name, &token.sha256));
+    let secrets = settings.nodes.secrets.iter().map(|secret| (&secret.name, &secret.sha256));
+    for (list, entries) in [("auth.tokens", tokens.collect::<Vec<_>>()), ("nodes.secrets", secrets.collect())]
+    {
+        let mut seen = BTreeSet::new();
+        for (index, (name, hash)) in entries.into_iter().enumerate() {
+            if name.is_empty() || !seen.insert(name) {
+                let key = format!("{list}[{index}].name");
+                reader.conflict(&key, name.show(), "required, and different for each entry".into());
+            }
+            if !hash.is_set() {
+                let key = format!("{list}[{index}].sha256");
+                reader.conflict(&key, String::new(), "required: SHA-256 of the secret".into());
+            }
+        }
+    }
+}
+
+fn coverage(settings: &Settings, reader: &mut Reader) {
+    let specs = settings.nodes.specs();
+    for stage in Stage::ALL {
+        let required = settings.stages.required(stage);
+        let covered = specs.iter().any(|node| {
+            required
+                .iter()
+                .all(|need| node.capabilities.contains(need) || node.fallback_capabilities.contains(need))
+        });
+        if !covered {
+            let key = format!("stages.{}", stage.as_str().to_lowercase());
+            let allowed = "capabilities that one of nodes.specialists has together, fallback ones included";
+            reader.conflict(&key, required.show(), allowed.into());
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Nodes, health and settings of the mesh on the wire.
+
+use std::collections::BTreeMap;
+
+use crate::coordinator::Coordinator;
+use crate::coordinator::breaker::State as BreakerState;
+use crate::coordinator::health::MeshHealth;
+use crate::coordinator::node::{Member, Presence};
+use crate::coordinator::settings::Settings;
+use crate::proto::v1;
+use crate::status::FieldViolation;
+use crate::types::{FaultCause, NodeId, NodeSpec, NodeStatus, Now};
+
+use super::time;
+
+impl From<NodeStatus> for v1::NodeStatus {
+    fn from(status: NodeStatus) -> Self {
+        match status {
+            NodeStatus::Initializing => v1::NodeStatus::Initializing,
+            NodeStatus::Active => v1::NodeStatus::Active,
+            NodeStatus::Degraded => v1::NodeStatus::Degraded,
+            NodeStatus::Failed => v1::NodeStatus::Failed,
+        }
+    }
+}
+
+impl From<BreakerState> for v1::BreakerState {
+    fn from(state: BreakerState) -> Self {
+        match state {
+            BreakerState::Closed => v1::BreakerState::Closed,
+            BreakerState::Open => v1::BreakerState::Open,
+            BreakerState::HalfOpen => v1::BreakerState::HalfOpen,
+        }
+    }
+}
+
+impl From<&NodeSpec> for v1::Specialist {
+    fn from(spec: &NodeSpec) -> Self {
+        Self {
+            node_id: spec.node_id.to_string(),
+            agent_type: spec.agent_type.clone(),
+            capabilities: spec.capabilities.iter().cloned().collect(),
+            fallback_capabilities: spec.fallback_capabilities.iter().cloned().collect(),
+            tools_focus: spec.tools_focus.clone(),
+            priority_weight: spec.priority_weight,
+            max_concurrent_tasks: spec.max_concurrent_tasks,
+        }
+    }
+}
+
+/// A declared node, or all that is wrong with it. `at` is the path of the field.
+pub fn specialist(declared: v1::Specialist, at: &str) -> Result<NodeSpec, Vec<FieldViolation>> {
+    let mut bad = Vec::new();
+    let node_id = NodeId::new(&declared.node_id)
+        .map_err(|error| bad.push(FieldViolation::new(format!("{at}.node_id"), error.to_string())));
+    if declared.agent_type.is_empty() || declared.agent_type.len() > 63 {
+        bad.push(FieldViolation::new(format!("{at}.agent_type"), "must have 1 to 63 characters"));
+    }
+    let weight = declared.priority_weight;
+    if !(weight > 0.0 && weight <= 1.0) {
+        let text = format!("is {weight}; it must be greater than 0 and at most 1");
+        bad.push(FieldViolation::new(format!("{at}.priority_weight"), text));
+    }
+    if !(1..=1024).contains(&declared.max_concurrent_tasks) {
+        let text = format!("is {}; it must be 1 to 1024", declared.max_concurrent_tasks);
+        bad.push(FieldViolation::new(format!("{at}.max_concurrent_tasks"), text));
+    }
+    for (field, names) in [
+        ("capabilities", &declared.capabilities),
+        ("fallback_capabilities", &declared.fallback_capabilities),
+        ("tools_focus", &declared.tools_focus),
+    ] {
+        if names.len() > 256 || names.iter().any(|name| name.is_empty() || name.len() > 128) {
+            let text = "must be at most 256 names of 1 to 128 characters";
+            bad.push(FieldViolation::new(format!("{at}.{field}"), text));
+        }
+    }
+    match node_id {
+        Ok(node_id) if bad.is_empty() => Ok(NodeSpec {
+            node_id,
+            agent_type: declared.agent_type,
+            capabilities: declared.capabilities.into_iter().collect(),
+            fallback_capabilities: declared.fallback_capabilities.into_iter().collect(),
+            tools_focus: declared.tools_focus,
+            priority_weight: weight,
+            max_concurrent_tasks: declared.max_concurrent_tasks,
+        }),
+        _ => Err(bad),
+    }
+}
+
+/// A node as the coordinator knows it.
+fn node(member: &Member, presence: Option<&Presence>, now: Now) -> v1::NodeInfo {
+    let breaker = presence.map_or(BreakerState::Closed, |at| at.breaker.state(now.tick));
+    v1::NodeInfo {
+        specialist: Some((&member.spec).into()),
+        status: v1::NodeStatus::from(member.status).into(),
+        cause: cause(member.cause),
+        last_heartbeat_time: presence.and_then(|at| at.heard_at).map(|(_, wall)| time::timestamp(wall)),
+        peers: Vec::new(),
+        incarnation: member.incarnation.map_or(0, |incarnation| incarnation.0),
+        tools: presence
+            .map(|at| at.tools.iter().map(|(tool, version)| (tool.to_string(), version.clone())).collect())
+            .unwrap_or_default(),
+        sandbox: presence.map(|at| at.sandbox.clone()).unwrap_or_default(),
+        breaker: v1::BreakerState::from(breaker).into(),
+        process_id: presence.map_or(0, |at| at.process_id),
+    }
+}
+
+fn cause(cause: Option<FaultCause>) -> String {
+    cause.map_or("", FaultCause::as_str).to_owned()
+}
+
+/// All nodes, by id.
+pub fn nodes(core: &Coordinator, now: Now) -> BTreeMap<String, v1::NodeInfo> {
+    core.state()
+        .members
+        .iter()
+        .map(|(id, member)| (id.to_string(), node(member, core.presences().get(id), now)))
+        .collect()
+}
+
+/// The health of the mesh.
+pub fn health(health: &MeshHealth) -> v1::MeshHealth {
+    v1::MeshHealth {
+        time: Some(time::timestamp(health.at)),
+        revision: health.revision,
+        topology_health: health.topology_health,
+        system_health: health.topology_health,
+        connectivity: health.connectivity,
+        connections: health.connections,
+        active_nodes: health.active_nodes,
+        total_nodes: health.total_nodes,
+        node_health: health
+            .nodes
+            .iter()
+            .map(|(id, node)| {
+                let node = v1::NodeHealth {
+                    status: v1::NodeStatus::from(node.status).into(),
+                    cause: cause(node.cause),
+                    load_score: node.load.score,
+                    task_load: node.load.tasks,
+                    capability_load: node.load.capabilities,
+                    resource_load: node.load.resources,
+                    last_heartbeat_age: node.last_heartbeat_age.map(time::duration),
+                    connection_count: 0,
+                    breaker: v1::BreakerState::from(node.breaker).into(),
+                    running_tasks: node.running_tasks,
+                };
+                (id.to_string(), node)
+            })
+            .collect(),
+        integration_progress: health
+            .node_progress
+            .iter()
+            .map(|(id, tools)| {
+                let tools = tools.iter().map(|(tool, share)| (tool.to_string(), *share)).collect();
+                (id.to_string(), v1::ToolProgress { tools })
+            })
+            .collect(),
+        queued_tasks: health.queued_tasks,
+        running_tasks: health.running_tasks,
+        open_runs: health.open_runs,
+    }
+}
+
+/// The settings in force.
+pub fn settings(settings: &Settings) -> v1::MeshSettings {
+    v1::MeshSettings {
+        heartbeat_interval: Some(time::duration(settings.heartbeat_interval)),
+        message_timeout: Some(time::duration(settings.message_timeout)),
+        consensus_threshold: settings.consensus_threshold,
+        fault_tolerance_level: settings.fault_tolerance_level,
+        load_balancing_strategy: settings.load_balancing_strategy.as_str().to_owned(),
+        max_retry_attempts: settings.max_retry_attempts,
+        circuit_breaker_threshold: settings.circuit_breaker_threshold,
+        recovery_timeout: Some(time::duration(settings.recovery_timeout)),
+        task_timeout: Some(time::duration(settings.task_timeout)),
+        batch_size: settings.batch_size,
+        flush_interval: Some(time::duration(settings.flush_interval)),
+        health_check_interval: Some(time::duration(settings.health_check_interval)),
+    }
+}

@@ -1,0 +1,8 @@
+//! Between the wire types and the vocabulary; the only place that knows both.
+
+pub mod lint;
+pub mod mesh;
+pub mod peer;
+pub mod run;
+pub mod session;
+pub mod time;
