@@ -6,9 +6,8 @@ mod deadlines;
 mod discovery;
 mod linter_process;
 mod overload;
+mod readme;
+mod report_formats;
 mod rig;
 mod settings;
 mod silent_connections;
-//! Integration tests: one module per promise.
-
-mod report_formats;
