@@ -45,6 +45,14 @@ pub enum ApiError {
     /// The request itself is wrong; repeating it will not help. All bad fields are named at once.
     #[error("{}", invalid_argument_text(.0))]
     InvalidArgument(Vec<FieldViolation>),
+    /// An id that makes requests idempotent was used before, with another body.
+    #[error("{field} `{id}` was used before for another request; use a new one")]
+    IdReused {
+        /// The field, `request_id` or `fault_id`.
+        field: &'static str,
+        /// Its value.
+        id: String,
+    },
     /// The named thing does not exist.
     #[error("{resource_type} `{name}` does not exist")]
     NotFound {
@@ -160,6 +168,7 @@ impl ApiError {
     fn classify(&self) -> (Code, &'static str) {
         match self {
             ApiError::InvalidArgument(_) => (Code::InvalidArgument, "INVALID_ARGUMENT"),
+            ApiError::IdReused { .. } => (Code::InvalidArgument, "REQUEST_ID_REUSED"),
             ApiError::NotFound { .. } => (Code::NotFound, "RESOURCE_NOT_FOUND"),
             ApiError::AlreadyExists { .. } => (Code::AlreadyExists, "RESOURCE_EXISTS"),
             ApiError::FailedPrecondition(conditions) => {
@@ -195,6 +204,7 @@ impl ApiError {
                 vec![("allowed_seconds", allowed.as_secs_f64().to_string())]
             }
             ApiError::Internal { request_id } => vec![("request_id", request_id.clone())],
+            ApiError::IdReused { field, id } => vec![(*field, id.clone())],
             ApiError::InvalidArgument(violations) => vec![("violations", violations.len().to_string())],
             ApiError::FailedPrecondition(conditions) => vec![("violations", conditions.len().to_string())],
             ApiError::Unavailable { .. } | ApiError::Unauthenticated(_) => Vec::new(),
@@ -215,6 +225,9 @@ impl From<ApiError> for Status {
                 for (field, description) in within_budget(pairs) {
                     details.add_bad_request_violation(field, description);
                 }
+            }
+            ApiError::IdReused { field, .. } => {
+                details.add_bad_request_violation(field, message.clone());
             }
             ApiError::NotFound { resource_type, name } | ApiError::AlreadyExists { resource_type, name } => {
                 details.set_resource_info(resource_type, shortened(name, 256), "", message.clone());

@@ -72,6 +72,11 @@ impl SecretHash {
     }
 
     /// Whether a hash was given; a missing one is reported when settings are loaded and matches nothing.
+    /// The hash itself, for comparing in constant time; none if it was not given.
+    pub const fn digest(&self) -> Option<Digest> {
+        self.0
+    }
+
     pub(super) fn is_set(&self) -> bool {
         self.0.is_some()
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::types::{
-    AttemptId, Digest, FaultCause, Incarnation, NodeId, NodeSpec, NodeStatus, Outcome, RunId, Stage, Summary,
-    TaskId, TaskOutput, ToolError, ToolName, UnixMillis,
+    AttemptId, Digest, FaultCause, Incarnation, NodeId, NodeSpec, NodeStatus, Outcome, RequestKind, RunId,
+    Stage, Summary, TaskId, TaskOutput, ToolError, ToolName, UnixMillis,
 };
 
 /// One fact.
@@ -168,6 +168,8 @@ pub struct RunOrder {
     pub tools: BTreeMap<ToolName, Option<String>>,
     /// How long it may take.
     pub timeout: Duration,
+    /// How the tree was given.
+    pub source: RequestKind,
 }
 
 /// Why an attempt ended badly.

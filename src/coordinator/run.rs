@@ -24,7 +24,18 @@ pub struct Run {
     /// How it ended.
     pub ending: Option<RunEnding>,
     /// Faults of nodes while they had work of this run.
-    pub faults: Vec<(NodeId, FaultCause)>,
+    pub faults: Vec<RunFault>,
+}
+
+/// A node that failed while it had work of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunFault {
+    /// The node.
+    pub node: NodeId,
+    /// Why.
+    pub cause: FaultCause,
+    /// How many tasks of the run it had.
+    pub redistributed_tasks: u32,
 }
 
 /// How a run ended.
@@ -203,7 +214,10 @@ impl Run {
                 self.set(task.id, done);
             }
             RunEvent::AttemptFailed { task, counts, .. } => self.requeue(task.id, *counts),
-            RunEvent::Redistributed { tasks, counts, .. } => {
+            RunEvent::Redistributed { from, tasks, counts } => {
+                if let Some(fault) = self.faults.last_mut().filter(|fault| fault.node == *from) {
+                    fault.redistributed_tasks += u32::try_from(tasks.len()).unwrap_or(u32::MAX);
+                }
                 for task in tasks {
                     self.requeue(task.id, *counts);
                 }
@@ -211,7 +225,9 @@ impl Run {
             RunEvent::TaskGivenUp { task, reason } => {
                 self.set(task.id, TaskState::GivenUp { reason: reason.clone() });
             }
-            RunEvent::NodeFault { node, cause } => self.faults.push((node.clone(), *cause)),
+            RunEvent::NodeFault { node, cause } => {
+                self.faults.push(RunFault { node: node.clone(), cause: *cause, redistributed_tasks: 0 })
+            }
             RunEvent::Finished { outcome, result, detail } => {
                 self.ended_at = Some(at);
                 self.ending =

@@ -14,9 +14,9 @@ mod mypy;
 pub mod options;
 pub mod plan;
 mod pylint;
+pub mod report;
 mod ruff;
 pub mod source;
-pub mod report;
 pub mod toolchain;
 pub mod tree_config;
 

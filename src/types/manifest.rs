@@ -35,11 +35,24 @@ const fn is_true(value: &bool) -> bool {
 ///
 /// Its canonical bytes are JSON without white space:
 /// `{"version":1,"files":[{"path":"a.py","digest":"<64 hex digits>","size":10}, ...]}`, with `"lint":false` last in
-/// the entries of files that are not linted. The digest of those bytes names the snapshot.
+/// the entries of files that are not linted, and `"unreadable":[{"path":"b.py","reason":"..."}]` last if the tree has
+/// files that could not be read. The digest of those bytes names the snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Manifest {
     version: u32,
     files: Vec<ManifestEntry>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unreadable: Vec<Unreadable>,
+}
+
+/// A file that is in the tree but cannot be given to a linter.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unreadable {
+    /// Its path, with what is not UTF-8 replaced.
+    pub path: TreePath,
+    /// Why, in words for the report.
+    pub reason: String,
 }
 
 /// One thing wrong with a list of files.
@@ -72,6 +85,8 @@ struct UncheckedEntry {
 struct UncheckedManifest {
     version: u32,
     files: Vec<UncheckedEntry>,
+    #[serde(default)]
+    unreadable: Vec<Unreadable>,
 }
 
 impl Manifest {
@@ -82,7 +97,7 @@ impl Manifest {
             return Err(ManifestError(problems));
         }
         files.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(Self { version: 1, files })
+        Ok(Self { version: 1, files, unreadable: Vec::new() })
     }
 
     /// Reads a manifest from JSON, canonical or not.
@@ -116,7 +131,10 @@ impl Manifest {
             }
         }
         problems.extend(clashes(indices.into_iter().zip(files.iter().map(|file| &file.path))));
-        if problems.is_empty() { Self::new(files) } else { Err(ManifestError(problems)) }
+        if !problems.is_empty() {
+            return Err(ManifestError(problems));
+        }
+        Ok(Self::new(files)?.with_unreadable(unchecked.unreadable))
     }
 
     /// The bytes whose digest names the snapshot.
@@ -127,6 +145,18 @@ impl Manifest {
     /// The snapshot digest.
     pub fn digest(&self) -> Digest {
         Digest::of(&self.canonical_bytes())
+    }
+
+    /// The same list, with files of the tree that could not be read.
+    pub fn with_unreadable(mut self, mut unreadable: Vec<Unreadable>) -> Self {
+        unreadable.sort();
+        self.unreadable = unreadable;
+        self
+    }
+
+    /// Files of the tree that could not be read, sorted; each becomes a diagnostic of the report.
+    pub fn unreadable(&self) -> &[Unreadable] {
+        &self.unreadable
     }
 
     /// All files, sorted by path.

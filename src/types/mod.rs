@@ -9,6 +9,7 @@ mod id;
 mod manifest;
 mod node;
 mod plan;
+mod request;
 mod result;
 mod stage;
 mod time;
@@ -20,9 +21,10 @@ pub use id::{
     AttemptId, AttemptRef, Epoch, Incarnation, InvalidName, NodeId, RunId, SessionId, TaskId, ToolName,
 };
 pub(crate) use manifest::clashes;
-pub use manifest::{Manifest, ManifestEntry, ManifestError, ManifestProblem};
+pub use manifest::{Manifest, ManifestEntry, ManifestError, ManifestProblem, Unreadable};
 pub use node::{AgentType, FaultCause, Load, NodeSpec, NodeStatus};
-pub use plan::{Plan, RunSpec, Shard, ToolPlan, ToolRequest, Unreadable};
+pub use plan::{Plan, RunSpec, Shard, ToolPlan, ToolRequest};
+pub use request::RequestKind;
 pub use result::{
     ClassifiedOutput, LintOutput, Outcome, RunResult, Summary, ToolError, ToolErrorKind, ToolResult,
 };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Severity, ToolError, ToolName, TreePath};
+use super::{Severity, ToolError, ToolName, TreePath, Unreadable};
 
 /// One tool a client asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,15 +36,6 @@ pub struct RunSpec {
     /// Files of the tree that could not be read or named, with the reason; each becomes a diagnostic of the report.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unreadable: Vec<Unreadable>,
-}
-
-/// A file that is in the tree but cannot be given to a linter.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unreadable {
-    /// Its path, with what is not UTF-8 replaced.
-    pub path: TreePath,
-    /// Why.
-    pub reason: String,
 }
 
 /// The files of one LINT task.

@@ -3,107 +3,19 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use lintmesh::linters::process::{Exceeded, Finished, Limits, ProcessError, ProcessSpec, run};
+use lintmesh::linters::process::{Exceeded, Finished, ProcessError, ProcessSpec, run};
 use lintmesh::node::shim::sandbox_status;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio_util::sync::CancellationToken;
 
-const SHIM: &str = env!("CARGO_BIN_EXE_lintmesh");
-/// Far beyond what anything here takes, so that only a real hang fails.
-const DEADLINE: Duration = Duration::from_secs(60);
-const MIB: u64 = 1 << 20;
+mod world;
 
-struct World {
-    scratch: tempfile::TempDir,
-    limits: Limits,
-}
-
-impl World {
-    fn new() -> Self {
-        let limits = Limits {
-            wall: DEADLINE,
-            cpu: DEADLINE,
-            memory_bytes: 1024 * MIB,
-            file_bytes: 64 * MIB,
-            output_bytes: 16 * MIB,
-            processes: 64,
-        };
-        Self { scratch: tempfile::tempdir().unwrap(), limits }
-    }
-
-    fn path(&self) -> &Path {
-        self.scratch.path()
-    }
-
-    fn spec(&self, program: &str, arguments: Vec<OsString>) -> ProcessSpec {
-        ProcessSpec {
-            program: program.into(),
-            arguments,
-            environment: vec![("WORLD".into(), self.path().into())],
-            directory: "/".into(),
-            scratch: self.path().into(),
-            limits: self.limits.clone(),
-        }
-    }
-
-    fn python(&self, code: &str) -> ProcessSpec {
-        self.spec(&python(), vec!["-c".into(), code.into()])
-    }
-
-    /// Waits until the victim has said, by a file in the scratch folder, that it is that far.
-    async fn until_exists(&self, name: &str) -> PathBuf {
-        let path = self.path().join(name);
-        eventually(&format!("{} appears", path.display()), || path.exists()).await;
-        path
-    }
-
-    /// Every process that has this world in its environment, zombies excluded (they have no environment).
-    fn processes(&self) -> Vec<Pid> {
-        let mark = format!("WORLD={}", self.path().display());
-        let folders = fs::read_dir("/proc").unwrap().flatten();
-        folders
-            .filter_map(|folder| folder.file_name().to_str()?.parse().ok().map(Pid::from_raw))
-            .filter(|pid| {
-                fs::read(format!("/proc/{pid}/environ"))
-                    .is_ok_and(|all| all.split(|byte| *byte == 0).any(|one| one == mark.as_bytes()))
-            })
-            .collect()
-    }
-
-    fn assert_nobody_left(&self) {
-        assert_eq!(self.processes(), [], "processes outlived their run");
-    }
-}
-
-fn python() -> String {
-    let output = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
-    String::from_utf8(output.stdout).unwrap().trim().into()
-}
-
-async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = tokio::time::Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < DEADLINE, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-async fn run_it(spec: ProcessSpec) -> Result<Finished, ProcessError> {
-    run(spec, Path::new(SHIM), &CancellationToken::new()).await
-}
-
-async fn finish(spec: ProcessSpec) -> Finished {
-    run_it(spec).await.unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
+use world::{MIB, SHIM, World, eventually, finish, python, run_it, text};
 
 /// Starts ten daemons that leave the group, the session and their parent, and says so.
 const DAEMONS: &str = r#"
@@ -317,56 +229,92 @@ async fn dropping_the_run_ends_everything_soon() {
     eventually("all processes end", || world.processes().is_empty()).await;
 }
 
+/// Tells who the linter's shim is.
+const WRITE_SHIM: &str = r#"
+import os, time
+with open(os.environ["WORLD"] + "/shim", "w") as file:
+    file.write(f"{os.getppid()}\n")
+"#;
+
+async fn shim_of(world: &World) -> Pid {
+    let path = world.until_exists("shim").await;
+    let mut shim = String::new();
+    eventually("the shim's number is written", || {
+        shim = fs::read_to_string(&path).unwrap();
+        shim.ends_with('\n')
+    })
+    .await;
+    Pid::from_raw(shim.trim().parse().unwrap())
+}
+
+/// Runs daemons beneath a shim that gets `signal` once they are there.
+async fn signal_the_shim(world: &World, signal: Signal) -> Result<Finished, ProcessError> {
+    let linter = run_it(world.python(&format!("{DAEMONS}{WRITE_SHIM}\ntime.sleep(600)")));
+    tokio::join!(linter, async { kill(shim_of(world).await, signal).unwrap() }).0
+}
+
 #[tokio::test]
 async fn killing_the_shim_ends_the_linter_and_its_daemons() {
     let world = World::new();
-    let spec = world.python(
-        &format!("{DAEMONS}\nprint(os.getppid(), flush=True)\ntime.sleep(600)")
-            .replace("+ \"/ready\", \"w\").close()", "+ \"/ready\", \"w\").write(str(os.getppid()))"),
-    );
-    let killed = async {
-        let ready = world.until_exists("ready").await;
-        let mut shim = None;
-        eventually("the shim's number is written", || {
-            shim = fs::read_to_string(&ready).ok().and_then(|text| text.trim().parse().ok());
-            shim.is_some()
-        })
-        .await;
-        kill(Pid::from_raw(shim.unwrap()), Signal::SIGKILL).unwrap();
-    };
-    let (result, ()) = tokio::join!(run_it(spec), killed);
-    let error = result.unwrap_err();
+    let error = signal_the_shim(&world, Signal::SIGKILL).await.unwrap_err();
     assert!(matches!(error, ProcessError::Shim { .. }), "{error}");
     world.assert_nobody_left();
 }
 
-/// Not a promise of its own but the node of the next test: that test starts this binary again for this one.
 #[tokio::test]
-#[ignore = "started by killing_the_node_ends_everything"]
+async fn terminating_the_shim_ends_the_linter_and_its_daemons() {
+    let world = World::new();
+    let finished = signal_the_shim(&world, Signal::SIGTERM).await.unwrap();
+    assert_eq!((finished.code, finished.signal, finished.exceeded), (None, Some(9), None));
+    world.assert_nobody_left();
+}
+
+/// Not a promise of its own but the node of the next tests: they start this binary again for this one.
+#[tokio::test]
+#[ignore = "started by other tests"]
 async fn node_to_be_killed() {
     let world = World::new();
-    let path = std::env::var_os("NODE_WORLD").expect("started by the other test");
-    let spec = world.python(&format!("{DAEMONS}\ntime.sleep(600)"));
-    let spec =
-        ProcessSpec { scratch: path.clone().into(), environment: vec![("WORLD".into(), path)], ..spec };
-    let _ = run_it(spec).await;
+    let path = std::env::var_os("NODE_WORLD").expect("started by the other tests");
+    let code = std::env::var("NODE_CODE").expect("started by the other tests");
+    let environment = vec![("WORLD".into(), path.clone())];
+    let _ = run_it(ProcessSpec { scratch: path.into(), environment, ..world.python(&code) }).await;
+}
+
+fn start_node(world: &World, code: &str) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "linter_process::node_to_be_killed"])
+        .env("NODE_WORLD", world.path())
+        .env("NODE_CODE", code)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 #[tokio::test]
 async fn killing_the_node_ends_everything() {
     let world = World::new();
-    let mut node = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "linter_process::node_to_be_killed"])
-        .env("NODE_WORLD", world.path())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut node = start_node(&world, &format!("{DAEMONS}\ntime.sleep(600)"));
     world.until_exists("ready").await;
     assert!(world.processes().len() >= 11);
     node.kill().unwrap();
     node.wait().unwrap();
     eventually("all processes end", || world.processes().is_empty()).await;
+}
+
+#[tokio::test]
+async fn killing_node_and_shim_at_once_ends_the_linter() {
+    let world = World::new();
+    let code = format!("{WRITE_SHIM}\ntime.sleep(600)");
+    let mut node = start_node(&world, &code);
+    let shim = shim_of(&world).await;
+    // Stopped, so that it cannot see its node die before it dies itself.
+    kill(shim, Signal::SIGSTOP).unwrap();
+    node.kill().unwrap();
+    node.wait().unwrap();
+    assert_eq!(world.processes().len(), 1, "the linter lives as long as its shim");
+    kill(shim, Signal::SIGKILL).unwrap();
+    eventually("the linter ends", || world.processes().is_empty()).await;
 }
 
 #[tokio::test]

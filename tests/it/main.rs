@@ -1,5 +1,7 @@
 //! One binary for all integration tests; one module per promise.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its harness too")]
+
 mod authentication;
 mod circuit_breaker;
 mod deadlines;
@@ -11,3 +13,4 @@ mod report_formats;
 mod rig;
 mod settings;
 mod silent_connections;
+mod toolchain;

@@ -6,11 +6,11 @@ use std::sync::LazyLock;
 use lintmesh::linters::aggregate::{TaskFailure, aggregate, canonical_bytes};
 use lintmesh::linters::classify::classify;
 use lintmesh::linters::report::{
-    Execution, FaultRecord, Format, JSON_SCHEMA, NodeExecution, Options, Report, RequestKind, TaskExecution,
+    Execution, FaultRecord, Format, JSON_SCHEMA, NodeExecution, Options, Report, TaskExecution,
     ToolExecution, write,
 };
 use lintmesh::linters::toolchain::ToolchainMode;
-use lintmesh::types::{
+use lintmesh::types::{RequestKind, 
     ClassifiedOutput, Digest, Epoch, FaultCause, LintOutput, NodeId, Plan, Position, RawDiagnostic, RunId,
     RunSpec, Severity, Shard, Span, Stage, ToolError, ToolErrorKind, ToolName, ToolPlan, TreePath,
 };

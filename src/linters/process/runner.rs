@@ -86,7 +86,8 @@ pub async fn run(
         return Err(ProcessError::Cancelled);
     }
     match report {
-        Some(Report::Ended { code, signal, exceeded, cpu, .. }) => {
+        Some(Report::Ended { code, signal, exceeded, cpu, peak_memory_bytes }) => {
+            tracing::debug!(program = %spec.program.display(), ?wall, ?cpu, peak_memory_bytes, "process ended");
             let exceeded = match end.stopped {
                 _ if budget.exhausted.is_cancelled() => Some(Exceeded::Output),
                 Some(Stop::Wall) => Some(Exceeded::Wall),

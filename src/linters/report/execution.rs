@@ -5,21 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::linters::toolchain::ToolchainMode;
-use crate::types::{AgentType, Digest, Epoch, FaultCause, NodeId, RunId, Stage, ToolName};
-
-/// How the tree was given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum RequestKind {
-    /// Read where it is, by a private mesh on the same machine.
-    InPlace,
-    /// Uploaded, and named by its digest.
-    Snapshot,
-    /// Files within the request.
-    Inline,
-    /// A path on the server.
-    ServerPath,
-}
+use crate::types::{AgentType, Digest, Epoch, FaultCause, NodeId, RequestKind, RunId, Stage, ToolName};
 
 /// One tool's part in the execution.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -14,7 +14,7 @@ mod visible;
 
 use std::io;
 
-pub use execution::{Execution, FaultRecord, NodeExecution, RequestKind, TaskExecution, ToolExecution};
+pub use execution::{Execution, FaultRecord, NodeExecution, TaskExecution, ToolExecution};
 
 use crate::types::{Diagnostic, RunResult, Severity, TreePath};
 

@@ -53,7 +53,8 @@ pub(super) fn provision(
             }
         }
     };
-    fs::write(&memory, id.to_string()).map_err(|source| ProvisionError::Cache { path: memory, source })?;
+    // Only a convenience: a cache made by somebody else, for example in an image, may be read-only.
+    let _ = fs::write(&memory, id.to_string());
     Ok(toolchain)
 }
 
@@ -121,7 +122,8 @@ impl Cache {
         let problem = |source| ProvisionError::Cache { path: interpreter.into(), source };
         let real = interpreter.canonicalize().map_err(problem)?;
         let data = real.metadata().map_err(problem)?;
-        let identity = (&real, data.ino(), data.size(), data.mtime(), data.mtime_nsec());
+        // Whole seconds and no inode: neither survives being packed into a container image.
+        let identity = (&real, data.size(), data.mtime());
         let key = toolchain_id(&ToolchainMode::Managed, &format!("{identity:?}\n{}", lock::LOCK));
         Ok(self.folder.join("interpreters").join(key.to_string()))
     }

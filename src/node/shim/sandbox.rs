@@ -46,7 +46,8 @@ impl fmt::Display for SandboxStatus {
 /// Restricts the calling thread and all it starts from now on.
 ///
 /// Reading stays free: linters read the interpreter, its packages and system files in places that no list
-/// would ever cover, and what they print goes back to the owner of the tree.
+/// would ever cover, and what they print goes back to the owner of the tree. `/dev/shm` is no exception to the rule
+/// on writing, so Python's `multiprocessing` has no locks: a linter must be asked for one job.
 pub(super) fn restrict(scratch: &Path) -> Result<RestrictionStatus, RulesetError> {
     let write = AccessFs::from_write(RULES);
     Ruleset::default()

@@ -91,11 +91,12 @@ impl Watch {
                 let pages: u64 = tree.iter().map(|process| process.resident_pages).sum();
                 let memory = pages.saturating_mul(page.unwrap_or(4096));
                 self.peak_memory = self.peak_memory.max(memory);
-                if memory > limits.memory_bytes {
-                    return Ok(Some(Exceeded::Memory));
-                }
+                // First, since a crowd of processes uses memory too.
                 if tree.len() as u64 > u64::from(limits.processes) {
                     return Ok(Some(Exceeded::Processes));
+                }
+                if memory > limits.memory_bytes {
+                    return Ok(Some(Exceeded::Memory));
                 }
                 let sampled = now();
                 interval = next_interval(interval, sampled.duration_since(time));

@@ -1,0 +1,64 @@
+//! grpc.health.v1, kept true: readiness follows the nodes, liveness only this process.
+
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::engine::Handle;
+use crate::types::Stage;
+
+/// Health names that say whether work can be done. `""` is the server as a whole.
+const READY: [&str; 5] = [
+    "",
+    "readiness",
+    "lintmesh.v1.CoordinatorService",
+    "lintmesh.v1.WorkspaceService",
+    "lintmesh.peer.v1.NodeService",
+];
+/// The health name that says whether the process lives.
+const LIVE: &str = "liveness";
+
+/// Sets what is true before the first node has joined. Done before any listener is bound: the library's own start is
+/// SERVING.
+pub async fn start(reporter: &HealthReporter) {
+    set(reporter, false).await;
+    reporter.set_service_status(LIVE, ServingStatus::Serving).await;
+}
+
+/// Follows the mesh until the engine stops.
+pub async fn follow(reporter: HealthReporter, engine: Handle) {
+    let mut revision = engine.revision();
+    loop {
+        revision.borrow_and_update();
+        let Ok(ready) = engine.query(|core, _| can_work(core)).await else { return };
+        set(&reporter, ready).await;
+        if revision.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Final: whatever comes later, this server takes no more work.
+pub async fn stop(reporter: &HealthReporter) {
+    set(reporter, false).await;
+}
+
+/// Whether the ACTIVE nodes cover every stage, and few enough others are missing.
+pub fn can_work(core: &crate::coordinator::Coordinator) -> bool {
+    let settings = core.settings();
+    let active: Vec<_> = core.state().active().map(|(_, member)| &member.spec).collect();
+    let covered = Stage::ALL.iter().all(|stage| {
+        let need = settings.required.of(*stage);
+        active.iter().any(|spec| {
+            need.iter()
+                .all(|name| spec.capabilities.contains(name) || spec.fallback_capabilities.contains(name))
+        })
+    });
+    covered && 1.0 - core.state().health() <= settings.fault_tolerance_level
+}
+
+async fn set(reporter: &HealthReporter, ready: bool) {
+    let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for name in READY {
+        reporter.set_service_status(name, status).await;
+    }
+}

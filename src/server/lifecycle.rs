@@ -1,0 +1,341 @@
+//! A server from its start to its bounded end.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic_health::server::HealthReporter;
+
+use super::accept::{ConnectionLimits, ServeOptions, Served, serve};
+use super::coordinator::Coordination;
+use super::enrolment::Secrets;
+use super::nodes::Sessions;
+use super::service::{Service, TreePolicy};
+use super::stack::{self, Inbound, InboundLimits};
+use super::tls::{TlsConfigs, TlsError, server_config};
+use super::workspace::Workspaces;
+use super::{admin, health, mesh};
+use crate::config::Settings;
+use crate::coordinator::input::Input;
+use crate::engine::clock::Clock;
+use crate::engine::{Engine, EngineError, Handle};
+use crate::linters::toolchain::ToolchainMode;
+use crate::middleware::auth::Token;
+use crate::middleware::deadline::DeadlineSettings;
+use crate::middleware::request_id::RandomBits;
+use crate::proto::peer::v1::node_service_server::NodeServiceServer;
+use crate::proto::v1::FILE_DESCRIPTOR_SET;
+use crate::proto::v1::coordinator_service_server::CoordinatorServiceServer;
+use crate::proto::v1::workspace_service_server::WorkspaceServiceServer;
+use crate::store::Store;
+use crate::types::NodeId;
+use crate::workspace::blobs::{BlobError, BlobLimits, BlobStore};
+
+/// Open `Watch` streams of one prober on the admin listener.
+const ADMIN_STREAMS: usize = 16;
+/// Requests to start a node that may wait for the launcher.
+const RESTARTS: usize = 16;
+
+/// What a server needs.
+pub struct ServerOptions<S> {
+    /// The settings.
+    pub settings: Settings,
+    /// What trees may be read where.
+    pub trees: TreePolicy,
+    /// Who may call, beside those the settings name.
+    pub tokens: Vec<Token>,
+    /// Whether there is an admin listener.
+    pub admin: bool,
+    /// Where the linters come from, for reports.
+    pub toolchain_mode: Option<ToolchainMode>,
+    /// Where blobs are kept.
+    pub blob_dir: PathBuf,
+    /// Where facts are kept.
+    pub store: S,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness for ids and jitter.
+    pub random: RandomBits,
+}
+
+/// Why a server did not start. All are for the user to fix.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} ({setting}): {source}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// The setting that names it.
+        setting: &'static str,
+        /// The reason.
+        source: std::io::Error,
+    },
+    /// A certificate or key cannot be read.
+    #[error("cannot read {} ({setting}): {source}", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// The setting that names it.
+        setting: &'static str,
+        /// The reason.
+        source: std::io::Error,
+    },
+    /// Certificate and key cannot be used.
+    #[error("server.tls: {0}")]
+    Tls(#[from] TlsError),
+    /// The blob store.
+    #[error(transparent)]
+    Blobs(#[from] BlobError),
+    /// The coordinator.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// A server that runs.
+pub struct RunningServer {
+    api: SocketAddr,
+    nodes: SocketAddr,
+    admin: Option<SocketAddr>,
+    service: Arc<Service>,
+    secrets: Arc<Secrets>,
+    reporter: HealthReporter,
+    restarts: Mutex<mpsc::Receiver<NodeId>>,
+    listening: CancellationToken,
+    listeners: Vec<JoinHandle<Served>>,
+    engine: JoinHandle<Result<(), EngineError>>,
+}
+
+/// Binds every listener, then serves. Nothing is left behind if one cannot be bound.
+pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<RunningServer, StartError> {
+    let settings = &options.settings;
+    let tls = tls(settings)?;
+    let api = bind(settings.server.listen, "server.listen").await?;
+    let nodes = bind(settings.server.node_listen, "server.node_listen").await?;
+    let admin_listener = match options.admin {
+        true => Some(bind(settings.server.admin_listen, "server.admin_listen").await?),
+        false => None,
+    };
+    let workspace = &settings.workspace;
+    let limits =
+        BlobLimits { max_blob_bytes: workspace.max_blob_bytes, max_total_bytes: workspace.max_store_bytes };
+    let blobs = BlobStore::open(&options.blob_dir, limits)?;
+
+    let (restart, restarts) = mpsc::channel(RESTARTS);
+    let core_settings = super::settings::core(settings);
+    let (engine, handle) = Engine::new(core_settings, options.store, options.clock, restart)?;
+    let engine = tokio::spawn(engine.run());
+    // The mesh is what configuration declares, before anybody can ask.
+    let declared = Input::Declare(settings.nodes.specs());
+    if handle.decide(declared).await.is_err() {
+        tracing::error!("the coordinator stopped at its start");
+    }
+
+    let (listening, stopping) = (CancellationToken::new(), CancellationToken::new());
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    health::start(&reporter).await;
+    tokio::spawn(health::follow(reporter.clone(), handle.clone()));
+
+    let service = Service::new(
+        handle.clone(),
+        blobs,
+        options.settings.clone(),
+        options.trees,
+        options.toolchain_mode,
+        options.random.clone(),
+        stopping,
+    );
+    tokio::spawn(release_blobs(service.clone()));
+    let secrets =
+        Arc::new(Secrets::new(settings.nodes.secrets.iter().map(|secret| secret.sha256.clone()).collect()));
+    let inbound = super::settings::inbound(settings);
+    let mut tokens = super::settings::tokens(settings);
+    tokens.extend(options.tokens);
+
+    let message = usize::try_from(settings.server.max_message_bytes).unwrap_or(usize::MAX);
+    let mut api_routes = Routes::new(health_service.clone())
+        .add_service(
+            CoordinatorServiceServer::new(Coordination::new(service.clone()))
+                .max_decoding_message_size(message),
+        )
+        .add_service(
+            WorkspaceServiceServer::new(Workspaces::new(service.clone())).max_decoding_message_size(message),
+        );
+    if settings.server.reflection {
+        api_routes = with_reflection(api_routes);
+    }
+    let node_routes = Routes::new(
+        NodeServiceServer::new(Sessions::new(service.clone())).max_decoding_message_size(message),
+    )
+    .add_service(
+        WorkspaceServiceServer::new(Workspaces::new(service.clone())).max_decoding_message_size(message),
+    );
+
+    let random = options.random;
+    let listener_limits = |limits| (limits, settings.server.shutdown_grace, random.clone());
+    let mut running = RunningServer {
+        api: local(&api, settings.server.listen),
+        nodes: local(&nodes, settings.server.node_listen),
+        admin: admin_listener.as_ref().map(|listener| local(listener, settings.server.admin_listen)),
+        service,
+        secrets: secrets.clone(),
+        reporter,
+        restarts: Mutex::new(restarts),
+        listening,
+        listeners: Vec::new(),
+        engine,
+    };
+    let api_stack = stack::api(api_routes, tokens, inbound, random.clone());
+    running.listen(api, api_stack, listener_limits(ConnectionLimits::default()), tls.clone());
+    let session_limits = InboundLimits {
+        // A session lasts as long as its node.
+        deadlines: DeadlineSettings { stream_default: None, stream_max: None, ..inbound.deadlines },
+        ..inbound
+    };
+    let node_stack = stack::peer(node_routes, secrets, session_limits, random.clone());
+    running.listen(nodes, node_stack, listener_limits(ConnectionLimits::for_nodes()), tls);
+    if let Some(listener) = admin_listener {
+        let routes = admin::routes(health_service, handle);
+        let admin_stack = stack::admin(routes, ADMIN_STREAMS, random.clone());
+        running.listen(listener, admin_stack, listener_limits(ConnectionLimits::default()), None);
+    }
+    Ok(running)
+}
+
+impl RunningServer {
+    /// Where clients call.
+    pub const fn api_address(&self) -> SocketAddr {
+        self.api
+    }
+
+    /// Where nodes join.
+    pub const fn node_address(&self) -> SocketAddr {
+        self.nodes
+    }
+
+    /// Where probes look.
+    pub const fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// The coordinator.
+    pub fn engine(&self) -> Handle {
+        self.service.engine.clone()
+    }
+
+    /// The secrets by which launched nodes join.
+    pub fn secrets(&self) -> Arc<Secrets> {
+        self.secrets.clone()
+    }
+
+    /// The next node whose process should be started again; none once the coordinator has stopped.
+    pub async fn next_restart(&self) -> Option<NodeId> {
+        self.restarts.lock().await.recv().await
+    }
+
+    /// Waits until all nodes are ACTIVE, at most so long. Answers whether they are.
+    pub async fn wait_ready(&self, wait: Duration) -> bool {
+        mesh::wait_until_ready(&self.service, wait).await.unwrap_or(false)
+    }
+
+    /// Ends in order: probes are told first, then open streams end with a reason, then listeners drain, all of it
+    /// within the bound and a little.
+    pub async fn shutdown(self) {
+        health::stop(&self.reporter).await;
+        self.service.stopping.cancel();
+        self.service.engine.sessions().close_all();
+        self.listening.cancel();
+        for listener in self.listeners {
+            match listener.await {
+                Ok(served) if served.aborted > 0 => {
+                    tracing::warn!(connections = served.aborted, "connections were aborted at shutdown");
+                }
+                Ok(_) => {}
+                Err(error) => tracing::error!(%error, "a listener failed"),
+            }
+        }
+        self.engine.abort();
+    }
+
+    /// Waits until the coordinator fails, which it does if it can no longer store its facts.
+    pub async fn failed(&mut self) -> String {
+        match (&mut self.engine).await {
+            Ok(Ok(())) => "the coordinator ended".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    fn listen(
+        &mut self,
+        listener: TcpListener,
+        inbound: Inbound,
+        (limits, drain_timeout, random): (ConnectionLimits, Duration, RandomBits),
+        tls: Option<TlsConfigs>,
+    ) {
+        let options = ServeOptions {
+            tls,
+            limits,
+            // Probes of the admin listener speak HTTP/1 too.
+            allow_http1: true,
+            drain_timeout,
+            jitter: Arc::new(move || (random() >> 64) as u64 as f64 / u64::MAX as f64),
+        };
+        self.listeners.push(tokio::spawn(serve(listener, inbound, options, self.listening.clone())));
+    }
+}
+
+async fn bind(address: SocketAddr, setting: &'static str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Bind { address, setting, source })
+}
+
+/// The port that was really taken.
+fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(asked)
+}
+
+fn with_reflection(routes: Routes) -> Routes {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    match (builder().build_v1(), builder().build_v1alpha()) {
+        (Ok(v1), Ok(v1alpha)) => routes.add_service(v1).add_service(v1alpha),
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::error!(%error, "reflection is off: the embedded descriptors are not readable");
+            routes
+        }
+    }
+}
+
+fn tls(settings: &Settings) -> Result<Option<TlsConfigs>, StartError> {
+    let tls = &settings.server.tls;
+    let (Some(cert), Some(key)) = (&tls.cert, &tls.key) else { return Ok(None) };
+    let read = |path: &PathBuf, setting| {
+        std::fs::read(path).map_err(|source| StartError::Certificate { path: path.clone(), setting, source })
+    };
+    let chain = read(cert, "server.tls.cert")?;
+    let key = read(key, "server.tls.key")?;
+    let client_ca = tls.client_ca.as_ref().map(|path| read(path, "server.tls.client_ca")).transpose()?;
+    let config = server_config(&chain, &key, client_ca.as_deref())?;
+    Ok(Some(watch::channel(config).1))
+}
+
+/// Lets go of blobs whenever runs have ended.
+async fn release_blobs(service: Arc<Service>) {
+    let mut revision = service.engine.revision();
+    loop {
+        service.release_ended().await;
+        tokio::select! {
+            changed = revision.changed() => if changed.is_err() { return },
+            () = service.stopping.cancelled() => return,
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! ListRuns: newest first, in pages.
+
+use super::service::{Service, stopped};
+use crate::engine;
+use crate::proto::v1;
+use crate::status::ApiError;
+use crate::types::RunId;
+use crate::wire;
+
+/// Runs on a page if the client does not say.
+const DEFAULT_PAGE: usize = 50;
+/// Runs on a page at most.
+const MAX_PAGE: usize = 500;
+
+/// One page. The token is the last run of the page before, so that runs that start meanwhile shift nothing.
+pub async fn list(service: &Service, request: v1::ListRunsRequest) -> Result<v1::ListRunsResponse, ApiError> {
+    let size = match usize::try_from(request.page_size) {
+        Ok(0) => DEFAULT_PAGE,
+        Ok(size) => size.min(MAX_PAGE),
+        Err(_) => return Err(ApiError::invalid("page_size", "must not be negative")),
+    };
+    let after = match request.page_token.as_str() {
+        "" => None,
+        token => Some(RunId::new(token).map_err(|_| {
+            ApiError::invalid("page_token", "is not a token that ListRuns gave; start at the first page")
+        })?),
+    };
+    let Ok(state) = v1::RunState::try_from(request.state) else {
+        let text = format!("{} is not a known state", request.state);
+        return Err(ApiError::invalid("state", text));
+    };
+    service
+        .engine
+        .query(move |core, _| {
+            // Ids sort by the time of the start, so a token stays good even if its run was forgotten.
+            let newest_first = core.state().order.iter().rev();
+            let mut page: Vec<v1::Run> = newest_first
+                .filter(|id| after.as_ref().is_none_or(|after| *id < after))
+                .filter_map(|id| core.state().runs.get_key_value(id))
+                .filter(|(_, run)| request.project.is_empty() || run.order.project == request.project)
+                .filter(|(_, run)| match state {
+                    v1::RunState::Unspecified => true,
+                    v1::RunState::Open => run.is_open(),
+                    v1::RunState::Finished => !run.is_open(),
+                })
+                .take(size + 1)
+                .map(|(id, run)| wire::run::run(id, run, &engine::progress(core, id)))
+                .collect();
+            let more = page.len() > size;
+            page.truncate(size);
+            let last = page.last().filter(|_| more);
+            let next_page_token = last.map(|run| run.run_id.clone()).unwrap_or_default();
+            v1::ListRunsResponse { runs: page, next_page_token }
+        })
+        .await
+        .map_err(stopped)
+}

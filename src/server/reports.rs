@@ -1,0 +1,134 @@
+//! The report of a run that has ended: its canonical result from the blob store, its execution from the core.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::service::{Service, blob_error, blocking, stopped};
+use crate::coordinator::Coordinator;
+use crate::coordinator::run::{Run, TaskState};
+use crate::linters::report::{
+    Execution, FaultRecord, Format, NodeExecution, Options, Report, TaskExecution, ToolExecution, write,
+};
+use crate::proto::v1;
+use crate::status::{ApiError, Precondition};
+use crate::types::{Digest, NodeId, RunId, RunResult, ToolName, UnixMillis};
+
+/// The bytes of a report in the form asked for.
+pub async fn render(
+    service: &Arc<Service>,
+    run: &RunId,
+    format: v1::ReportFormat,
+) -> Result<Vec<u8>, ApiError> {
+    let (id, asked) = (run.clone(), run.clone());
+    let ended = service
+        .engine
+        .query(move |core, _| {
+            let run = core.state().runs.get(&id)?;
+            let ending =
+                run.ending.as_ref().map(|ending| ending.result.as_ref().map(|made| made.output.digest));
+            Some((ending, execution(core, &id, run)))
+        })
+        .await
+        .map_err(stopped)?;
+    let Some((ending, mut execution)) = ended else {
+        return Err(ApiError::NotFound { resource_type: "run", name: asked.to_string() });
+    };
+    let lacks = |kind, description: &str| {
+        let subject = format!("runs/{asked}");
+        ApiError::FailedPrecondition(vec![Precondition { kind, subject, description: description.into() }])
+    };
+    let digest = match ending {
+        None => return Err(lacks("RUN_OPEN", "it has not ended; watch it with WatchRun")),
+        Some(None) => return Err(lacks("NO_REPORT", "it ended without a result; GetRun says how")),
+        Some(Some(digest)) => digest,
+    };
+    execution.toolchain_mode = service.toolchain_mode.clone();
+    let blobs = service.blobs.clone();
+    blocking(move || {
+        let bytes = blobs.get(&digest).map_err(blob_error)?;
+        let format = match format {
+            v1::ReportFormat::Result => return Ok(bytes),
+            v1::ReportFormat::Unspecified | v1::ReportFormat::Json => Format::Json,
+            v1::ReportFormat::Sarif => Format::Sarif,
+            v1::ReportFormat::Text => Format::Concise,
+            v1::ReportFormat::Junit => Format::Junit,
+        };
+        let result: RunResult = serde_json::from_slice(&bytes).map_err(|error| {
+            tracing::error!(%error, "a stored result is not readable");
+            ApiError::Internal { request_id: String::new() }
+        })?;
+        drop(bytes);
+        let options =
+            Options { color: false, width: 120, statistics: false, quiet: false, source: &|_| None };
+        let mut rendered = Vec::new();
+        write(&Report { result, execution }, format, &options, &mut rendered).map_err(|error| {
+            tracing::error!(%error, "a report could not be written");
+            ApiError::Internal { request_id: String::new() }
+        })?;
+        Ok(rendered)
+    })
+    .await?
+}
+
+fn execution(core: &Coordinator, id: &RunId, run: &Run) -> Execution {
+    let mut tools: BTreeMap<ToolName, ToolExecution> = BTreeMap::new();
+    let mut nodes: BTreeMap<NodeId, NodeExecution> = BTreeMap::new();
+    for (node, member) in &core.state().members {
+        let agent_type = member.spec.agent_type.clone();
+        nodes.insert(node.clone(), NodeExecution { agent_type, tasks: Vec::new() });
+    }
+    for task in &run.tasks {
+        let TaskState::Done { node, measured, .. } = &task.state else { continue };
+        if let Some(part) = nodes.get_mut(node) {
+            part.tasks.push(TaskExecution {
+                stage: task.task.stage,
+                tool: task.task.tool.clone(),
+                shard: task.task.tool.as_ref().map(|_| task.task.shard + 1),
+            });
+        }
+        if task.task.stage == crate::types::Stage::Lint
+            && let Some(tool) = &task.task.tool
+        {
+            let part = tools.entry(tool.clone()).or_default();
+            part.executable.clone_from(&measured.executable);
+            part.seconds += measured.wall.as_secs_f64();
+            part.cpu_seconds += measured.cpu.as_secs_f64();
+            if !part.nodes.contains(node) {
+                part.nodes.push(node.clone());
+                part.nodes.sort();
+            }
+        }
+    }
+    let ended = run.ended_at.unwrap_or(run.started_at);
+    let presence = core.presences().values().find(|presence| presence.session.is_some());
+    Execution {
+        run_id: id.clone(),
+        started_at: rfc3339(run.started_at),
+        ended_at: rfc3339(ended),
+        seconds: (ended.0.saturating_sub(run.started_at.0)) as f64 / 1000.0,
+        request: run.order.source,
+        coordinator_version: env!("CARGO_PKG_VERSION").to_owned(),
+        epoch: core.state().epoch,
+        tools,
+        nodes,
+        retries: run.tasks.iter().map(|task| task.retries).sum(),
+        faults: run
+            .faults
+            .iter()
+            .map(|fault| FaultRecord {
+                node_id: fault.node.clone(),
+                cause: fault.cause,
+                redistributed_tasks: fault.redistributed_tasks,
+            })
+            .collect(),
+        toolchain_id: presence.and_then(|presence| presence.toolchain_id.parse::<Digest>().ok()),
+        toolchain_mode: None,
+        environment_class: presence.map(|presence| presence.environment_class.clone()).unwrap_or_default(),
+    }
+}
+
+/// UTC with milliseconds.
+fn rfc3339(at: UnixMillis) -> String {
+    let timestamp = crate::wire::time::timestamp(at);
+    timestamp.to_string()
+}

@@ -1,0 +1,68 @@
+//! From the settings people write to those the parts take.
+
+use crate::config::{LoadBalancing, Role as ConfiguredRole, Settings};
+use crate::coordinator::settings::{RequiredCapabilities, Settings as CoreSettings, Strategy};
+use crate::middleware::auth::{Role, Token};
+use crate::middleware::deadline::DeadlineSettings;
+use crate::types::Stage;
+
+use super::stack::InboundLimits;
+
+/// What the core decides by.
+pub fn core(settings: &Settings) -> CoreSettings {
+    let mesh = &settings.mesh;
+    let required = |stage| settings.stages.required(stage).clone();
+    CoreSettings {
+        heartbeat_interval: mesh.heartbeat_interval,
+        message_timeout: mesh.message_timeout,
+        consensus_threshold: mesh.consensus_threshold,
+        fault_tolerance_level: mesh.fault_tolerance_level,
+        load_balancing_strategy: match mesh.load_balancing_strategy {
+            LoadBalancing::CapabilityBased => Strategy::CapabilityBased,
+            LoadBalancing::LeastLoaded => Strategy::LeastLoaded,
+            LoadBalancing::RoundRobin => Strategy::RoundRobin,
+        },
+        max_retry_attempts: mesh.max_retry_attempts,
+        circuit_breaker_threshold: mesh.circuit_breaker_threshold,
+        recovery_timeout: mesh.recovery_timeout,
+        task_timeout: mesh.task_timeout,
+        batch_size: mesh.batch_size,
+        flush_interval: mesh.flush_interval,
+        health_check_interval: mesh.health_check_interval,
+        max_open_runs: settings.runs.max_open as usize,
+        kept_runs: settings.runs.keep as usize,
+        required: RequiredCapabilities {
+            plan: required(Stage::Plan),
+            lint: required(Stage::Lint),
+            classify: required(Stage::Classify),
+            aggregate: required(Stage::Aggregate),
+        },
+        ..CoreSettings::default()
+    }
+}
+
+/// What the API listener allows.
+pub fn inbound(settings: &Settings) -> InboundLimits {
+    let server = &settings.server;
+    InboundLimits {
+        requests_in_flight: server.max_concurrent_requests as usize,
+        streams_per_caller: server.max_streams_per_client as usize,
+        deadlines: DeadlineSettings { unary_default: server.request_timeout, ..DeadlineSettings::default() },
+    }
+}
+
+/// Who may call.
+pub fn tokens(settings: &Settings) -> Vec<Token> {
+    let token = |token: &crate::config::Token| {
+        Some(Token {
+            name: token.name.as_str().into(),
+            role: match token.role {
+                ConfiguredRole::Reader => Role::Reader,
+                ConfiguredRole::Submitter => Role::Submitter,
+                ConfiguredRole::Operator => Role::Operator,
+            },
+            sha256: token.sha256.digest()?,
+        })
+    };
+    settings.auth.tokens.iter().filter_map(token).collect()
+}

@@ -1,0 +1,183 @@
+//! WorkspaceService: the bytes of trees, for clients and for nodes.
+
+use std::collections::BTreeSet;
+use std::io::Read as _;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::service::{Service, blob_error, blocking};
+use crate::proto::v1::workspace_service_server::WorkspaceService;
+use crate::proto::v1::{
+    DownloadBlobsRequest, DownloadBlobsResponse, FindMissingBlobsRequest, FindMissingBlobsResponse,
+    UploadBlobsRequest, UploadBlobsResponse,
+};
+use crate::status::{ApiError, FieldViolation};
+use crate::types::Digest;
+use crate::workspace::blobs::{BlobStore, BlobWriter};
+
+/// Digests in one request.
+const MAX_DIGESTS: usize = 20_000;
+/// Bytes of one downloaded piece.
+const PIECE: usize = 512 * 1024;
+/// Pieces that may wait for a slow client.
+const QUEUE: usize = 4;
+
+/// The service.
+pub struct Workspaces(Arc<Service>);
+
+impl Workspaces {
+    /// On this server's blob store.
+    pub const fn new(service: Arc<Service>) -> Self {
+        Self(service)
+    }
+}
+
+/// Reads all digests, or names all that are none.
+fn digests(field: &str, texts: &[String]) -> Result<Vec<Digest>, ApiError> {
+    if texts.len() > MAX_DIGESTS {
+        let text = format!("has {} digests; at most {MAX_DIGESTS} are allowed", texts.len());
+        return Err(ApiError::invalid(field, text));
+    }
+    let (mut good, mut bad) = (Vec::with_capacity(texts.len()), Vec::new());
+    for (index, text) in texts.iter().enumerate() {
+        match text.parse() {
+            Ok(digest) => good.push(digest),
+            Err(error) => bad.push(FieldViolation::new(format!("{field}[{index}]"), format!("{error}"))),
+        }
+    }
+    if bad.is_empty() { Ok(good) } else { Err(ApiError::InvalidArgument(bad)) }
+}
+
+#[tonic::async_trait]
+impl WorkspaceService for Workspaces {
+    type DownloadBlobsStream = ReceiverStream<Result<DownloadBlobsResponse, Status>>;
+
+    async fn find_missing_blobs(
+        &self,
+        request: Request<FindMissingBlobsRequest>,
+    ) -> Result<Response<FindMissingBlobsResponse>, Status> {
+        let asked = digests("digests", &request.into_inner().digests)?;
+        // Promised before it is looked, so that nothing found can vanish in between.
+        self.0.promise(&asked);
+        let blobs = self.0.blobs.clone();
+        let missing_digests = blocking(move || {
+            let mut told = BTreeSet::new();
+            blobs
+                .missing(&asked)
+                .into_iter()
+                .filter(|digest| told.insert(*digest))
+                .map(|digest| digest.to_string())
+                .collect()
+        })
+        .await?;
+        Ok(Response::new(FindMissingBlobsResponse { missing_digests }))
+    }
+
+    async fn upload_blobs(
+        &self,
+        request: Request<Streaming<UploadBlobsRequest>>,
+    ) -> Result<Response<UploadBlobsResponse>, Status> {
+        let mut pieces = request.into_inner();
+        let mut upload =
+            Upload { blobs: self.0.blobs.clone(), current: None, done: UploadBlobsResponse::default() };
+        while let Some(piece) = pieces.message().await? {
+            upload = blocking(move || upload.take(piece)).await??;
+        }
+        let done = blocking(move || upload.end()).await??;
+        Ok(Response::new(done))
+    }
+
+    async fn download_blobs(
+        &self,
+        request: Request<DownloadBlobsRequest>,
+    ) -> Result<Response<Self::DownloadBlobsStream>, Status> {
+        let asked = digests("digests", &request.into_inner().digests)?;
+        let blobs = self.0.blobs.clone();
+        let (client, pieces) = mpsc::channel(QUEUE);
+        tokio::task::spawn_blocking(move || {
+            for digest in asked {
+                if let Err(error) = send_blob(&blobs, digest, &client) {
+                    // The client may have gone away; then there is nobody to tell.
+                    let _ = client.blocking_send(Err(error.into()));
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(pieces.into()))
+    }
+}
+
+/// Blobs that arrive piece by piece.
+struct Upload {
+    blobs: BlobStore,
+    current: Option<(Digest, BlobWriter)>,
+    done: UploadBlobsResponse,
+}
+
+impl Upload {
+    fn take(mut self, piece: UploadBlobsRequest) -> Result<Self, ApiError> {
+        if !piece.digest.is_empty() {
+            let digest: Digest =
+                piece.digest.parse().map_err(|error| ApiError::invalid("digest", format!("{error}")))?;
+            if self.current.as_ref().is_none_or(|(current, _)| *current != digest) {
+                self.complete()?;
+                let writer = self.blobs.writer(Some(digest)).map_err(blob_error)?;
+                self.current = Some((digest, writer));
+            }
+        }
+        let Some((_, writer)) = &mut self.current else {
+            return Err(ApiError::invalid("digest", "is needed on the first piece of a blob"));
+        };
+        writer.write(&piece.data).map_err(blob_error)?;
+        Ok(self)
+    }
+
+    fn complete(&mut self) -> Result<(), ApiError> {
+        if let Some((_, writer)) = self.current.take() {
+            let size = writer.written();
+            writer.finish().map_err(blob_error)?;
+            self.done.blobs += 1;
+            self.done.bytes += size;
+        }
+        Ok(())
+    }
+
+    fn end(mut self) -> Result<UploadBlobsResponse, ApiError> {
+        self.complete()?;
+        Ok(self.done)
+    }
+}
+
+fn send_blob(
+    blobs: &BlobStore,
+    digest: Digest,
+    client: &mpsc::Sender<Result<DownloadBlobsResponse, Status>>,
+) -> Result<(), ApiError> {
+    let size = blobs.size(&digest).unwrap_or(0);
+    let mut reader = blobs.reader(&digest).map_err(blob_error)?;
+    let mut left = size;
+    loop {
+        let mut data = vec![0; PIECE.min(usize::try_from(left).unwrap_or(PIECE)).max(1)];
+        let mut filled = 0;
+        while filled < data.len() {
+            match reader.read(&mut data[filled..]) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) => {
+                    tracing::error!(%digest, %error, "a blob cannot be read");
+                    return Err(ApiError::NotFound { resource_type: "blob", name: digest.to_string() });
+                }
+            }
+        }
+        data.truncate(filled);
+        left = left.saturating_sub(filled as u64);
+        let last = left == 0 || filled == 0;
+        let piece = DownloadBlobsResponse { digest: digest.to_string(), data, last };
+        if client.blocking_send(Ok(piece)).is_err() || last {
+            return Ok(());
+        }
+    }
+}
