@@ -11,6 +11,7 @@ pub mod proto;
 pub mod server;
 pub mod status;
 pub mod store;
+pub mod telemetry;
 pub mod types;
 pub mod wire;
 pub mod workspace;

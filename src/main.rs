@@ -9,5 +9,5 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == control::SUBCOMMAND) {
         return lintmesh::node::shim::main();
     }
-    ExitCode::SUCCESS
+    lintmesh::cli::main()
 }

@@ -49,6 +49,7 @@ struct Entry {
     test_name: Option<String>,
     issue_text: String,
     issue_severity: Option<String>,
+    issue_confidence: Option<String>,
     more_info: Option<String>,
 }
 
@@ -174,8 +175,16 @@ fn finding(entry: Entry) -> Finding {
         code: entry.test_id,
         name: entry.test_name,
         message: entry.issue_text,
-        tool_severity: entry.issue_severity,
+        tool_severity: rating(entry.issue_severity, entry.issue_confidence),
         url: entry.more_info,
+    }
+}
+
+/// Severity and confidence in one, for example `HIGH/MEDIUM`: how serious a finding is depends on both.
+fn rating(severity: Option<String>, confidence: Option<String>) -> Option<String> {
+    match (severity, confidence) {
+        (Some(severity), Some(confidence)) => Some(format!("{severity}/{confidence}")),
+        (severity, _) => severity,
     }
 }
 

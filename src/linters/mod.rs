@@ -1,18 +1,17 @@
 //! Linters as data and pure functions: adapters, catalogue, stages, report formats.
 
+pub mod adapter;
 pub mod aggregate;
+mod bandit;
 pub mod catalogue;
 pub mod classify;
 pub mod equivalence;
-pub mod process;
-
-pub mod adapter;
-mod bandit;
 mod flake8;
 pub mod lint;
 mod mypy;
 pub mod options;
 pub mod plan;
+pub mod process;
 mod pylint;
 pub mod report;
 mod ruff;

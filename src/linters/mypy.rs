@@ -109,6 +109,8 @@ struct Entry {
     end_line: Option<i64>,
     end_column: Option<i64>,
     message: String,
+    /// The notes that belong to an error, one per line.
+    hint: Option<String>,
     code: Option<String>,
     severity: String,
 }
@@ -167,7 +169,19 @@ impl Adapter for Mypy {
         let mut problem = None;
         for line in stdout.lines().filter(|line| !line.trim().is_empty()) {
             match serde_json::from_str::<Entry>(line) {
-                Ok(entry) => findings.push(finding(entry, output.version)),
+                Ok(mut entry) => {
+                    let hint = entry.hint.take().unwrap_or_default();
+                    let finding = finding(entry, output.version);
+                    // In mypy's text form each is a line of its own.
+                    let notes = hint.lines().map(|note| Finding {
+                        message: note.to_owned(),
+                        tool_severity: Some("note".into()),
+                        ..finding.clone()
+                    });
+                    let notes: Vec<Finding> = notes.collect();
+                    findings.push(finding);
+                    findings.extend(notes);
+                }
                 Err(error) => problem = Some(error.to_string()),
             }
         }
@@ -215,9 +229,12 @@ fn failure(
         Some(0 | 1) => problem
             .map(|problem| garbled("mypy", output, &problem))
             .or_else(|| {
-                // mypy goes on without the settings it could not read, and says so on standard error.
-                let file = configuration?;
-                stderr.lines().any(|line| line.starts_with(&format!("{file}: "))).then(|| ToolError {
+                // mypy goes on without the settings it could not read, and says so on standard error. A target
+                // version that this mypy no longer has is no mistake of the tree: it takes the nearest.
+                let start = format!("{}: ", configuration?);
+                let complains =
+                    |line: &str| line.starts_with(&start) && !line.contains(": python_version: Python ");
+                stderr.lines().any(complains).then(|| ToolError {
                     kind: ToolErrorKind::Configuration,
                     message: format!("mypy ran without a part of its configuration: {}", stderr.trim()),
                 })
@@ -248,19 +265,19 @@ fn blocking(line: &str) -> Option<Finding> {
 }
 
 fn finding(entry: Entry, version: &str) -> Finding {
-    // Syntax errors come from the parser itself and are not converted; versions before 2 count `ast` bytes.
+    // Syntax errors come from the parser itself, counted from 1 and not converted; versions before 2 count `ast` bytes.
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
-    let unit = match entry.code.as_deref() {
-        Some("syntax") => Unit::CodePoints,
-        _ if major.is_some_and(|major| major < 2) => Unit::Utf8Bytes,
-        _ => Unit::MypyNative,
+    let counting = match entry.code.as_deref() {
+        _ if major.is_some_and(|major| major < 2) => Counting { unit: Unit::Utf8Bytes, first: 0 },
+        Some("syntax") => Counting { unit: Unit::CodePoints, first: 1 },
+        _ => Counting { unit: Unit::MypyNative, first: 0 },
     };
     Finding {
         path: entry.file,
         line: entry.line,
         column: (entry.column >= 0).then_some(entry.column),
         end: entry.end_line.filter(|line| *line > 0).map(|line| (line, entry.end_column)),
-        counting: Counting { unit, first: 0 },
+        counting,
         code: entry.code.unwrap_or_else(|| BLOCKING.into()),
         name: None,
         message: entry.message,

@@ -100,3 +100,106 @@ fn balance(targets: &[&ManifestEntry], cost: Cost, count: usize) -> Vec<Shard> {
     shards.sort_by(|a, b| b.cost.cmp(&a.cost).then_with(|| a.files.cmp(&b.files)));
     shards
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::types::{Digest, ToolName, TreePath};
+
+    fn manifest(sizes: &[u64]) -> Manifest {
+        let entry = |(index, size): (usize, &u64)| ManifestEntry {
+            path: TreePath::new(&format!("m{index:04}.py")).expect("valid"),
+            digest: Digest::of(b""),
+            size: *size,
+            lint: true,
+        };
+        Manifest::new(sizes.iter().enumerate().map(entry).collect()).expect("valid")
+    }
+
+    fn spec(tools: &[&str], max_shards: u32) -> RunSpec {
+        let names: Vec<_> = tools.iter().map(|tool| ToolName::new(tool).expect("valid")).collect();
+        RunSpec {
+            tools: names
+                .iter()
+                .map(|tool| ToolRequest { tool: tool.clone(), options: BTreeMap::new() })
+                .collect(),
+            versions: names.iter().map(|tool| (tool.clone(), "2.0".to_owned())).collect(),
+            allow_tree_code: false,
+            python: None,
+            severity_overrides: BTreeMap::new(),
+            max_shards,
+            unreadable: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn file_tools_are_sharded_when_it_pays_and_project_tools_never() {
+        let big = manifest(&[200_000; 40]);
+        let plan = plan(&big, &BTreeMap::new(), &spec(&["ruff", "flake8", "pylint", "mypy", "bandit"], 4));
+        let shards: Vec<_> =
+            plan.tools.iter().map(|tool| (tool.tool.as_str().to_owned(), tool.shards.len())).collect();
+        let expected = [("bandit", 4), ("flake8", 4), ("mypy", 1), ("pylint", 1), ("ruff", 4)];
+        assert_eq!(shards, expected.map(|(tool, count)| (tool.to_owned(), count)));
+        let small = super::plan(&manifest(&[4_000; 20]), &BTreeMap::new(), &spec(&["flake8"], 4));
+        assert_eq!(small.tools[0].shards.len(), 1);
+        let none = super::plan(&manifest(&[]), &BTreeMap::new(), &spec(&["flake8"], 4));
+        assert!(none.tools[0].shards.is_empty());
+    }
+
+    #[test]
+    fn a_missing_tool_a_bad_option_and_tree_code_are_refusals_with_a_kind() {
+        let mut spec = spec(&["flake8", "mypy", "pylint"], 4);
+        spec.versions.remove("flake8".parse::<ToolName>().as_ref().expect("valid"));
+        spec.tools[1].options.insert("plugins".into(), "x".into());
+        let config = BTreeMap::from([(
+            TreePath::new(".pylintrc").expect("valid"),
+            b"[MAIN]\ninit-hook=import x\n".to_vec(),
+        )]);
+        let plan = plan(&manifest(&[10]), &config, &spec);
+        let kinds: Vec<_> =
+            plan.tools.iter().map(|tool| tool.refused.as_ref().map(|error| error.kind)).collect();
+        assert_eq!(
+            kinds,
+            [
+                Some(ToolErrorKind::Missing),
+                Some(ToolErrorKind::Configuration),
+                Some(ToolErrorKind::TreeCodeRefused)
+            ]
+        );
+        assert!(plan.tools.iter().all(|tool| tool.shards.is_empty()));
+    }
+
+    #[test]
+    fn options_follow_the_configuration_on_the_command_line() {
+        let mut spec = spec(&["flake8"], 1);
+        spec.tools[0].options.insert("max-line-length".into(), "99".into());
+        let plan = plan(&manifest(&[10]), &BTreeMap::new(), &spec);
+        let arguments = &plan.tools[0].arguments;
+        assert_eq!(arguments[arguments.len() - 2..], ["--isolated", "--max-line-length=99"]);
+    }
+
+    proptest! {
+        #[test]
+        fn shards_hold_each_file_once_longest_first(sizes in proptest::collection::vec(0_u64..900_000, 1..60), max in 1_u32..9) {
+            let manifest = manifest(&sizes);
+            let spec = spec(&["bandit", "ruff"], max);
+            let plan = plan(&manifest, &BTreeMap::new(), &spec);
+            prop_assert_eq!(&plan, &super::plan(&manifest, &BTreeMap::new(), &spec));
+            for tool in &plan.tools {
+                prop_assert!(tool.shards.len() <= max as usize);
+                prop_assert!(tool.shards.is_sorted_by(|a, b| a.cost >= b.cost));
+                let mut seen = BTreeSet::new();
+                for shard in &tool.shards {
+                    prop_assert!(!shard.files.is_empty() && shard.files.is_sorted());
+                    seen.extend(shard.files.iter().cloned());
+                }
+                prop_assert_eq!(seen.len(), sizes.len());
+                prop_assert_eq!(tool.shards.iter().map(|shard| shard.files.len()).sum::<usize>(), sizes.len());
+            }
+        }
+    }
+}

@@ -246,7 +246,7 @@ impl Adapter for Pylint {
         let mut configuration = Vec::new();
         let mut fatal = Vec::new();
         for entry in report.messages {
-            let message = without_crash_file(&entry.message);
+            let message = repeatable(&entry);
             if entry.path == "Command line" || (entry.message_id == "F0011" && Some(&*entry.path) == rcfile) {
                 configuration.push(format!("{} ({})", message, entry.symbol));
                 continue;
@@ -282,6 +282,19 @@ impl Adapter for Pylint {
     fn environment(&self, scratch: &Path, _cpu_slots: u32) -> Vec<(String, OsString)> {
         vec![("PYLINTHOME".into(), scratch.join("pylint").into_os_string())]
     }
+}
+
+/// The message without what differs between two runs over the same files.
+///
+/// R0801 lists the similar places and then quotes the last one of a set that is ordered by memory addresses, so the
+/// quotation is left out; the places tell the same.
+fn repeatable(entry: &Entry) -> String {
+    if entry.message_id != "R0801" {
+        return without_crash_file(&entry.message);
+    }
+    let mut lines = entry.message.lines();
+    let first = lines.next().into_iter();
+    first.chain(lines.take_while(|line| line.starts_with("=="))).collect::<Vec<_>>().join("\n")
 }
 
 /// A crash report's name holds the time: `pylint-crash-2026-01-31-23-59-59.txt`.

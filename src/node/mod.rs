@@ -1,7 +1,21 @@
 //! The agent node: runs tasks, reports to its coordinator.
 
+pub mod agent;
+pub mod executor;
+pub mod host;
+pub mod inputs;
+pub mod launcher;
+pub mod lifetime;
+pub mod link;
 pub mod outbound;
+pub mod outbox;
 mod process_table;
 pub mod provision;
 pub mod resources;
+pub mod secret;
+pub mod session;
 pub mod shim;
+pub mod stages;
+#[cfg(test)]
+mod testing;
+pub mod workspace_cache;

@@ -454,7 +454,9 @@ fn discover_error(error: DiscoverError) -> ApiError {
         DiscoverError::Missing(_) | DiscoverError::Outside { .. } | DiscoverError::NotAFile(_) => {
             "workspace.path.paths"
         }
-        DiscoverError::Io { .. } | DiscoverError::Changed(_) | DiscoverError::TooLarge { .. } => "workspace.path.root",
+        DiscoverError::Io { .. } | DiscoverError::Changed(_) | DiscoverError::TooLarge { .. } => {
+            "workspace.path.root"
+        }
     };
     ApiError::invalid(field, error.to_string())
 }

@@ -4,13 +4,18 @@
 
 mod authentication;
 mod circuit_breaker;
+mod cli_remote;
+mod cli_usage;
 mod deadlines;
 mod discovery;
 mod linter_process;
+mod node_session;
 mod overload;
 mod readme;
+mod parity;
 mod report_formats;
 mod rig;
 mod settings;
 mod silent_connections;
+mod support;
 mod toolchain;

@@ -45,6 +45,12 @@ impl Entry {
         if preference(&gone.tool) < preference(&kept.tool) {
             std::mem::swap(kept, &mut gone);
         }
+        self.take_reports_of(Entry { key: other.key, diagnostic: gone });
+    }
+
+    /// Takes the reports and the worse severity, and keeps its own words and place.
+    fn take_reports_of(&mut self, other: Entry) {
+        let (kept, mut gone) = (&mut self.diagnostic, other.diagnostic);
         kept.severity = kept.severity.min(gone.severity);
         kept.reported_by.append(&mut gone.reported_by);
         kept.reported_by.sort_unstable();
@@ -95,7 +101,7 @@ fn fold_once(mut entries: Vec<Entry>) -> Vec<Entry> {
         same_place.push(entry);
     }
     folded.append(&mut fold_same_place(same_place));
-    fold_statements(folded)
+    fold_unplaced(fold_statements(folded))
 }
 
 fn is_same_place(a: &Entry, b: &Entry) -> bool {
@@ -162,6 +168,30 @@ fn fold_statements(entries: Vec<Entry>) -> Vec<Entry> {
         }
     }
     slots.into_iter().flatten().collect()
+}
+
+/// Folds reports whose tool did not know the place into the file's first report of the same that has one.
+fn fold_unplaced(entries: Vec<Entry>) -> Vec<Entry> {
+    let (unplaced, mut placed): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| {
+        traits(&entry.key).unplaced && entry.diagnostic.line == 1 && entry.diagnostic.column.is_none()
+    });
+    let mut first: HashMap<(TreePath, RuleKey), usize> = HashMap::new();
+    if !unplaced.is_empty() {
+        placed.sort_unstable_by(in_report_order);
+        for (index, entry) in placed.iter().enumerate().filter(|(_, entry)| traits(&entry.key).unplaced) {
+            first.entry((entry.diagnostic.path.clone(), entry.key.clone())).or_insert(index);
+        }
+    }
+    let mut left = Vec::new();
+    for entry in unplaced {
+        let index = first.get(&(entry.diagnostic.path.clone(), entry.key.clone()));
+        match index.and_then(|index| placed.get_mut(*index)) {
+            Some(known) if !known.shares_tool_with(&entry) => known.take_reports_of(entry),
+            _ => left.push(entry),
+        }
+    }
+    placed.append(&mut left);
+    placed
 }
 
 /// Whether `outer` spans several lines and `inner` starts on one of them.

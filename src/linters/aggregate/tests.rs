@@ -160,6 +160,13 @@ fn a_syntax_error_is_one_problem_for_every_tool() {
         "ruff:invalid-syntax@1:7 Expected a parameter or the end of the parameter list",
     ]);
     assert_eq!(entries.iter().map(Vec::len).collect::<Vec<_>>(), [4]);
+    let outputs = classified([
+        said("flake8:E999@7:8 SyntaxError: invalid syntax"),
+        said("bandit:syntax-error@1:none syntax error while parsing AST from file"),
+    ]);
+    let entries = aggregate(&plan(&[], 0), &spec(), &outputs, &[]).diagnostics;
+    let [entry] = &entries[..] else { panic!("bandit does not know the line: {entries:?}") };
+    assert_eq!((entry.line, entry.tool.as_str(), entry.reported_by.len()), (7, "flake8", 2));
 }
 
 #[test]

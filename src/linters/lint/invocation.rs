@@ -134,7 +134,7 @@ pub(super) async fn invocations<R: ProcessRunner>(
                 tokio::fs::write(&list, lines.concat()).await?;
                 let mut at = OsString::from("@");
                 at.push(&list);
-                let odd = odd.into_iter().map(|path| argument_of(path)).chain([at]).collect();
+                let odd = odd.into_iter().map(argument_of).chain([at]).collect();
                 specs.push(plain(&base, odd));
             }
             LongList::Driver(code) => {

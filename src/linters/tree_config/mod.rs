@@ -107,26 +107,4 @@ pub(crate) fn may_name_a_key(broken: &str, keys: &[&'static str]) -> Option<&'st
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn configuration_is_known_by_name_and_place() {
-        let is = |text: &str| is_configuration(&TreePath::new(text).expect("valid"));
-        for yes in ["setup.cfg", ".flake8", "pyproject.toml", "a/pyproject.toml", "a/b/.ruff.toml", ".bandit"]
-        {
-            assert!(is(yes), "{yes}");
-        }
-        for no in ["a/setup.cfg", "a/.flake8", "x.toml", "a.py", "a/.pylintrc"] {
-            assert!(!is(no), "{no}");
-        }
-    }
-
-    #[test]
-    fn a_broken_file_is_suspected_of_what_it_might_hide() {
-        assert_eq!(may_name_a_key("[x\nInit-Hook=1", &["init-hook"]), Some("init-hook"));
-        assert_eq!(may_name_a_key("[x\n\"\\u0069nit\"=1", &["init-hook"]), Some("init-hook"));
-        assert_eq!(may_name_a_key("[x\nmax-line-length=1", &["init-hook"]), None);
-        assert_eq!(may_name_a_key("", &["init-hook"]), Some("init-hook"), "not UTF-8");
-    }
-}
+mod tests;

@@ -1,0 +1,208 @@
+//! The connection of a command to a server.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Request, Status};
+
+use super::error::{ConnectError, UsageError};
+use crate::proto::v1::coordinator_service_client::CoordinatorServiceClient;
+use crate::proto::v1::workspace_service_client::WorkspaceServiceClient;
+
+/// Where a command finds its server when neither a flag nor the environment names one.
+pub const DEFAULT_SERVER: &str = "http://127.0.0.1:50051";
+
+/// How long to try to connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection that is silent for this long is probed, so that a run whose server vanished does not wait for ever.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// Where the certificates of public authorities are kept, by system.
+const SYSTEM_AUTHORITIES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// Which server, and how it is asked.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ServerArgs {
+    /// The server, for example http://127.0.0.1:50051 or https://lint.example.org:443
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "LINTMESH_SERVER",
+        hide_env_values = true,
+        help_heading = "Server"
+    )]
+    pub server: Option<String>,
+    /// The token that the server asks for
+    #[arg(long, env = "LINTMESH_TOKEN", hide_env_values = true, help_heading = "Server")]
+    pub token: Option<String>,
+    /// Certificates (PEM) that vouch for the server; by default those of the system
+    #[arg(long, value_name = "FILE", help_heading = "Server")]
+    pub ca: Option<PathBuf>,
+}
+
+impl ServerArgs {
+    /// Connects to the server that is named, or to the default one.
+    pub async fn connect(&self) -> anyhow::Result<Connection> {
+        let url = self.server.as_deref().filter(|url| !url.is_empty()).unwrap_or(DEFAULT_SERVER);
+        connect(url, self.token.as_deref(), self.ca.as_deref()).await
+    }
+}
+
+/// Adds the token to each call.
+#[derive(Debug, Clone)]
+pub struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// A channel with credentials.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    channel: Channel,
+    bearer: Bearer,
+}
+
+/// A client's transport.
+pub type Transport = InterceptedService<Channel, Bearer>;
+
+impl Connection {
+    /// Runs, status, faults.
+    pub fn coordinator(&self) -> CoordinatorServiceClient<Transport> {
+        CoordinatorServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
+    /// Blobs.
+    pub fn workspace(&self) -> WorkspaceServiceClient<Transport> {
+        WorkspaceServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+}
+
+/// Connects to `url`; without a scheme it is taken as plain text (`http://`).
+pub async fn connect(url: &str, token: Option<&str>, ca: Option<&Path>) -> anyhow::Result<Connection> {
+    let endpoint = endpoint(url, ca)?
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .connect_timeout(CONNECT_TIMEOUT);
+    let bearer = bearer(token)?;
+    let channel = endpoint
+        .connect()
+        .await
+        .map_err(|error| ConnectError { url: endpoint.uri().to_string(), reason: reason(&error) })?;
+    Ok(Connection { channel, bearer })
+}
+
+/// A channel description with TLS for `https` URLs.
+pub fn endpoint(url: &str, ca: Option<&Path>) -> anyhow::Result<Endpoint> {
+    let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+    let refused =
+        || UsageError(format!("server URL `{url}` is not valid; use http://HOST:PORT or https://HOST:PORT"));
+    let endpoint = Endpoint::from_shared(full).map_err(|_| refused())?;
+    let uri = endpoint.uri();
+    if uri.host().is_none_or(str::is_empty) || !matches!(uri.path(), "" | "/") {
+        return Err(refused().into());
+    }
+    match uri.scheme_str() {
+        Some("http") if ca.is_some() => Err(UsageError(format!(
+            "--ca is of use with an https:// URL only, and `{url}` asks for plain text"
+        ))
+        .into()),
+        Some("http") => Ok(endpoint),
+        Some("https") => {
+            let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authorities(ca)?));
+            endpoint.tls_config(tls).context("cannot use the certificates given with --ca")
+        }
+        _ => Err(refused().into()),
+    }
+}
+
+fn authorities(ca: Option<&Path>) -> anyhow::Result<Vec<u8>> {
+    if let Some(file) = ca {
+        return std::fs::read(file).with_context(|| format!("cannot read --ca {}", file.display()));
+    }
+    SYSTEM_AUTHORITIES.iter().find_map(|file| std::fs::read(file).ok()).ok_or_else(|| {
+        UsageError(
+            "this system has no certificates of public authorities; name the server's with --ca FILE".into(),
+        )
+        .into()
+    })
+}
+
+fn bearer(token: Option<&str>) -> anyhow::Result<Bearer> {
+    let Some(token) = token.filter(|token| !token.is_empty()) else { return Ok(Bearer(None)) };
+    let mut value: MetadataValue<Ascii> = format!("Bearer {token}").parse().map_err(|_| {
+        UsageError("the token (--token, LINTMESH_TOKEN) has characters that are not printable ASCII".into())
+    })?;
+    value.set_sensitive(true);
+    Ok(Bearer(Some(value)))
+}
+
+/// The innermost cause in a few words: the layers above it only say "transport error".
+pub fn reason(error: &tonic::transport::Error) -> String {
+    let mut cause: &(dyn std::error::Error + 'static) = error;
+    loop {
+        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+            match io.kind() {
+                std::io::ErrorKind::ConnectionRefused => return "connection refused".to_owned(),
+                std::io::ErrorKind::TimedOut => return "no answer in time".to_owned(),
+                _ => {}
+            }
+        }
+        match cause.source() {
+            Some(source) => cause = source,
+            None => return cause.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_checked_before_anything_is_sent() {
+        for good in ["http://127.0.0.1:1", "localhost:50051", "http://[::1]:50051/"] {
+            assert!(endpoint(good, None).is_ok(), "{good}");
+        }
+        for bad in ["", "ftp://h:1", "http://", "http://h:1/path", "h h"] {
+            let error = endpoint(bad, None).expect_err(bad).to_string();
+            assert!(error.contains("https://HOST:PORT"), "{bad}: {error}");
+        }
+        let error = endpoint("http://h:1", Some(Path::new("ca.pem"))).expect_err("a CA without TLS");
+        assert!(error.to_string().contains("--ca"), "{error}");
+    }
+
+    #[test]
+    fn a_token_with_a_line_break_is_refused_without_showing_it() {
+        let error = bearer(Some("secret\nx")).expect_err("not a header value").to_string();
+        assert!(error.contains("--token") && !error.contains("secret"), "{error}");
+        assert!(bearer(Some("")).expect("none").0.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_names_the_url_in_one_line() {
+        let port = {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+            listener.local_addr().expect("bound").port()
+        };
+        let url = format!("http://127.0.0.1:{port}");
+        let error = connect(&url, None, None).await.expect_err("nobody listens").to_string();
+        assert_eq!(error, format!("cannot connect to {url}/: connection refused"));
+    }
+}

@@ -1,0 +1,61 @@
+//! Fetches the report of a run.
+
+use anyhow::{Context as _, bail};
+
+use serde::Deserialize;
+
+use super::connect::Connection;
+use crate::linters::report::{Execution, Report, SCHEMA_VERSION};
+use crate::proto::v1::{DownloadReportRequest, ReportFormat};
+use crate::types::RunResult;
+
+/// A report larger than this is refused: it would not fit in the memory of a small machine.
+const MAX_BYTES: usize = 2 * 1024 * 1024 * 1024;
+
+/// The whole report, ready to be written in any format.
+pub(super) async fn parsed(connection: &Connection, run_id: &str) -> anyhow::Result<Report> {
+    let bytes = report(connection, run_id, ReportFormat::Json).await?;
+    parse(&bytes)
+}
+
+/// The JSON form of a report.
+#[derive(Deserialize)]
+struct Document {
+    schema_version: u32,
+    result: RunResult,
+    execution: Execution,
+}
+
+fn parse(bytes: &[u8]) -> anyhow::Result<Report> {
+    let document: Document = serde_json::from_slice(bytes).context("the server's report cannot be read")?;
+    if document.schema_version != SCHEMA_VERSION {
+        bail!(
+            "the server's report has version {}, and this program knows {SCHEMA_VERSION}; use the server's version",
+            document.schema_version
+        );
+    }
+    Ok(Report { result: document.result, execution: document.execution })
+}
+
+/// The bytes of a report in one of the server's forms.
+pub(super) async fn report(
+    connection: &Connection,
+    run_id: &str,
+    format: ReportFormat,
+) -> anyhow::Result<Vec<u8>> {
+    let request = DownloadReportRequest { run_id: run_id.to_owned(), format: format.into() };
+    let mut pieces = connection
+        .coordinator()
+        .download_report(request)
+        .await
+        .context("downloading the report")?
+        .into_inner();
+    let mut bytes = Vec::new();
+    while let Some(piece) = pieces.message().await.context("downloading the report")? {
+        if bytes.len() + piece.data.len() > MAX_BYTES {
+            bail!("the report of run {run_id} is larger than {MAX_BYTES} bytes");
+        }
+        bytes.extend_from_slice(&piece.data);
+    }
+    Ok(bytes)
+}

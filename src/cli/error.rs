@@ -1,0 +1,181 @@
+//! Errors as people read them: what is wrong, where, and what to do, without a stack of internals.
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+/// The user asked for something that cannot be; the text says what and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+/// No connection to a server.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot connect to {url}: {reason}")]
+pub struct ConnectError {
+    /// As the user gave it.
+    pub url: String,
+    /// In a few words.
+    pub reason: String,
+}
+
+/// The text for standard error: the first line starts with `error: `, details follow indented.
+pub fn render(error: &anyhow::Error) -> String {
+    let causes: Vec<&(dyn std::error::Error + 'static)> = error.chain().collect();
+    if let Some(at) = causes.iter().position(|cause| cause.is::<Status>())
+        && let Some(status) = causes[at].downcast_ref::<Status>()
+    {
+        let context = causes[..at].iter().map(|cause| format!("{cause}: ")).collect::<String>();
+        return render_status(&context, status);
+    }
+    let mut text = format!("error: {}", joined(&causes).trim_end().replace('\n', "\n  "));
+    if let Some(hint) = causes.iter().find_map(|cause| hint_for(*cause)) {
+        text.push_str("\n  ");
+        text.push_str(&hint);
+    }
+    text
+}
+
+/// Causes that repeat what the text before them says are left out.
+fn joined(causes: &[&(dyn std::error::Error + 'static)]) -> String {
+    let mut text = String::new();
+    for cause in causes {
+        let cause = cause.to_string();
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+fn hint_for(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if cause.is::<ConnectError>() {
+        return Some(
+            "is the server running there? Start one with `lintmesh serve`, or correct --server or LINTMESH_SERVER"
+                .to_owned(),
+        );
+    }
+    match cause.downcast_ref::<std::io::Error>()?.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            Some("another process listens on that port: end it, or choose another address".to_owned())
+        }
+        _ => None,
+    }
+}
+
+fn render_status(context: &str, status: &Status) -> String {
+    let details = status.get_error_details();
+    let mut lines = Vec::new();
+    if let Some(bad) = details.bad_request() {
+        lines.extend(bad.field_violations.iter().map(|v| format!("{}: {}", v.field, v.description)));
+    }
+    if let Some(failure) = details.precondition_failure() {
+        lines.extend(failure.violations.iter().map(|v| format!("{}: {}", v.subject, v.description)));
+    }
+    // The message of the service lists the same details in one long line.
+    let message = match (status.code(), lines.is_empty()) {
+        (Code::InvalidArgument, false) => "the request is not valid",
+        (Code::FailedPrecondition, false) => "something must be done first",
+        _ if status.message().is_empty() => "the server gave no reason",
+        _ => status.message(),
+    };
+    if let Some(delay) = details.retry_info().and_then(|info| info.retry_delay) {
+        lines.push(format!("try again in {} s", delay.as_secs_f64().ceil()));
+    }
+    if let Some(hint) = status_hint(status.code()) {
+        lines.push(hint.to_owned());
+    }
+    let reason = details.error_info().map(|info| format!(", {}", info.reason)).unwrap_or_default();
+    let mut text = format!("error: {context}{message} ({}{reason})", code_name(status.code()));
+    for line in lines {
+        text.push_str("\n  ");
+        text.push_str(&line.replace('\n', "\n  "));
+    }
+    text
+}
+
+fn status_hint(code: Code) -> Option<&'static str> {
+    match code {
+        Code::Unauthenticated => Some("pass a token with --token or LINTMESH_TOKEN"),
+        Code::PermissionDenied => Some("use a token whose role allows this"),
+        Code::Unimplemented => Some("is this a lintmesh server of the same version?"),
+        _ => None,
+    }
+}
+
+/// The name that documents and other clients use for a code: `INVALID_ARGUMENT`.
+pub fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::time::Duration;
+
+    use anyhow::Context as _;
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    #[test]
+    fn every_bad_field_has_its_line_and_the_message_does_not_repeat_them() {
+        let mut details = ErrorDetails::new();
+        details.set_error_info("INVALID_ARGUMENT", "lintmesh", HashMap::new());
+        details.add_bad_request_violation("tools[0].tool", "`flake9` is no tool; use flake8");
+        details.add_bad_request_violation("timeout", "is negative");
+        let status = Status::with_error_details(
+            Code::InvalidArgument,
+            "the request is not valid: tools[0].tool: `flake9` is no tool; use flake8; timeout: is negative",
+            details,
+        );
+        let error = Err::<(), _>(status).context("starting the run").expect_err("an error");
+        assert_eq!(
+            render(&error),
+            "error: starting the run: the request is not valid (INVALID_ARGUMENT, INVALID_ARGUMENT)\n  \
+             tools[0].tool: `flake9` is no tool; use flake8\n  timeout: is negative"
+        );
+    }
+
+    #[test]
+    fn a_refusal_says_when_to_try_again_and_what_to_pass() {
+        let mut details = ErrorDetails::new();
+        details.set_retry_info(Some(Duration::from_millis(1500)));
+        let busy = Status::with_error_details(Code::ResourceExhausted, "too many open runs", details);
+        let text = render(&busy.into());
+        assert_eq!(text, "error: too many open runs (RESOURCE_EXHAUSTED)\n  try again in 2 s");
+        let text = render(&Status::unauthenticated("no token").into());
+        assert!(text.contains("--token"), "{text}");
+    }
+
+    #[test]
+    fn common_causes_come_with_a_remedy() {
+        let refused = ConnectError { url: "http://h:1".into(), reason: "connection refused".into() };
+        let text = render(&refused.into());
+        assert!(text.starts_with("error: cannot connect to http://h:1: connection refused\n"), "{text}");
+        assert!(text.contains("lintmesh serve"), "{text}");
+        let taken = std::io::Error::from(std::io::ErrorKind::AddrInUse);
+        let error = Err::<(), _>(taken).context("cannot listen on 127.0.0.1:1").expect_err("an error");
+        assert!(render(&error).contains("choose another address"));
+    }
+}

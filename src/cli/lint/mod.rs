@@ -1,0 +1,171 @@
+//! `lintmesh lint`: finds the files, has them linted by a private mesh or a server, writes the report.
+
+mod arguments;
+mod outputs;
+mod progress;
+mod request;
+mod tree;
+mod upload;
+
+use std::io::{self, IsTerminal as _};
+use std::path::Path;
+
+use anyhow::Context as _;
+
+pub(super) use arguments::LintArgs;
+pub(super) use progress::Progress;
+
+use super::connect::{self, Connection};
+use super::exit::{self, Exit};
+use super::follow::{self, Start};
+use super::interrupt::Interrupt;
+use super::private_mesh::PrivateMesh;
+use super::run_view::RunView;
+use super::{download, output, terminal};
+use crate::config::Settings;
+use crate::linters::report::{self, Format, Options, Report};
+use crate::proto::v1::{Outcome, RunFinished, workspace};
+use tree::Tree;
+
+/// Lints; see the exit codes in the command's help.
+pub(super) async fn run(args: LintArgs, interrupt: &Interrupt) -> anyhow::Result<Exit> {
+    outputs::check_distinct(&args.output)?;
+    let progress = Progress::new(!args.no_progress, args.quiet);
+    let exit = lint(args, progress, interrupt).await;
+    match interrupt.exit() {
+        Some(interrupted) => {
+            if let Err(error) = exit {
+                tracing::debug!(%error, "interrupted");
+            }
+            Ok(interrupted)
+        }
+        None => exit,
+    }
+}
+
+async fn lint(args: LintArgs, mut progress: Progress, interrupt: &Interrupt) -> anyhow::Result<Exit> {
+    progress.phase("looking for Python files");
+    let (settings, tree) = interrupt.unless(tree::find(&args)).await?;
+    for file in &tree.found.unreadable {
+        progress.tell(&format!("{} cannot be linted: {}", file.path, file.reason));
+    }
+    if tree.found.manifest.targets().next().is_none() {
+        progress.finish();
+        let nothing = tree.found.unreadable.is_empty();
+        if nothing && !args.quiet {
+            eprintln!("nothing to lint: no Python file in {}", tree.described());
+        }
+        return Ok(if nothing { Exit::Success } else { Exit::Incomplete });
+    }
+    let server = args.server.server.clone().filter(|url| !url.is_empty()).or(settings.lint.server.clone());
+    let run = match server {
+        Some(url) => {
+            let (token, ca) = (args.server.token.as_deref(), args.server.ca.as_deref());
+            let connection = interrupt.unless(connect::connect(&url, token, ca)).await?;
+            progress.phase("uploading the tree");
+            let uploading = upload::upload(&connection, &tree.found.root, &tree.found.manifest);
+            let sent = interrupt.unless(uploading).await?;
+            tracing::info!(blobs = sent.blobs, retries = sent.retries, "the server has the tree");
+            let source = request::snapshot(&tree);
+            let run = lint_by(&connection, source, &args, &settings, &mut progress, interrupt, false).await?;
+            // A snapshot has no room for files without content, so the report cannot tell of them.
+            Run { unreadable: tree.found.unreadable.len(), ..run }
+        }
+        None => {
+            let source = request::in_place(&tree)?;
+            let mesh = PrivateMesh::start(&settings, &tree.found.root, &mut progress, interrupt).await?;
+            let run =
+                lint_by(mesh.connection(), source, &args, &settings, &mut progress, interrupt, true).await;
+            progress.finish();
+            mesh.stop().await;
+            run?
+        }
+    };
+    progress.finish();
+    let Some(report) = run.report else {
+        eprintln!("error: the run was cancelled: {}", run.finished.detail);
+        return Ok(Exit::Incomplete);
+    };
+    let written = write(&report, &args, &settings, &tree);
+    let exit = exit::of_run(
+        report.result.outcome,
+        &report.result.summary.by_severity,
+        args.fail_on(&settings),
+        run.unreadable,
+    );
+    written.map(|complete| if complete { exit } else { Exit::Error })
+}
+
+/// How a run ended.
+struct Run {
+    finished: RunFinished,
+    /// None if it was cancelled.
+    report: Option<Report>,
+    /// Files that no linter saw and that the report does not tell of.
+    unreadable: usize,
+}
+
+async fn lint_by(
+    connection: &Connection,
+    source: workspace::Source,
+    args: &LintArgs,
+    settings: &Settings,
+    progress: &mut Progress,
+    interrupt: &Interrupt,
+    in_place: bool,
+) -> anyhow::Result<Run> {
+    progress.phase("starting the run");
+    let request = request::coordinate(source, args, settings, in_place)?;
+    let mut view = RunView::default();
+    let start = Start::New(Box::new(request));
+    let finished = follow::follow(connection, start, true, interrupt, progress, &mut view).await?;
+    if finished.outcome() == Outcome::Cancelled {
+        return Ok(Run { finished, report: None, unreadable: 0 });
+    }
+    progress.phase("fetching the report");
+    let report = interrupt.unless(download::parsed(connection, &view.run_id)).await?;
+    Ok(Run { finished, report: Some(report), unreadable: 0 })
+}
+
+/// Writes the report to its files and to standard output. False if one of them could not be written, which has been
+/// said; the others are written all the same.
+fn write(report: &Report, args: &LintArgs, settings: &Settings, tree: &Tree) -> anyhow::Result<bool> {
+    let render = |format: Format, color: bool, width: usize| {
+        rendered(report, format, &tree.found.root, settings.workspace.max_file_bytes, |source| Options {
+            color,
+            width,
+            statistics: args.statistics,
+            quiet: args.quiet,
+            source,
+        })
+    };
+    let mut complete = true;
+    for file in &args.output {
+        let bytes = render(file.format, false, terminal::DEFAULT_WIDTH)?;
+        if let Err(error) = outputs::write_file(&file.path, &bytes) {
+            eprintln!("error: {}", outputs::write_problem(&file.path, &error));
+            complete = false;
+        }
+    }
+    let format = args.format.unwrap_or_else(|| request::report_format(settings.lint.format));
+    let bytes = render(format, args.color.wanted(io::stdout().is_terminal()), terminal::width())?;
+    output::print(&bytes).context("cannot write the report to standard output")?;
+    Ok(complete)
+}
+
+/// The report in one format; source excerpts come from the tree at `root`.
+pub(super) fn rendered<'a, O>(
+    report: &Report,
+    format: Format,
+    root: &'a Path,
+    max_file_bytes: u64,
+    options: O,
+) -> io::Result<Vec<u8>>
+where
+    O: for<'s> FnOnce(&'s dyn Fn(&crate::types::TreePath) -> Option<String>) -> Options<'s>,
+{
+    let source = |path: &crate::types::TreePath| tree::text_of(&path.under(root), max_file_bytes);
+    let mut bytes = Vec::new();
+    report::write(report, format, &options(&source), &mut bytes)?;
+    Ok(bytes)
+}

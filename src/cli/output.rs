@@ -1,0 +1,59 @@
+//! Standard output: what a command was asked for, and nothing else.
+
+use std::io::{self, Write as _};
+
+/// Writes all of `bytes`. A reader that has seen enough (`| head`) is no error.
+pub fn print(bytes: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    quiet_end(stdout.write_all(bytes).and_then(|()| stdout.flush()))
+}
+
+/// Writes a line.
+pub fn print_line(text: &str) -> io::Result<()> {
+    print(format!("{text}\n").as_bytes())
+}
+
+/// Takes a closed pipe for a good end.
+pub fn quiet_end(written: io::Result<()>) -> io::Result<()> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+/// Rows with columns as wide as their widest cell, two spaces apart; the last column is not padded.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(&format!("{cell:<width$}  "));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_lines_have_no_trailing_space() {
+        let rows = [["node", "status", ""], ["a-long-name", "ACTIVE", "x"]]
+            .map(|row| row.map(String::from).to_vec());
+        assert_eq!(table(&rows), "node         status\na-long-name  ACTIVE  x\n");
+    }
+
+    #[test]
+    fn only_a_closed_pipe_is_forgiven() {
+        assert!(quiet_end(Err(io::ErrorKind::BrokenPipe.into())).is_ok());
+        assert!(quiet_end(Err(io::ErrorKind::StorageFull.into())).is_err());
+    }
+}

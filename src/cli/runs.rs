@@ -1,0 +1,125 @@
+//! `lintmesh runs`: the newest runs.
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+use super::connect::ServerArgs;
+use super::exit::Exit;
+use super::{outcome_name, output, time};
+use crate::proto::v1::{ListRunsRequest, Run, RunState};
+
+/// The most that one page of the server holds.
+const PAGE: u32 = 500;
+
+/// Arguments of `runs`.
+#[derive(Debug, clap::Args)]
+pub(super) struct RunsArgs {
+    /// Only runs with this label
+    #[arg(long, value_name = "LABEL", default_value = "", hide_default_value = true)]
+    project: String,
+    /// Only runs that have not ended
+    #[arg(long)]
+    open: bool,
+    /// How many to list, newest first
+    #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    limit: u32,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+pub(super) async fn run(args: RunsArgs) -> anyhow::Result<Exit> {
+    let connection = args.server.connect().await?;
+    let mut client = connection.coordinator();
+    let mut runs: Vec<Run> = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let wanted = args.limit.saturating_sub(u32::try_from(runs.len()).unwrap_or(u32::MAX));
+        let request = ListRunsRequest {
+            project: args.project.clone(),
+            state: if args.open { RunState::Open } else { RunState::Unspecified }.into(),
+            page_size: i32::try_from(wanted.min(PAGE)).unwrap_or(i32::MAX),
+            page_token,
+        };
+        let page = client.list_runs(request).await.context("listing the runs")?.into_inner();
+        let empty = page.runs.is_empty();
+        runs.extend(page.runs);
+        page_token = page.next_page_token;
+        if page_token.is_empty() || empty || runs.len() >= args.limit as usize {
+            break;
+        }
+    }
+    runs.truncate(args.limit as usize);
+    if args.json {
+        let all: Vec<Value> = runs.iter().map(as_json).collect();
+        output::print_line(&format!("{:#}", Value::Array(all)))?;
+    } else {
+        output::print(screen(&runs).as_bytes())?;
+    }
+    Ok(Exit::Success)
+}
+
+fn state(run: &Run) -> &'static str {
+    if run.state() == RunState::Open { "OPEN" } else { outcome_name(run.outcome()) }
+}
+
+fn screen(runs: &[Run]) -> String {
+    if runs.is_empty() {
+        return "no runs\n".to_owned();
+    }
+    let header = ["RUN", "STATE", "PROJECT", "STARTED", "TOOK", "FILES", "DIAGNOSTICS"];
+    let mut rows = vec![header.map(String::from).to_vec()];
+    for run in runs {
+        let count = |value: fn(&crate::proto::v1::RunSummary) -> u32| {
+            run.summary.as_ref().map(|s| value(s).to_string())
+        };
+        rows.push(vec![
+            run.run_id.clone(),
+            state(run).to_owned(),
+            run.project.clone(),
+            time::utc(run.start_time.as_ref()),
+            time::between(run.start_time.as_ref(), run.end_time.as_ref()),
+            count(|summary| summary.files).unwrap_or_default(),
+            count(|summary| summary.diagnostics).unwrap_or_default(),
+        ]);
+    }
+    output::table(&rows)
+}
+
+fn as_json(run: &Run) -> Value {
+    json!({
+        "run_id": run.run_id,
+        "state": state(run),
+        "project": run.project,
+        "start_time": run.start_time.as_ref().map(time::rfc3339),
+        "end_time": run.end_time.as_ref().map(time::rfc3339),
+        "files": run.summary.as_ref().map(|summary| summary.files),
+        "diagnostics": run.summary.as_ref().map(|summary| summary.diagnostics),
+        "report_digest": run.report_digest,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::v1::{Outcome, RunSummary};
+
+    #[test]
+    fn a_run_is_listed_with_its_outcome_or_as_open() {
+        let ended = Run {
+            run_id: "r2".into(),
+            state: RunState::Finished.into(),
+            outcome: Outcome::Incomplete.into(),
+            summary: Some(RunSummary { files: 3, diagnostics: 7, ..Default::default() }),
+            ..Default::default()
+        };
+        let open = Run { run_id: "r1".into(), state: RunState::Open.into(), ..Default::default() };
+        let text = screen(&[ended.clone(), open]);
+        assert!(text.lines().nth(1).is_some_and(|l| l.contains("INCOMPLETE") && l.ends_with('7')), "{text}");
+        assert!(text.lines().nth(2).is_some_and(|l| l.contains("OPEN")), "{text}");
+        assert_eq!(as_json(&ended)["diagnostics"], 7);
+        assert_eq!(screen(&[]), "no runs\n");
+    }
+}

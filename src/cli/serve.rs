@@ -1,0 +1,121 @@
+//! `lintmesh serve`: the service.
+
+use anyhow::Context as _;
+
+use super::arguments::{ConfigArgs, load};
+use super::exit::Exit;
+use super::interrupt::Interrupt;
+use super::private_mesh;
+use crate::config::{Launch, Overrides, Settings, Sources};
+
+/// Arguments of `serve`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+lintmesh serve\n  \
+lintmesh serve --listen 127.0.0.1:9000 --allow-root /srv/checkouts\n  \
+lintmesh serve --config /etc/lintmesh/lintmesh.toml --launch external")]
+pub(super) struct ServeArgs {
+    /// Where the API listens; beyond loopback it needs TLS and a token (see the settings)
+    #[arg(long, value_name = "IP:PORT")]
+    listen: Option<String>,
+    /// Where health checks are answered in plain text
+    #[arg(long, value_name = "IP:PORT")]
+    admin_listen: Option<String>,
+    /// Where nodes join
+    #[arg(long, value_name = "IP:PORT")]
+    node_listen: Option<String>,
+    /// Who starts the nodes: local (this process) or external
+    #[arg(long, value_name = "WHO")]
+    launch: Option<String>,
+    /// A folder whose trees requests may name by path; may be repeated
+    #[arg(long, value_name = "DIR")]
+    allow_root: Vec<String>,
+    /// Where the linters come from: managed (pinned, installed once), system (PATH), or the path of a virtual
+    /// environment
+    #[arg(long, value_name = "SOURCE")]
+    toolchain: Option<String>,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+impl ServeArgs {
+    fn settings(&self) -> anyhow::Result<Settings> {
+        let mut overrides = Overrides::default();
+        let flags = [
+            ("--listen", "server.listen", &self.listen),
+            ("--admin-listen", "server.admin_listen", &self.admin_listen),
+            ("--node-listen", "server.node_listen", &self.node_listen),
+            ("--launch", "nodes.launch", &self.launch),
+            ("--toolchain", "toolchain.mode", &self.toolchain),
+        ];
+        for (flag, key, value) in flags {
+            if let Some(value) = value {
+                overrides.set(flag, key, value.clone());
+            }
+        }
+        if !self.allow_root.is_empty() {
+            let roots: Vec<String> = self.allow_root.iter().map(|root| format!("{root:?}")).collect();
+            overrides.set("--allow-root", "workspace.allowed_roots", format!("[{}]", roots.join(", ")));
+        }
+        load(&Sources { directories: vec![".".into()], overrides, ..self.config.sources() })
+    }
+}
+
+/// Serves until SIGINT or SIGTERM, which is a good end.
+pub(super) async fn run(args: ServeArgs, interrupt: &Interrupt) -> anyhow::Result<Exit> {
+    let settings = args.settings()?;
+    let toolchain = match settings.nodes.launch {
+        Launch::External => None,
+        Launch::Local => {
+            let of = settings.clone();
+            let provide = tokio::task::spawn_blocking(move || {
+                private_mesh::toolchain(&of, &mut |text| tracing::info!("{text}"))
+            });
+            let provided = interrupt.unless(async { provide.await.context("providing the linters")? }).await;
+            match provided {
+                Err(_) if interrupt.exit().is_some() => return Ok(Exit::Success),
+                provided => Some(provided?),
+            }
+        }
+    };
+    private_mesh::serve(settings, toolchain, interrupt).await?;
+    Ok(Exit::Success)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
+    fn settings(arguments: &[&str]) -> anyhow::Result<Settings> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("lintmesh.toml");
+        std::fs::write(&file, "[server]\nlisten = \"127.0.0.1:1\"\n").expect("written");
+        let all =
+            ["serve", "--config", file.to_str().expect("UTF-8")].into_iter().chain(arguments.iter().copied());
+        <Line as clap::Parser>::try_parse_from(all)?.serve.settings()
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_bad_ones_are_named() {
+        let by_file = settings(&[]).expect("valid");
+        assert_eq!(by_file.server.listen.port(), 1);
+        let folder = tempfile::tempdir().expect("a folder");
+        let roots = ["a,b", "c \"d\""].map(|name| folder.path().join(name));
+        let [one, other] = roots.each_ref().map(|root| {
+            std::fs::create_dir(root).expect("created");
+            root.to_str().expect("UTF-8")
+        });
+        let flags = ["--listen", "127.0.0.1:2", "--allow-root", one, "--allow-root", other];
+        let by_flag = settings(&flags).expect("valid");
+        assert_eq!(by_flag.server.listen.port(), 2);
+        assert_eq!(by_flag.workspace.allowed_roots, roots);
+        let error = settings(&["--listen", "here", "--launch", "me"]).expect_err("two bad flags").to_string();
+        assert!(error.contains("flag --listen") && error.contains("flag --launch"), "{error}");
+    }
+}

@@ -1,0 +1,237 @@
+//! The life of a node process: joins, works, comes back when the connection is lost, ends in order.
+
+mod backoff;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::backoff::Backoff;
+use super::executor::Executor;
+use super::inputs::Inputs;
+use super::link::{Connector, Links, jitter, links};
+use super::secret::Secret;
+use super::session::{self, Lasting, SessionEnd};
+use super::shim::sandbox_status;
+use super::stages::Stages;
+use super::workspace_cache::WorkspaceCache;
+use crate::linters::process::Limits;
+use crate::linters::toolchain::Toolchain;
+use crate::proto::peer::v1 as pb;
+use crate::types::{AttemptRef, Epoch, Incarnation, NodeSpec};
+use crate::wire::peer::specialist;
+
+/// The protocol versions that a node speaks.
+const PROTOCOL: (u32, u32) = (1, 1);
+/// How long what runs may take to end when the process is asked to.
+const STOP_BOUND: Duration = Duration::from_secs(5);
+/// A session that lived this long was a good one: the next attempts start from the shortest pause.
+const GOOD_SESSION: Duration = Duration::from_secs(5);
+
+/// Everything a node is told at its start, as plain data, so that a launcher can hand it over.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeSettings {
+    /// The coordinator's node listener: `http://HOST:PORT` or `https://HOST:PORT`.
+    pub coordinator: String,
+    /// A PEM file with the certificate authority of an `https` coordinator.
+    pub tls_ca: Option<PathBuf>,
+    /// Its declared part.
+    pub spec: NodeSpec,
+    /// The mesh to join.
+    pub mesh_id: String,
+    /// Proves that it may.
+    pub secret: Secret,
+    /// Its machine; see [`super::host::host_id`].
+    pub host_id: String,
+    /// What may fail at once with it.
+    pub failure_domain: String,
+    /// See [`super::host::environment_class`].
+    pub environment_class: String,
+    /// Its linters, with their versions: a node probes nothing, so that it starts at once.
+    pub toolchain: Toolchain,
+    /// What each linter may use.
+    pub limits: Limits,
+    /// Where it makes its private folder, which it removes at its end.
+    pub work_dir: PathBuf,
+    /// The cores of its machine that linters may use.
+    pub cpu_slots: u32,
+    /// The lintmesh binary, which is also the shim around linters.
+    pub shim: PathBuf,
+}
+
+/// What a node is made of.
+pub struct NodeOptions {
+    /// What it is told.
+    pub settings: NodeSettings,
+    /// How it connects; [`super::link::tcp`] but for tests.
+    pub connector: Connector,
+}
+
+/// Why a node ended other than by order.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The coordinator's address cannot be used: fix it.
+    #[error("coordinator `{uri}` {reason}")]
+    Coordinator {
+        /// The address.
+        uri: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The secret cannot be sent: give one of visible ASCII characters.
+    #[error("the enrolment secret has characters that cannot be sent; use visible ASCII characters")]
+    Secret,
+    /// The coordinator does not want this node, for good.
+    #[error("the coordinator refused this node: {message}{}", .reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default())]
+    Refused {
+        /// Its words.
+        message: String,
+        /// Its stable reason, for example `STALE_INCARNATION`.
+        reason: Option<String>,
+    },
+    /// A file or folder of this machine.
+    #[error("cannot use {}: {reason}", path.display())]
+    Local {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+}
+
+/// Who this process is.
+pub(super) struct Identity {
+    pub(super) spec: NodeSpec,
+    pub(super) messages: Arc<AtomicU64>,
+    hello: pb::Hello,
+}
+
+impl Identity {
+    fn new(settings: &NodeSettings, incarnation: Incarnation) -> Self {
+        let tools = settings.toolchain.versions();
+        let hello = pb::Hello {
+            protocol_min: PROTOCOL.0,
+            protocol_max: PROTOCOL.1,
+            mesh_id: settings.mesh_id.clone(),
+            specialist: Some(specialist(&settings.spec)),
+            incarnation: incarnation.0,
+            last_epoch: 0,
+            host_id: settings.host_id.clone(),
+            failure_domain: settings.failure_domain.clone(),
+            toolchain_id: settings.toolchain.id.to_string(),
+            tools: tools.into_iter().map(|(name, version)| (name.to_string(), version)).collect(),
+            environment_class: settings.environment_class.clone(),
+            sandbox: sandbox_status().to_string(),
+            cpu_slots: settings.cpu_slots,
+            running: Vec::new(),
+            unacknowledged: Vec::new(),
+            process_id: std::process::id(),
+        };
+        Self { spec: settings.spec.clone(), messages: Arc::default(), hello }
+    }
+
+    pub(super) fn hello(
+        &self,
+        last_epoch: Epoch,
+        (running, unacknowledged): (Vec<AttemptRef>, Vec<AttemptRef>),
+    ) -> pb::Hello {
+        let refs = |keys: Vec<AttemptRef>| keys.iter().map(AttemptRef::to_proto).collect();
+        pb::Hello {
+            last_epoch: last_epoch.0,
+            running: refs(running),
+            unacknowledged: refs(unacknowledged),
+            ..self.hello.clone()
+        }
+    }
+}
+
+/// Runs a node until `stop` is cancelled, the coordinator ends it or refuses it for good.
+///
+/// Everything it started is gone when it returns, or within seconds.
+pub async fn run(options: NodeOptions, stop: CancellationToken) -> Result<(), AgentError> {
+    let NodeOptions { settings, connector } = options;
+    let local = |path: &PathBuf| {
+        let path = path.clone();
+        move |error: &dyn std::fmt::Display| AgentError::Local { path, reason: error.to_string() }
+    };
+    let tls_ca = match &settings.tls_ca {
+        Some(path) => Some(tokio::fs::read(path).await.map_err(|error| local(path)(&error))?),
+        None => None,
+    };
+    let Links { session, blobs, breaker } =
+        links(&settings.coordinator, tls_ca.as_deref(), &settings.secret, &connector)?;
+
+    // Private (0700), since it holds the source code of others; removed when this returns.
+    let work_dir = tempfile::Builder::new()
+        .prefix("lintmesh-node-")
+        .tempdir_in(&settings.work_dir)
+        .map_err(|error| local(&settings.work_dir)(&error))?;
+    let inputs = Inputs::new(blobs);
+    let trees = WorkspaceCache::new(work_dir.path(), inputs.clone())
+        .map_err(|error| local(&settings.work_dir)(&error))?;
+    let incarnation = incarnation();
+    let spec = &settings.spec;
+    let stages = Stages::new(inputs, trees, work_dir.path(), &settings)
+        .map_err(|error| local(&settings.work_dir)(&error))?;
+    let executor =
+        Executor::new(spec.node_id.clone(), incarnation, spec.max_concurrent_tasks, Arc::new(stages));
+    let mut lasting = Lasting {
+        identity: Identity::new(&settings, incarnation),
+        link: session,
+        breaker,
+        executor: executor.clone(),
+        meter: Arc::default(),
+        last_epoch: Epoch(0),
+        connections: 0,
+    };
+    let ended = stay_joined(&mut lasting, &stop).await;
+    executor.stop(STOP_BOUND).await;
+    drop(lasting);
+    if let Err(error) = work_dir.close() {
+        tracing::warn!(%error, "the node's work folder could not be removed");
+    }
+    ended
+}
+
+/// One session after the other, with pauses that grow while they fail.
+async fn stay_joined(lasting: &mut Lasting, stop: &CancellationToken) -> Result<(), AgentError> {
+    let node = lasting.identity.spec.node_id.clone();
+    let mut backoff = Backoff::default();
+    loop {
+        let started = Instant::now();
+        match session::run(lasting, stop).await {
+            SessionEnd::Stopped => return Ok(()),
+            SessionEnd::Shutdown(reason) => {
+                tracing::info!(%node, reason = %reason.escape_debug(), "the coordinator ended this node");
+                return Ok(());
+            }
+            SessionEnd::Refused(status) => {
+                let reason = tonic_types::StatusExt::get_details_error_info(&status).map(|info| info.reason);
+                return Err(AgentError::Refused { message: status.message().to_owned(), reason });
+            }
+            SessionEnd::Lost(reason) => {
+                if started.elapsed() >= GOOD_SESSION {
+                    backoff = Backoff::default();
+                }
+                let pause = backoff.next(jitter());
+                tracing::warn!(%node, %reason, ?pause, "no session; trying again");
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(pause) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Microseconds since 1970 at the start of the process: greater for each later start.
+fn incarnation() -> Incarnation {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Incarnation(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,114 @@
+//! The node's connection to its coordinator, and the stack that every call on it passes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use http::header::AUTHORIZATION;
+use tonic::body::Body;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tower::ServiceBuilder;
+use tower::util::BoxCloneSyncService;
+
+use super::agent::AgentError;
+use super::outbound::{OutboundSettings, guard};
+use super::secret::Secret;
+use crate::middleware::breaker::PeerBreaker;
+
+/// A client's way to the coordinator.
+pub type Link = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, LinkError>;
+
+/// A call that came to no answer. tonic finds the reason in its sources and makes a status of it.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct LinkError(tower::BoxError);
+
+/// Makes the channel of an endpoint; tests and simulations put their own transport here.
+pub type Connector = Arc<dyn Fn(Endpoint) -> Channel + Send + Sync>;
+
+/// Connects over TCP when the first call is made, and again whenever the connection is lost.
+pub fn tcp() -> Connector {
+    Arc::new(|endpoint| endpoint.connect_lazy())
+}
+
+/// How long a connection attempt may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A coordinator that is gone without a trace is noticed after this and the next.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// How long it may take to answer a keep-alive ping.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Flow control windows: a blob may be as large as the connection's, so that heartbeats pass it.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+/// The most that one transfer of blobs may take.
+const TRANSFER_DEADLINE: Duration = Duration::from_secs(120);
+
+/// Both ways over one connection.
+pub(super) struct Links {
+    /// For the session: it lives as long as it lives, its silence is told by heartbeats and keep-alive, and the
+    /// session loop paces its own attempts.
+    pub(super) session: Link,
+    /// For blobs.
+    pub(super) blobs: Link,
+    /// The breaker of the blobs' way.
+    pub(super) breaker: Arc<PeerBreaker>,
+}
+
+/// Prepares the connection; nothing is sent yet.
+pub(super) fn links(
+    uri: &str,
+    tls_ca: Option<&[u8]>,
+    secret: &Secret,
+    connector: &Connector,
+) -> Result<Links, AgentError> {
+    let refused = |reason: String| AgentError::Coordinator { uri: uri.to_owned(), reason };
+    let mut endpoint = Endpoint::from_shared(uri.to_owned())
+        .map_err(|error| refused(error.to_string()))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    match (endpoint.uri().scheme_str(), tls_ca) {
+        (Some("https"), ca) => {
+            let mut tls = ClientTlsConfig::new();
+            if let Some(pem) = ca {
+                tls = tls.ca_certificate(Certificate::from_pem(pem));
+            }
+            endpoint = endpoint.tls_config(tls).map_err(|error| refused(error.to_string()))?;
+        }
+        (Some("http"), None) => {}
+        (Some("http"), Some(_)) => {
+            return Err(refused("has a TLS certificate authority but is not https".to_owned()));
+        }
+        _ => return Err(refused("needs the form http://HOST:PORT or https://HOST:PORT".to_owned())),
+    }
+    let mut bearer =
+        HeaderValue::try_from(format!("Bearer {}", secret.expose())).map_err(|_| AgentError::Secret)?;
+    bearer.set_sensitive(true);
+    let channel = connector(endpoint);
+
+    let enrol = move |mut request: http::Request<Body>| {
+        request.headers_mut().insert(AUTHORIZATION, bearer.clone());
+        request
+    };
+    let breaker = PeerBreaker::new("the coordinator", Default::default(), Arc::new(jitter));
+    let session = ServiceBuilder::new()
+        .map_err(|error| LinkError(Box::new(error)))
+        .map_request(enrol.clone())
+        .service(channel.clone());
+    let guarded = guard(
+        ServiceBuilder::new().map_request(enrol).service(channel),
+        Arc::clone(&breaker),
+        OutboundSettings { stream_deadline: Some(TRANSFER_DEADLINE), ..OutboundSettings::default() },
+    );
+    let blobs = ServiceBuilder::new().map_err(LinkError).service(guarded);
+    Ok(Links { session: BoxCloneSyncService::new(session), blobs: BoxCloneSyncService::new(blobs), breaker })
+}
+
+/// A random number from 0 to 1 from the system's generator; the middle if that has none.
+pub(super) fn jitter() -> f64 {
+    getrandom::u32().map_or(0.5, |number| f64::from(number) / f64::from(u32::MAX))
+}

@@ -1,0 +1,104 @@
+//! Sends whatever is queued as one batch, as soon as the connection can take it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use prost::Message as _;
+use tokio::sync::mpsc;
+
+use crate::node::agent::Identity;
+use crate::proto::peer::v1 as pb;
+use crate::proto::peer::v1::mesh_message::Payload;
+
+/// The most messages of a batch.
+const BATCH_MESSAGES: usize = 10;
+/// A batch takes no further message when it has this many bytes, so that it stays far below the message limit.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// What is around every message of a node.
+pub(super) struct Envelope {
+    sender: String,
+    /// Counts over sessions: ids are unique for the incarnation.
+    messages: Arc<AtomicU64>,
+}
+
+impl Envelope {
+    pub(super) fn new(identity: &Identity) -> Self {
+        Self { sender: identity.spec.node_id.to_string(), messages: Arc::clone(&identity.messages) }
+    }
+
+    fn seal(&self, payload: Payload) -> pb::MeshMessage {
+        pb::MeshMessage {
+            sender_id: self.sender.clone(),
+            receiver_id: "coordinator".to_owned(),
+            message_id: self.messages.fetch_add(1, Ordering::Relaxed) + 1,
+            timestamp: Some(SystemTime::now().into()),
+            payload: Some(payload),
+        }
+    }
+}
+
+/// Writes until either side is closed.
+pub(super) async fn write(
+    mut queue: mpsc::Receiver<Payload>,
+    out: mpsc::Sender<pb::SessionRequest>,
+    envelope: Envelope,
+) {
+    while let Some(first) = queue.recv().await {
+        // Waiting for the place is what makes a batch: all that is queued meanwhile goes along.
+        let Ok(place) = out.reserve().await else { return };
+        let mut messages = vec![envelope.seal(first)];
+        let mut bytes = messages[0].encoded_len();
+        while messages.len() < BATCH_MESSAGES && bytes < BATCH_BYTES {
+            let Ok(next) = queue.try_recv() else { break };
+            let next = envelope.seal(next);
+            bytes += next.encoded_len();
+            messages.push(next);
+        }
+        let batch = pb::session_request::Message::Batch(pb::MessageBatch { messages });
+        place.send(pb::SessionRequest { message: Some(batch) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn payload(bytes: usize) -> Payload {
+        let kind = pb::task_assignment::Kind::Reject(pb::Reject { attempt: None, reason: "x".repeat(bytes) });
+        Payload::TaskAssignment(pb::TaskAssignment { kind: Some(kind) })
+    }
+
+    async fn batches(sizes: &[usize]) -> Vec<Vec<u64>> {
+        let (queue, queued) = mpsc::channel(64);
+        let (out, mut sent) = mpsc::channel(1);
+        for size in sizes {
+            queue.send(payload(*size)).await.expect("open");
+        }
+        drop(queue);
+        let envelope = Envelope { sender: "node".to_owned(), messages: Arc::default() };
+        let writer = tokio::spawn(write(queued, out, envelope));
+        let mut batches = Vec::new();
+        while let Some(request) = sent.recv().await {
+            let Some(pb::session_request::Message::Batch(batch)) = request.message else {
+                panic!("not a batch")
+            };
+            batches.push(batch.messages.iter().map(|message| message.message_id).collect());
+        }
+        writer.await.expect("ends with its queue");
+        batches
+    }
+
+    #[tokio::test]
+    async fn what_is_queued_goes_together_in_order_up_to_ten() {
+        let sent = batches(&[1; 13]).await;
+        assert_eq!(sent, [(1..=10).collect::<Vec<_>>(), vec![11, 12, 13]]);
+    }
+
+    #[tokio::test]
+    async fn large_results_do_not_add_up_to_a_message_that_is_refused() {
+        let sent = batches(&[600 << 10; 4]).await;
+        assert_eq!(sent, [vec![1, 2], vec![3, 4]]);
+    }
+}

@@ -1,0 +1,105 @@
+//! Logs of this process: text on a terminal, JSON otherwise, always on standard error.
+
+use std::ffi::OsString;
+use std::io::{IsTerminal as _, stderr};
+
+use tracing_subscriber::EnvFilter;
+
+/// Why logs could not be set up. The user must fix the environment.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TelemetryError {
+    /// The variable holds bytes that are not text.
+    #[error(
+        "MESH_LOG_LEVEL is not UTF-8 text; use a level such as `debug` or a filter such as `info,lintmesh=debug`"
+    )]
+    NotText,
+    /// The filter cannot be read.
+    #[error(
+        "MESH_LOG_LEVEL `{value}` is not a level or a filter ({reason}); use trace, debug, info, warn, error or off, or a filter such as `info,lintmesh=debug`"
+    )]
+    Filter {
+        /// The refused text.
+        value: String,
+        /// What the parser said.
+        reason: String,
+    },
+}
+
+/// The filter that the environment asks for: `MESH_LOG_LEVEL` if it is set and not empty; else `debug` if
+/// `MESH_DEBUG` is `true` or `1`; else `default`.
+pub fn directives(
+    level: Option<OsString>,
+    debug: Option<OsString>,
+    default: &'static str,
+) -> Result<String, TelemetryError> {
+    let level = match level {
+        Some(text) => text.into_string().map_err(|_| TelemetryError::NotText)?,
+        None => String::new(),
+    };
+    let text = match (level.trim(), debug.as_deref().and_then(std::ffi::OsStr::to_str)) {
+        ("", Some(flag)) if flag.eq_ignore_ascii_case("true") || flag == "1" => "debug",
+        ("", _) => default,
+        (level, _) => level,
+    };
+    check(text)?;
+    // At `debug` and below the HTTP/2 stack prints every frame, which hides all else; a filter may still ask for it.
+    Ok(match text {
+        "debug" | "trace" => format!("{text},h2=info,hyper=info,hyper_util=info,tower=info,tonic=info"),
+        other => other.to_owned(),
+    })
+}
+
+/// `EnvFilter` takes a misspelt level for the name of a target, so single words are checked here.
+fn check(text: &str) -> Result<(), TelemetryError> {
+    let refused = |reason: String| TelemetryError::Filter { value: text.chars().take(200).collect(), reason };
+    for part in text.split(',') {
+        let part = part.trim();
+        let is_word = !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric());
+        if is_word && part.parse::<tracing_subscriber::filter::LevelFilter>().is_err() {
+            return Err(refused(format!("`{part}` is no level")));
+        }
+    }
+    EnvFilter::try_new(text).map(|_| ()).map_err(|error| refused(error.to_string()))
+}
+
+/// Starts logging to standard error. `default` is the filter when the environment names none.
+pub fn init(default: &'static str) -> Result<(), TelemetryError> {
+    let text = directives(std::env::var_os("MESH_LOG_LEVEL"), std::env::var_os("MESH_DEBUG"), default)?;
+    let filter = EnvFilter::try_new(&text)
+        .map_err(|error| TelemetryError::Filter { value: text, reason: error.to_string() })?;
+    let terminal = stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    // A second call (several commands in one test process) keeps the first subscriber.
+    let _ = if terminal {
+        builder.with_ansi(std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())).try_init()
+    } else {
+        builder.json().flatten_event(true).try_init()
+    };
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filter(level: Option<&str>, debug: Option<&str>) -> Result<String, TelemetryError> {
+        directives(level.map(Into::into), debug.map(Into::into), "warn")
+    }
+
+    #[test]
+    fn the_level_wins_over_the_debug_switch_and_both_over_the_default() {
+        assert_eq!(filter(None, None).as_deref(), Ok("warn"));
+        assert_eq!(filter(Some(""), Some("false")).as_deref(), Ok("warn"));
+        assert!(filter(None, Some("true")).is_ok_and(|text| text.starts_with("debug,")));
+        assert_eq!(filter(Some("error"), Some("true")).as_deref(), Ok("error"));
+        assert_eq!(filter(Some("info,lintmesh=trace"), None).as_deref(), Ok("info,lintmesh=trace"));
+    }
+
+    #[test]
+    fn a_misspelt_level_is_refused_with_what_is_allowed() {
+        for bad in ["verbose", "info,loud", "lintmesh=loud", "a=b=c"] {
+            let error = filter(Some(bad), None).expect_err(bad).to_string();
+            assert!(error.contains(bad) && error.contains("trace, debug, info"), "{error}");
+        }
+    }
+}
