@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::arguments::ConfigArgs;
 use super::connect::ServerArgs;
 use super::exit::Exit;
-use super::{error, output, private_mesh, toolchain};
+use super::{error, linters, output, toolchain};
 use crate::config::{Settings, ToolchainChoice};
 use crate::linters::toolchain::{ToolBinary, Toolchain};
 use crate::node::shim::{SandboxStatus, sandbox_status};
@@ -116,7 +116,7 @@ fn sandbox(status: &SandboxStatus) -> Check {
 
 async fn linters(settings: Settings) -> Check {
     let managed = settings.toolchain.mode == ToolchainChoice::Managed;
-    let provide = move || private_mesh::toolchain(&settings, &mut |text| eprintln!("lintmesh: {text}"));
+    let provide = move || linters::toolchain(&settings, &mut |text| eprintln!("lintmesh: {text}"));
     match tokio::task::spawn_blocking(provide).await {
         Ok(Ok(found)) => toolchain_check(&found),
         Ok(Err(cause)) => Check::wrong(

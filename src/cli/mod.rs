@@ -12,6 +12,8 @@ pub mod follow;
 mod healthcheck;
 pub mod interrupt;
 mod lint;
+mod linters;
+mod local_mesh;
 pub mod node;
 mod node_args;
 pub mod output;

@@ -6,8 +6,8 @@ use anyhow::Context as _;
 
 use super::arguments::ConfigArgs;
 use super::error::UsageError;
+use super::linters;
 use super::node::NodeCommand;
-use super::private_mesh;
 use crate::config::Settings;
 use crate::node::agent::NodeSettings;
 use crate::node::host;
@@ -67,7 +67,7 @@ impl NodeArgs {
         let settings = self.config.settings()?;
         let spec = specialist(&settings, &name)?;
         let secret = secret(&secret_file)?;
-        let toolchain = private_mesh::toolchain(&settings, &mut |text| tracing::info!("{text}"))?;
+        let toolchain = linters::toolchain(&settings, &mut |text| tracing::info!("{text}"))?;
         let host_id = host::host_id();
         Ok(NodeCommand::Configured(Box::new(NodeSettings {
             coordinator,
@@ -77,9 +77,9 @@ impl NodeArgs {
             secret,
             failure_domain: self.failure_domain.unwrap_or_else(|| host_id.clone()),
             host_id,
-            environment_class: host::environment_class(&private_mesh::interpreter(&toolchain)),
+            environment_class: host::environment_class(&linters::interpreter(&toolchain)),
             toolchain,
-            limits: private_mesh::limits(&settings),
+            limits: linters::limits(&settings),
             work_dir: self.work_dir.unwrap_or_else(std::env::temp_dir),
             cpu_slots: host::cpu_slots(),
             shim: std::env::current_exe().context("this program's own path is not known")?,

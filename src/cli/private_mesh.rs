@@ -1,20 +1,24 @@
 //! The mesh that `lintmesh lint` starts for itself: a coordinator in this process and four nodes as its children.
 
-use std::path::{Path, PathBuf};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 
-use super::connect::Connection;
-use super::error::UsageError;
+use super::connect::{self, Connection};
 use super::interrupt::Interrupt;
 use super::lint::Progress;
-use crate::config::{self, Settings};
-use crate::linters::process::Limits;
-use crate::linters::toolchain::{ToolBinary, Toolchain};
-use crate::node::provision::{ToolchainChoice, provision};
+use super::linters;
+use super::local_mesh::{self, LocalMesh, MeshOptions};
+use crate::config::Settings;
+use crate::linters::toolchain::Toolchain;
+use crate::middleware::auth::{Role, Token};
+use crate::server::TreePolicy;
+use crate::types::Digest;
 
 /// A running private mesh.
 pub(super) struct PrivateMesh {
+    mesh: LocalMesh,
     connection: Connection,
 }
 
@@ -27,9 +31,43 @@ impl PrivateMesh {
         interrupt: &Interrupt,
     ) -> anyhow::Result<Self> {
         let toolchain = interrupt.unless(provide(settings.clone(), progress)).await?;
-        tracing::debug!(toolchain = %toolchain.id, root = %root.display(), "the linters are there");
         progress.phase("starting the mesh");
-        bail!("a private mesh cannot be started by this build; name a server with --server")
+        let any_port = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
+        let mut own = settings.clone();
+        own.server.listen = any_port;
+        own.server.node_listen = any_port;
+        // Other users of this machine can reach loopback too, so this mesh wants a token that only it knows.
+        let token = local_mesh::secret();
+        let mesh = LocalMesh::start(MeshOptions {
+            trees: TreePolicy {
+                allowed_roots: vec![root.to_owned()],
+                allow_tree_code: settings.runs.allow_tree_code.unwrap_or(true),
+                nodes_share_files: true,
+                allow_interpreter_paths: true,
+            },
+            tokens: vec![Token {
+                name: "private".into(),
+                role: Role::Operator,
+                sha256: Digest::of(token.as_bytes()),
+            }],
+            admin: false,
+            toolchain: Some(toolchain),
+            settings: own,
+        })
+        .await?;
+        let connected = interrupt
+            .unless(async {
+                mesh.wait_ready().await?;
+                connect::connect(&format!("http://{}", mesh.api_address()), Some(&token), None).await
+            })
+            .await;
+        match connected {
+            Ok(connection) => Ok(Self { mesh, connection }),
+            Err(error) => {
+                mesh.stop().await;
+                Err(error)
+            }
+        }
     }
 
     /// The connection to its coordinator.
@@ -40,59 +78,14 @@ impl PrivateMesh {
     /// Ends the coordinator and its nodes, within a bound.
     pub(super) async fn stop(self) {
         drop(self.connection);
+        self.mesh.stop().await;
     }
-}
-
-/// Serves until the user wants the process to end, then shuts down within the bound that the settings name.
-pub(super) async fn serve(
-    settings: Settings,
-    toolchain: Option<Toolchain>,
-    interrupt: &Interrupt,
-) -> anyhow::Result<()> {
-    drop((settings, toolchain, interrupt));
-    bail!("the service cannot be started by this build")
-}
-
-/// What one linter process may use.
-pub(super) fn limits(settings: &Settings) -> Limits {
-    let limits = &settings.limits;
-    Limits {
-        wall: settings.mesh.task_timeout,
-        cpu: limits.cpu,
-        memory_bytes: limits.memory_bytes,
-        file_bytes: limits.file_bytes,
-        output_bytes: limits.output_bytes,
-        processes: limits.processes,
-    }
-}
-
-/// The interpreter that the linters run on, for example `CPython 3.11.2`, as their virtual environment tells; it tells
-/// nothing outside of one.
-pub(super) fn interpreter(toolchain: &Toolchain) -> String {
-    let programs = toolchain.tools.values().filter_map(|binary| match binary {
-        ToolBinary::Present { program, .. } => Some(program),
-        ToolBinary::Missing { .. } => None,
-    });
-    let mut described = programs
-        .filter_map(|program| program.parent()?.parent())
-        .filter_map(|folder| std::fs::read_to_string(folder.join("pyvenv.cfg")).ok());
-    described.find_map(|text| interpreter_of(&text)).unwrap_or_else(|| "Python".to_owned())
-}
-
-/// Reads `pyvenv.cfg`: venv writes `version`, uv and virtualenv write `version_info`.
-fn interpreter_of(pyvenv: &str) -> Option<String> {
-    let value = |wanted: &str| {
-        let mut pairs = pyvenv.lines().filter_map(|line| line.split_once('='));
-        pairs.find(|(key, _)| key.trim() == wanted).map(|(_, value)| value.trim().to_owned())
-    };
-    let version = value("version").or_else(|| value("version_info"))?;
-    Some(format!("{} {version}", value("implementation").as_deref().unwrap_or("CPython")))
 }
 
 async fn provide(settings: Settings, progress: &mut Progress) -> anyhow::Result<Toolchain> {
     let (lines, mut told) = tokio::sync::mpsc::unbounded_channel();
     let work = tokio::task::spawn_blocking(move || {
-        toolchain(&settings, &mut |text| {
+        linters::toolchain(&settings, &mut |text| {
             // Nobody listens any more if the user interrupted.
             let _ = lines.send(text);
         })
@@ -102,45 +95,4 @@ async fn provide(settings: Settings, progress: &mut Progress) -> anyhow::Result<
         progress.tell(&text);
     }
     work.await.context("providing the linters")?
-}
-
-/// Provides the linters that the settings ask for; blocks. `tell` gets a line now and then while they are installed.
-pub(super) fn toolchain(settings: &Settings, tell: &mut dyn FnMut(String)) -> anyhow::Result<Toolchain> {
-    let choice = match &settings.toolchain.mode {
-        config::ToolchainChoice::Managed => ToolchainChoice::Managed,
-        config::ToolchainChoice::System => ToolchainChoice::System,
-        config::ToolchainChoice::Environment(path) => ToolchainChoice::Environment(path.clone()),
-    };
-    Ok(provision(choice, &cache_dir(settings)?, &mut |progress| tell(progress.to_string()))?)
-}
-
-/// Where managed linters are kept: the setting, else the user's cache folder (XDG Base Directory Specification).
-fn cache_dir(settings: &Settings) -> Result<PathBuf, UsageError> {
-    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    settings
-        .toolchain
-        .cache_dir
-        .clone()
-        .or_else(|| variable("XDG_CACHE_HOME").map(|folder| folder.join("lintmesh")))
-        .or_else(|| variable("HOME").map(|home| home.join(".cache/lintmesh")))
-        .ok_or_else(|| {
-            UsageError(
-                "there is no cache folder: neither XDG_CACHE_HOME nor HOME is set; set toolchain.cache_dir"
-                    .into(),
-            )
-        })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_interpreter_is_read_from_what_each_installer_writes() {
-        let venv = "home = /usr/bin\ninclude-system-site-packages = false\nversion = 3.11.2\n";
-        assert_eq!(interpreter_of(venv).as_deref(), Some("CPython 3.11.2"));
-        let uv = "home = /usr/bin\nimplementation = PyPy\nuv = 0.9\nversion_info = 3.11.13\n";
-        assert_eq!(interpreter_of(uv).as_deref(), Some("PyPy 3.11.13"));
-        assert_eq!(interpreter_of("home = /usr/bin\n"), None);
-    }
 }

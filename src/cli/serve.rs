@@ -5,8 +5,10 @@ use anyhow::Context as _;
 use super::arguments::{ConfigArgs, load};
 use super::exit::Exit;
 use super::interrupt::Interrupt;
-use super::private_mesh;
+use super::linters;
+use super::local_mesh::{LocalMesh, MeshOptions};
 use crate::config::{Launch, Overrides, Settings, Sources};
+use crate::server::TreePolicy;
 
 /// Arguments of `serve`.
 #[derive(Debug, clap::Args)]
@@ -69,7 +71,7 @@ pub(super) async fn run(args: ServeArgs, interrupt: &Interrupt) -> anyhow::Resul
         Launch::Local => {
             let of = settings.clone();
             let provide = tokio::task::spawn_blocking(move || {
-                private_mesh::toolchain(&of, &mut |text| tracing::info!("{text}"))
+                linters::toolchain(&of, &mut |text| tracing::info!("{text}"))
             });
             let provided = interrupt.unless(async { provide.await.context("providing the linters")? }).await;
             match provided {
@@ -78,8 +80,34 @@ pub(super) async fn run(args: ServeArgs, interrupt: &Interrupt) -> anyhow::Resul
             }
         }
     };
-    private_mesh::serve(settings, toolchain, interrupt).await?;
-    Ok(Exit::Success)
+    let mesh = LocalMesh::start(MeshOptions {
+        trees: TreePolicy {
+            allowed_roots: settings.workspace.allowed_roots.clone(),
+            allow_tree_code: settings.runs.allow_tree_code.unwrap_or(false),
+            nodes_share_files: settings.nodes.launch == Launch::Local,
+            allow_interpreter_paths: false,
+        },
+        tokens: Vec::new(),
+        admin: true,
+        toolchain,
+        settings,
+    })
+    .await?;
+    tracing::info!(
+        api = %mesh.api_address(),
+        admin = mesh.admin_address().map(tracing::field::display),
+        nodes = %mesh.node_address(),
+        "serving; runs and reports are kept in memory"
+    );
+    let failure = tokio::select! {
+        () = interrupt.requested() => None,
+        reason = mesh.failed() => Some(reason),
+    };
+    mesh.stop().await;
+    match failure {
+        None => Ok(Exit::Success),
+        Some(reason) => Err(anyhow::anyhow!(reason)),
+    }
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use anyhow::Context as _;
 
 use super::arguments::ConfigArgs;
 use super::exit::Exit;
+use super::linters;
 use super::output;
-use super::private_mesh;
 use crate::linters::toolchain::{ToolBinary, Toolchain};
 
 /// Arguments of `toolchain`.
@@ -28,7 +28,7 @@ enum ToolchainCommand {
 pub(super) async fn run(args: ToolchainArgs) -> anyhow::Result<Exit> {
     let ToolchainCommand::Install { config } = args.command;
     let settings = config.settings()?;
-    let provide = move || private_mesh::toolchain(&settings, &mut |text| eprintln!("lintmesh: {text}"));
+    let provide = move || linters::toolchain(&settings, &mut |text| eprintln!("lintmesh: {text}"));
     let toolchain = tokio::task::spawn_blocking(provide).await.context("installing the linters")??;
     output::print(listing(&toolchain).as_bytes())?;
     Ok(if is_complete(&toolchain) { Exit::Success } else { Exit::Findings })

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
@@ -108,8 +108,9 @@ pub struct RunningServer {
     reporter: HealthReporter,
     restarts: Mutex<mpsc::Receiver<NodeId>>,
     listening: CancellationToken,
-    listeners: Vec<JoinHandle<Served>>,
-    engine: JoinHandle<Result<(), EngineError>>,
+    listeners: Mutex<Vec<JoinHandle<Served>>>,
+    engine: Mutex<JoinHandle<Result<(), EngineError>>>,
+    engine_abort: AbortHandle,
 }
 
 /// Binds every listener, then serves. Nothing is left behind if one cannot be bound.
@@ -188,8 +189,9 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
         reporter,
         restarts: Mutex::new(restarts),
         listening,
-        listeners: Vec::new(),
-        engine,
+        listeners: Mutex::default(),
+        engine_abort: engine.abort_handle(),
+        engine: Mutex::new(engine),
     };
     let api_stack = stack::api(api_routes, tokens, inbound, random.clone());
     running.listen(api, api_stack, listener_limits(ConnectionLimits::default()), tls.clone());
@@ -199,7 +201,9 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
         ..inbound
     };
     let node_stack = stack::peer(node_routes, secrets, session_limits, random.clone());
-    running.listen(nodes, node_stack, listener_limits(ConnectionLimits::for_nodes()), tls);
+    // On loopback the certificate's name cannot fit, and the enrolment secret never leaves the machine.
+    let node_tls = tls.filter(|_| !settings.server.node_listen.ip().is_loopback());
+    running.listen(nodes, node_stack, listener_limits(ConnectionLimits::for_nodes()), node_tls);
     if let Some(listener) = admin_listener {
         let routes = admin::routes(health_service, handle);
         let admin_stack = stack::admin(routes, ADMIN_STREAMS, random.clone());
@@ -246,12 +250,12 @@ impl RunningServer {
 
     /// Ends in order: probes are told first, then open streams end with a reason, then listeners drain, all of it
     /// within the bound and a little.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(&self) {
         health::stop(&self.reporter).await;
         self.service.stopping.cancel();
         self.service.engine.sessions().close_all();
         self.listening.cancel();
-        for listener in self.listeners {
+        for listener in self.listeners.lock().await.drain(..) {
             match listener.await {
                 Ok(served) if served.aborted > 0 => {
                     tracing::warn!(connections = served.aborted, "connections were aborted at shutdown");
@@ -260,12 +264,12 @@ impl RunningServer {
                 Err(error) => tracing::error!(%error, "a listener failed"),
             }
         }
-        self.engine.abort();
+        self.engine_abort.abort();
     }
 
     /// Waits until the coordinator fails, which it does if it can no longer store its facts.
-    pub async fn failed(&mut self) -> String {
-        match (&mut self.engine).await {
+    pub async fn failed(&self) -> String {
+        match (&mut *self.engine.lock().await).await {
             Ok(Ok(())) => "the coordinator ended".to_owned(),
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
@@ -287,7 +291,12 @@ impl RunningServer {
             drain_timeout,
             jitter: Arc::new(move || (random() >> 64) as u64 as f64 / u64::MAX as f64),
         };
-        self.listeners.push(tokio::spawn(serve(listener, inbound, options, self.listening.clone())));
+        self.listeners.get_mut().push(tokio::spawn(serve(
+            listener,
+            inbound,
+            options,
+            self.listening.clone(),
+        )));
     }
 }
 
