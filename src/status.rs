@@ -61,10 +61,14 @@ pub enum ApiError {
         /// As the caller named it.
         name: String,
     },
-    /// The named thing exists with another content.
-    #[error("{resource_type} `{name}` exists already, with another content")]
+    /// The named thing exists, and what was offered cannot take its place.
+    #[error("{message}")]
     AlreadyExists {
-        /// For example `run`.
+        /// UPPER_SNAKE, for example `STALE_INCARNATION`.
+        reason: &'static str,
+        /// What is there and what was offered.
+        message: String,
+        /// For example `node`.
         resource_type: &'static str,
         /// As the caller named it.
         name: String,
@@ -170,7 +174,7 @@ impl ApiError {
             ApiError::InvalidArgument(_) => (Code::InvalidArgument, "INVALID_ARGUMENT"),
             ApiError::IdReused { .. } => (Code::InvalidArgument, "REQUEST_ID_REUSED"),
             ApiError::NotFound { .. } => (Code::NotFound, "RESOURCE_NOT_FOUND"),
-            ApiError::AlreadyExists { .. } => (Code::AlreadyExists, "RESOURCE_EXISTS"),
+            ApiError::AlreadyExists { reason, .. } => (Code::AlreadyExists, reason),
             ApiError::FailedPrecondition(conditions) => {
                 (Code::FailedPrecondition, conditions.first().map_or("PRECONDITION_FAILED", |c| c.kind))
             }
@@ -187,7 +191,8 @@ impl ApiError {
 
     fn metadata(&self) -> HashMap<String, String> {
         let pairs: Vec<(&str, String)> = match self {
-            ApiError::NotFound { resource_type, name } | ApiError::AlreadyExists { resource_type, name } => {
+            ApiError::NotFound { resource_type, name }
+            | ApiError::AlreadyExists { resource_type, name, .. } => {
                 vec![("resource_type", (*resource_type).to_owned()), ("name", name.clone())]
             }
             ApiError::ResourceExhausted { what, limit, .. } => {
@@ -229,7 +234,8 @@ impl From<ApiError> for Status {
             ApiError::IdReused { field, .. } => {
                 details.add_bad_request_violation(field, message.clone());
             }
-            ApiError::NotFound { resource_type, name } | ApiError::AlreadyExists { resource_type, name } => {
+            ApiError::NotFound { resource_type, name }
+            | ApiError::AlreadyExists { resource_type, name, .. } => {
                 details.set_resource_info(resource_type, shortened(name, 256), "", message.clone());
             }
             ApiError::FailedPrecondition(conditions) => {

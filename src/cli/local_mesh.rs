@@ -128,13 +128,14 @@ impl LocalMesh {
         self.server.failed().await
     }
 
-    /// Ends everything in order, within a bound: streams and listeners first, then the nodes.
+    /// Ends everything in order, within a bound: clients first, then the nodes, then the listeners.
     pub(super) async fn stop(self) {
-        self.server.shutdown().await;
+        self.server.retire().await;
         self.stopping.cancel();
         if let Err(error) = self.supervisor.await {
             tracing::error!(%error, "the launcher failed");
         }
+        self.server.shutdown().await;
     }
 }
 

@@ -248,11 +248,16 @@ impl RunningServer {
         mesh::wait_until_ready(&self.service, wait).await.unwrap_or(false)
     }
 
-    /// Ends in order: probes are told first, then open streams end with a reason, then listeners drain, all of it
-    /// within the bound and a little.
-    pub async fn shutdown(&self) {
+    /// The first step of an orderly end: probes are told to look elsewhere, and open streams of clients end with a
+    /// reason.
+    pub async fn retire(&self) {
         health::stop(&self.reporter).await;
         self.service.stopping.cancel();
+    }
+
+    /// The last step: the listeners drain, within their bound, and the coordinator ends.
+    pub async fn shutdown(&self) {
+        self.retire().await;
         self.service.engine.sessions().close_all();
         self.listening.cancel();
         for listener in self.listeners.lock().await.drain(..) {

@@ -8,9 +8,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::outputs;
 use super::service::{Service, stopped};
-use crate::coordinator::input::{Input, Message, Refusal, Reply};
+use super::{orders, outputs};
+use crate::coordinator::input::{Input, Message, Reply};
 use crate::middleware::enrolment::Enrolled;
 use crate::proto::peer::v1 as pb;
 use crate::proto::peer::v1::mesh_message::Payload;
@@ -105,7 +105,7 @@ impl NodeService for Sessions {
             },
             Reply::Refused(refusal) => {
                 self.service.engine.sessions().close(session);
-                return Err(self.refuse(stale(refusal)));
+                return Err(self.refuse(orders::refused(refusal)));
             }
             Reply::Done | Reply::Run(_) | Reply::Fault(_) => {
                 return Err(ApiError::Internal { request_id: String::new() }.into());
@@ -117,16 +117,6 @@ impl NodeService for Sessions {
         let line = Line { service: self.service.clone(), session, node };
         tokio::spawn(line.run(messages, outgoing, sender));
         Ok(Response::new(receiver.into()))
-    }
-}
-
-fn stale(refusal: Refusal) -> ApiError {
-    match refusal {
-        Refusal::StaleIncarnation { ref node, .. } => {
-            tracing::debug!(%refusal, "stale");
-            ApiError::AlreadyExists { resource_type: "node", name: node.to_string() }
-        }
-        other => super::orders::refused(other),
     }
 }
 
@@ -157,7 +147,6 @@ impl Line {
                         None => return,
                     },
                     Some(beat) = beats.recv() => payloads.push(beat_ack(beat)),
-                    () = self.service.stopping.cancelled() => return,
                 }
                 // Whatever else is queued goes along, but nothing waits for company.
                 while payloads.len() < most

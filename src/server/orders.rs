@@ -122,9 +122,12 @@ pub fn refused(refusal: Refusal) -> ApiError {
             subject: node.to_string(),
             description: message,
         }]),
-        Refusal::StaleIncarnation { node, .. } => {
-            ApiError::AlreadyExists { resource_type: "node", name: node.to_string() }
-        }
+        Refusal::StaleIncarnation { node, .. } => ApiError::AlreadyExists {
+            reason: "STALE_INCARNATION",
+            message,
+            resource_type: "node",
+            name: node.to_string(),
+        },
     }
 }
 
