@@ -46,9 +46,9 @@ pub fn event(run: &RunId, logged: &LoggedEvent) -> v1::RunEvent {
             assignments: Some(assignments(meant)),
         }),
         RunEvent::TasksCreated { assignments: Some(meant), .. } => Event::Assignments(assignments(meant)),
-        RunEvent::TasksCreated { tasks, assignments: None } => {
-            Event::TasksCreated(v1::TasksCreated { tasks: tasks.iter().map(|new| task_ref(&new.task)).collect() })
-        }
+        RunEvent::TasksCreated { tasks, assignments: None } => Event::TasksCreated(v1::TasksCreated {
+            tasks: tasks.iter().map(|new| task_ref(&new.task)).collect(),
+        }),
         RunEvent::TaskAssigned { task, attempt, node, .. } => Event::TaskAssigned(v1::TaskAssigned {
             task: Some(task_ref(task)),
             node_id: node.to_string(),
@@ -117,6 +117,8 @@ pub fn progress(progress: &Progress) -> v1::RunProgress {
                 };
                 (tool.to_string(), counts)
             })
+            // A map's value that is all zeros is encoded as no value, which protobuf.js cannot read.
+            .filter(|(_, counts)| *counts != v1::ToolRunProgress::default())
             .collect(),
         nodes: progress
             .nodes

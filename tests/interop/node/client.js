@@ -114,6 +114,8 @@ function checkEvents(events) {
 async function main() {
   const mesh = await unary(coordinator, 'InitializeMesh', {});
   assert.equal(mesh.ready, true);
+  const status = await unary(coordinator, 'GetMeshStatus', {});
+  assert.equal(Object.keys(status.node_statuses).length, 4);
   const { root, blobs } = snapshot(options.tree);
   await upload(blobs);
   const request = { project: 'interop-node', workspace: { snapshot: { digest: root } } };
