@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 import subprocess
 import time
 from typing import Any
@@ -56,7 +57,10 @@ class Grpcurl:
         try:
             answer = self.call(method, request)
         except Failed as error:
-            missing = [word for word in (f"Code: {code}", *words) if word not in str(error)]
+            # Details of types that reflection does not list are shown as the bytes they are.
+            details = [base64.b64decode(value) for value in re.findall(r'"@value": "([^"]*)"', str(error))]
+            text = str(error) + b" ".join(details).decode(errors="replace")
+            missing = [word for word in (f"Code: {code}", *words) if word not in text]
             assert not missing, f"{method}: {missing} not in: {error}"
         else:
             raise AssertionError(f"{method} accepted {request}: {answer}")
