@@ -12,6 +12,7 @@ mod discovery;
 mod linter_process;
 mod node_session;
 mod overload;
+mod readme;
 mod parity;
 mod report_formats;
 mod rig;
