@@ -68,7 +68,7 @@ pub(super) async fn run(args: WatchArgs, interrupt: &Interrupt) -> anyhow::Resul
 fn line(event: &RunEvent) -> Option<String> {
     let text = match event.event.as_ref()? {
         Event::Started(started) => {
-            format!("started: {} files, {}", started.files, started.tools.join(", "))
+            format!("started: files: {}, tools: {}", started.files, started.tools.join(", "))
         }
         Event::Assignments(assignments) => {
             let parts: Vec<String> = assignments
@@ -102,12 +102,12 @@ fn line(event: &RunEvent) -> Option<String> {
             let tasks: Vec<String> = redistribution.tasks.iter().map(task_name).collect();
             format!("redistributed: {} from {}", tasks.join(", "), redistribution.from_node_id)
         }
-        Event::Progress(_) => return None,
+        Event::TasksCreated(_) | Event::Progress(_) => return None,
         Event::Finished(finished) => {
             let counts = finished
                 .summary
                 .as_ref()
-                .map(|s| format!(", {} diagnostics in {} files", s.diagnostics, s.files))
+                .map(|s| format!(", diagnostics: {}, files: {}", s.diagnostics, s.files))
                 .unwrap_or_default();
             let why =
                 if finished.detail.is_empty() { String::new() } else { format!(": {}", finished.detail) };

@@ -40,7 +40,7 @@ pub async fn initialize(
             let text = format!("`{}` is declared twice", declared.node_id);
             bad.push(FieldViolation::new(format!("specialists[{index}].node_id"), text));
         }
-        match wire::mesh::specialist(declared, &format!("specialists[{index}]")) {
+        match wire::specialist::read(declared, &format!("specialists[{index}]")) {
             Ok(spec) => specs.push(spec),
             Err(problems) => bad.extend(problems),
         }

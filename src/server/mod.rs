@@ -20,7 +20,6 @@ mod service;
 mod settings;
 pub mod stack;
 pub mod tls;
-mod trees;
 mod workspace;
 
 pub use enrolment::Secrets;

@@ -1,22 +1,22 @@
 //! From a client's request to a run: every field checked at once, then the tree, then the core decides.
 
+mod fields;
+mod tree;
+
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prost::Message as _;
-
 use super::service::{Service, blob_error, blocking, stopped};
-use super::trees::{self, Tree};
 use crate::coordinator::event::RunOrder;
 use crate::coordinator::input::{Input, Refusal, Reply};
-use crate::linters::{adapters, validate_options};
 use crate::middleware::auth::Identity;
 use crate::proto::v1;
-use crate::status::{ApiError, FieldViolation, Precondition};
-use crate::types::{Digest, RunId, RunSpec, ToolName, ToolRequest};
-use crate::wire::time;
+use crate::status::{ApiError, Precondition};
+use crate::types::{Digest, RunId, RunSpec, ToolName};
+use tree::Tree;
+
+pub use fields::check_id;
 
 /// How many shards a tool is split into at most.
 const MAX_SHARDS: u32 = 4;
@@ -29,13 +29,13 @@ pub async fn start(
     caller: &Identity,
     request: v1::CoordinateRequest,
 ) -> Result<RunId, ApiError> {
-    let body = Digest::of(&canonical_body(&request));
+    let body = Digest::of(&fields::canonical_body(&request));
     let mut bad = Vec::new();
-    check_labels(&request, &mut bad);
-    let timeout = timeout(service, &request, &mut bad);
-    let tools = tools(&request, &mut bad);
-    let python = interpreter(service, &request, &mut bad);
-    let source = trees::read(service, request.workspace).await?.map_err(|problems| bad.extend(problems));
+    fields::check_labels(&request, &mut bad);
+    let timeout = fields::timeout(service, &request, &mut bad);
+    let tools = fields::tools(&request, &mut bad);
+    let python = fields::interpreter(service, &request, &mut bad);
+    let source = tree::read(service, request.workspace).await?.map_err(|problems| bad.extend(problems));
     let (Ok(source), true) = (source, bad.is_empty()) else {
         return Err(ApiError::InvalidArgument(bad));
     };
@@ -44,7 +44,7 @@ pub async fn start(
         return Ok(run);
     }
     let run = service.new_run_id(service.engine.now().wall);
-    let mut tree = trees::list(service, source).await?;
+    let mut tree = tree::list(service, source).await?;
     let versions = versions(service).await?;
     let spec = RunSpec {
         versions: versions.clone(),
@@ -116,109 +116,6 @@ pub fn refused(refusal: Refusal) -> ApiError {
     }
 }
 
-/// The request without its id: what must be the same when an id is used again.
-fn canonical_body(request: &v1::CoordinateRequest) -> Vec<u8> {
-    // Maps are ordered by key, and both sides of the comparison are encoded by this very code.
-    let body = v1::CoordinateRequest { request_id: String::new(), ..request.clone() };
-    body.encode_to_vec()
-}
-
-/// Request and fault ids: short enough to index, printable so that they can be searched for.
-pub fn check_id(field: &str, id: &str, bad: &mut Vec<FieldViolation>) {
-    if id.len() > 36 || !id.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
-        bad.push(FieldViolation::new(field, "must have at most 36 printable ASCII characters"));
-    }
-}
-
-fn check_labels(request: &v1::CoordinateRequest, bad: &mut Vec<FieldViolation>) {
-    check_id("request_id", &request.request_id, bad);
-    if request.project.chars().count() > 128 || request.project.chars().any(char::is_control) {
-        let text = "must have at most 128 characters, none of them a control character";
-        bad.push(FieldViolation::new("project", text));
-    }
-}
-
-fn timeout(service: &Service, request: &v1::CoordinateRequest, bad: &mut Vec<FieldViolation>) -> Duration {
-    let longest = service.settings.runs.timeout;
-    let Some(wish) = request.timeout else { return longest };
-    match time::span(wish) {
-        Some(wish) if !wish.is_zero() && wish <= longest => wish,
-        _ => {
-            let text = format!("must be more than 0 and at most {} s (runs.timeout)", longest.as_secs());
-            bad.push(FieldViolation::new("timeout", text));
-            longest
-        }
-    }
-}
-
-/// The tools of a request, sorted; all of them if it names none.
-fn tools(request: &v1::CoordinateRequest, bad: &mut Vec<FieldViolation>) -> Vec<ToolRequest> {
-    let mut chosen: BTreeMap<ToolName, ToolRequest> = BTreeMap::new();
-    for (index, selection) in request.tools.iter().enumerate() {
-        let field = format!("tools[{index}]");
-        let Ok(tool) = ToolName::new(&selection.tool) else {
-            let known: Vec<_> = adapters().iter().map(|adapter| adapter.name()).collect();
-            let text = format!("`{}` is not a linter; choose from {}", selection.tool, known.join(", "));
-            bad.push(FieldViolation::new(format!("{field}.tool"), text));
-            continue;
-        };
-        let options = selection.options.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-        let wanted = ToolRequest { tool: tool.clone(), options };
-        for problem in validate_options(&wanted).err().unwrap_or_default() {
-            let place = if problem.option.is_empty() {
-                format!("{field}.tool")
-            } else {
-                format!("{field}.options[{}]", problem.option)
-            };
-            bad.push(FieldViolation::new(place, problem.problem));
-        }
-        if chosen.insert(tool.clone(), wanted).is_some() {
-            bad.push(FieldViolation::new(field, format!("`{tool}` is selected twice")));
-        }
-    }
-    if request.tools.is_empty() {
-        return Service::tools()
-            .into_iter()
-            .map(|tool| ToolRequest { tool, options: BTreeMap::new() })
-            .collect();
-    }
-    chosen.into_values().collect()
-}
-
-fn interpreter(
-    service: &Service,
-    request: &v1::CoordinateRequest,
-    bad: &mut Vec<FieldViolation>,
-) -> Option<String> {
-    use v1::environment::Interpreter;
-    match request.environment.as_ref()?.interpreter.as_ref()? {
-        Interpreter::Name(name) => {
-            let found = service.settings.environments.get(name);
-            if found.is_none() {
-                let known: Vec<_> = service.settings.environments.keys().map(String::as_str).collect();
-                let text = format!(
-                    "`{name}` is not in the server's `environments`; it knows: {}",
-                    if known.is_empty() { "none".to_owned() } else { known.join(", ") }
-                );
-                bad.push(FieldViolation::new("environment.name", text));
-            }
-            found.map(|path| path.to_string_lossy().into_owned())
-        }
-        Interpreter::Python(path) if !service.trees.allow_interpreter_paths => {
-            let text = format!("`{path}`: this server takes only names from its `environments`");
-            bad.push(FieldViolation::new("environment.python", text));
-            None
-        }
-        Interpreter::Python(path) => {
-            if !Path::new(path).is_absolute() || !Path::new(path).is_file() {
-                let text = format!("`{path}` is not the absolute path of a Python interpreter");
-                bad.push(FieldViolation::new("environment.python", text));
-            }
-            Some(path.clone())
-        }
-    }
-}
-
 async fn earlier(
     service: &Service,
     caller: &Identity,
@@ -233,7 +130,7 @@ async fn earlier(
                 let same = core.state().runs.get(run).is_some_and(|state| state.order.body == body);
                 (run.clone(), same)
             });
-            (found, core.state().open_runs().count())
+            (found, core.state().open.len())
         })
         .await
         .map_err(stopped)?;

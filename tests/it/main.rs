@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its harness too")]
 
+mod architecture;
 mod authentication;
 mod circuit_breaker;
 mod cli_remote;
@@ -9,11 +10,12 @@ mod cli_usage;
 mod deadlines;
 mod discovery;
 mod linter_process;
+mod mesh_rpcs;
 mod node_session;
 mod overload;
 mod parity;
+mod readme;
 mod report_formats;
-mod mesh_rpcs;
 mod rig;
 mod runs;
 mod settings;

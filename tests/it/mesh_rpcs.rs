@@ -191,7 +191,8 @@ async fn a_node_reported_as_failed_loses_its_work_and_comes_back() {
     // One after the other until none is left: the task moves on each time, then waits.
     while !healthy.is_empty() {
         healthy.retain(|node| *node != holder);
-        let answer = client.handle_fault(fault("", FaultAction::Fail, &holder)).await.expect("done").into_inner();
+        let answer =
+            client.handle_fault(fault("", FaultAction::Fail, &holder)).await.expect("done").into_inner();
         assert_eq!(answer.failed_node, holder);
         assert_eq!(answer.healthy_nodes, healthy);
         assert_eq!(answer.new_topology_health, healthy.len() as f64 / 4.0);
@@ -208,7 +209,8 @@ async fn a_node_reported_as_failed_loses_its_work_and_comes_back() {
     let metrics = status.metrics.expect("metrics");
     assert_eq!((metrics.queued_tasks, metrics.running_tasks, metrics.open_runs), (1, 0, 1));
 
-    let back = client.handle_fault(fault("", FaultAction::Recover, "api-docs")).await.expect("done").into_inner();
+    let back =
+        client.handle_fault(fault("", FaultAction::Recover, "api-docs")).await.expect("done").into_inner();
     assert_eq!(back.healthy_nodes, ["api-docs"]);
     ruff.open();
     let events = watched(&mut client, &id, 0).await;

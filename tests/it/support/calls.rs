@@ -144,10 +144,7 @@ pub(crate) async fn upload(
 }
 
 /// Which of the blobs the server lacks.
-pub(crate) async fn missing(
-    client: &mut WorkspaceServiceClient<Channel>,
-    blobs: &[Vec<u8>],
-) -> Vec<String> {
+pub(crate) async fn missing(client: &mut WorkspaceServiceClient<Channel>, blobs: &[Vec<u8>]) -> Vec<String> {
     let digests = blobs.iter().map(|blob| Digest::of(blob).to_string()).collect();
     let request = FindMissingBlobsRequest { digests };
     client.find_missing_blobs(request).await.expect("answers").into_inner().missing_digests

@@ -99,7 +99,8 @@ impl Serve {
     /// Log lines whose message contains `part`.
     pub(crate) fn logged(&self, part: &str) -> Vec<serde_json::Value> {
         let log = self.log.lock().unwrap();
-        let has = |line: &&serde_json::Value| line["message"].as_str().is_some_and(|text| text.contains(part));
+        let has =
+            |line: &&serde_json::Value| line["message"].as_str().is_some_and(|text| text.contains(part));
         log.iter().filter(has).cloned().collect()
     }
 
@@ -142,11 +143,7 @@ impl Drop for Serve {
     }
 }
 
-fn spawn(
-    dir: &Path,
-    settings: &str,
-    arguments: &[&str],
-) -> (Child, Arc<Mutex<Vec<serde_json::Value>>>) {
+fn spawn(dir: &Path, settings: &str, arguments: &[&str]) -> (Child, Arc<Mutex<Vec<serde_json::Value>>>) {
     let temporary = dir.join("tmp");
     fs::create_dir(&temporary).expect("created");
     let file = dir.join("serve.toml");

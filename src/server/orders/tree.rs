@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::service::{Service, blob_error, blocking};
 use crate::proto::v1;
+use crate::server::service::{Service, blob_error, blocking};
 use crate::status::{ApiError, FieldViolation, Precondition};
 use crate::types::{Digest, Manifest, ManifestProblem, RequestKind};
 use crate::workspace::blobs::Pin;
@@ -228,8 +228,7 @@ async fn path_tree(service: &Arc<Service>, path: v1::PathSource) -> Result<Tree,
             }
         }
         let source = if in_place.is_some() { RequestKind::InPlace } else { RequestKind::ServerPath };
-        let manifest = found.manifest.with_unreadable(found.unreadable);
-        Ok(Tree { manifest, root: in_place, source, pins })
+        Ok(Tree { manifest: found.manifest, root: in_place, source, pins })
     })
     .await?
 }
