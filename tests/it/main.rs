@@ -4,16 +4,21 @@
 
 mod architecture;
 mod authentication;
+mod bad_requests;
 mod circuit_breaker;
 mod cli_remote;
 mod cli_usage;
 mod deadlines;
 mod discovery;
+mod graceful_stop;
+mod killed_node;
 mod linter_process;
 mod mesh_rpcs;
+mod node_admission;
 mod node_session;
 mod overload;
 mod parity;
+mod probes;
 mod readme;
 mod report_formats;
 mod rig;
