@@ -97,6 +97,7 @@ pub(super) fn hello(name: &str) -> Hello {
 
 pub(super) fn start(name: &str) -> Input {
     let order = RunOrder {
+        source: crate::types::RequestKind::Inline,
         caller: "tester".into(),
         request_id: name.into(),
         body: Digest::of(name.as_bytes()),
