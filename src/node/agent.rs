@@ -24,7 +24,6 @@ use crate::linters::process::Limits;
 use crate::linters::toolchain::Toolchain;
 use crate::proto::peer::v1 as pb;
 use crate::types::{AttemptRef, Epoch, Incarnation, NodeSpec};
-use crate::wire::peer::specialist;
 
 /// The protocol versions that a node speaks.
 const PROTOCOL: (u32, u32) = (1, 1);
@@ -119,7 +118,7 @@ impl Identity {
             protocol_min: PROTOCOL.0,
             protocol_max: PROTOCOL.1,
             mesh_id: settings.mesh_id.clone(),
-            specialist: Some(specialist(&settings.spec)),
+            specialist: Some((&settings.spec).into()),
             incarnation: incarnation.0,
             last_epoch: 0,
             host_id: settings.host_id.clone(),

@@ -33,7 +33,7 @@ pub async fn initialize(
     let mut bad = Vec::new();
     let mut specs = Vec::new();
     for (index, declared) in request.specialists.into_iter().enumerate() {
-        match wire::mesh::specialist(declared, &format!("specialists[{index}]")) {
+        match wire::specialist::read(declared, &format!("specialists[{index}]")) {
             Ok(spec) => specs.push(spec),
             Err(problems) => bad.extend(problems),
         }

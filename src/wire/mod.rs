@@ -5,4 +5,5 @@ pub mod mesh;
 pub mod peer;
 pub mod run;
 pub mod session;
+pub mod specialist;
 pub mod time;

@@ -10,9 +10,10 @@ use std::time::Duration;
 use crate::proto::peer::v1 as pb;
 use crate::proto::v1 as public;
 use crate::types::{
-    AttemptId, AttemptRef, Digest, Epoch, Incarnation, InvalidName, Load, NodeId, NodeSpec, ParseDigestError,
-    RunId, Stage, TaskId, TaskOutput, ToolName,
+    AttemptId, AttemptRef, Digest, Epoch, Incarnation, InvalidName, Load, NodeId, ParseDigestError, RunId,
+    Stage, TaskId, TaskOutput, ToolName,
 };
+use crate::wire::time;
 
 /// A message of a peer that breaks the protocol. The peer's bug: drop the message, never the process.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -175,7 +176,7 @@ impl Assignment {
             stage: stage.into(),
             tool: self.tool.as_ref().map(ToString::to_string).unwrap_or_default(),
             shard: self.shard,
-            timeout: Some(duration_to_proto(self.timeout)),
+            timeout: Some(time::duration(self.timeout)),
             inputs: Some(pb::TaskInputs {
                 manifest: text(&self.inputs.manifest),
                 spec: text(&self.inputs.spec),
@@ -318,8 +319,8 @@ impl AttemptResult {
             ending: Some(ending),
             measured: Some(pb::Measured {
                 executable: self.measured.executable.clone().unwrap_or_default(),
-                wall: Some(duration_to_proto(self.measured.wall)),
-                cpu: Some(duration_to_proto(self.measured.cpu)),
+                wall: Some(time::duration(self.measured.wall)),
+                cpu: Some(time::duration(self.measured.cpu)),
             }),
         }
     }
@@ -347,19 +348,6 @@ pub fn load(beat: &pb::Beat) -> Load {
     }
 }
 
-/// Writes a node's declared part.
-pub fn specialist(spec: &NodeSpec) -> public::Specialist {
-    public::Specialist {
-        node_id: spec.node_id.to_string(),
-        agent_type: spec.agent_type.clone(),
-        capabilities: spec.capabilities.iter().cloned().collect(),
-        fallback_capabilities: spec.fallback_capabilities.iter().cloned().collect(),
-        tools_focus: spec.tools_focus.clone(),
-        priority_weight: spec.priority_weight,
-        max_concurrent_tasks: spec.max_concurrent_tasks,
-    }
-}
-
 fn tool_name(field: &'static str, text: &str) -> Result<ToolName, PeerMessageError> {
     ToolName::new(text).map_err(|source| PeerMessageError::Name { field, source })
 }
@@ -374,15 +362,7 @@ pub fn duration(
     message: Option<&prost_types::Duration>,
 ) -> Result<Duration, PeerMessageError> {
     let message = *message.ok_or(PeerMessageError::Missing(field))?;
-    message.try_into().map_err(|_| PeerMessageError::Value { field, problem: "is negative" })
-}
-
-/// Writes a span of time; longer than the wire can say becomes the longest it can say.
-pub fn duration_to_proto(duration: Duration) -> prost_types::Duration {
-    prost_types::Duration {
-        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
-        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(0),
-    }
+    time::span(message).ok_or(PeerMessageError::Value { field, problem: "is negative or malformed" })
 }
 
 #[cfg(test)]

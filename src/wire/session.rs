@@ -6,13 +6,13 @@ use crate::proto::peer::v1::mesh_message::Payload;
 use crate::status::FieldViolation;
 use crate::types::{AttemptRef, Incarnation, ToolName};
 
-use super::mesh;
 use super::peer::{Assignment, StageInputs, UnfinishedTask, attempt_of};
+use super::specialist;
 
 /// A Hello, or all that is wrong with it.
 pub fn hello(message: pb::Hello) -> Result<Hello, Vec<FieldViolation>> {
     let declared = message.specialist.unwrap_or_default();
-    let spec = mesh::specialist(declared, "hello.specialist");
+    let spec = specialist::read(declared, "hello.specialist");
     let mut bad = Vec::new();
     let mut attempts = |field: &str, refs: &[pb::AttemptRef]| -> Vec<AttemptRef> {
         let read = |(index, one): (usize, &pb::AttemptRef)| match attempt_of(Some(one)) {

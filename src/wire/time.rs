@@ -12,7 +12,7 @@ pub fn timestamp(at: UnixMillis) -> prost_types::Timestamp {
     }
 }
 
-/// A time span.
+/// A time span; longer than the wire can say becomes the longest it can say.
 pub fn duration(span: Duration) -> prost_types::Duration {
     prost_types::Duration {
         seconds: i64::try_from(span.as_secs()).unwrap_or(i64::MAX),
@@ -20,7 +20,7 @@ pub fn duration(span: Duration) -> prost_types::Duration {
     }
 }
 
-/// A time span as a client gave it; none if it is negative or malformed.
+/// A time span as it arrived; none if it is negative or malformed.
 pub fn span(duration: prost_types::Duration) -> Option<Duration> {
     Duration::try_from(duration).ok()
 }

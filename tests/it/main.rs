@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its harness too")]
 
+mod architecture;
 mod authentication;
 mod circuit_breaker;
 mod cli_remote;
@@ -11,6 +12,7 @@ mod discovery;
 mod linter_process;
 mod node_session;
 mod overload;
+mod readme;
 mod parity;
 mod report_formats;
 mod rig;

@@ -1,0 +1,207 @@
+//! The tree of a request, however it is given: listed, within the limits, its bytes at hand.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::proto::v1;
+use crate::server::service::{Service, blob_error, blocking};
+use crate::status::{ApiError, FieldViolation, Precondition};
+use crate::types::{Digest, Manifest, ManifestProblem, RequestKind};
+use crate::workspace::blobs::Pin;
+use crate::workspace::discover::{DiscoverError, DiscoverOptions, discover};
+use crate::workspace::snapshot::{self, InlineFile, TreeLimits};
+
+/// A tree that is listed, with its bytes where nodes find them.
+pub struct Tree {
+    /// Its files.
+    pub manifest: Manifest,
+    /// Where nodes read it in place; otherwise they fetch its blobs.
+    pub root: Option<String>,
+    /// How the request gave it.
+    pub source: RequestKind,
+    /// Keeps its bytes until the run holds them.
+    pub pins: Vec<Pin>,
+}
+
+fn limits(service: &Service) -> TreeLimits {
+    let workspace = &service.settings.workspace;
+    TreeLimits {
+        max_files: workspace.max_snapshot_files,
+        max_file_bytes: workspace.max_file_bytes,
+        max_total_bytes: workspace.max_snapshot_bytes,
+    }
+}
+
+fn within(prefix: &'static str) -> impl Fn(ManifestProblem) -> FieldViolation {
+    move |problem| FieldViolation::new(format!("{prefix}{}", problem.field), problem.description)
+}
+
+/// The tree a workspace means. What is wrong with it is said with the field of the request.
+pub async fn of(service: &Arc<Service>, source: v1::workspace::Source) -> Result<Tree, ApiError> {
+    match source {
+        v1::workspace::Source::Snapshot(snapshot) => snapshot_tree(service, &snapshot.digest).await,
+        v1::workspace::Source::Inline(inline) => inline_tree(service, inline.files).await,
+        v1::workspace::Source::Path(path) => path_tree(service, path).await,
+    }
+}
+
+async fn snapshot_tree(service: &Arc<Service>, digest: &str) -> Result<Tree, ApiError> {
+    const FIELD: &str = "workspace.snapshot.digest";
+    let digest: Digest = digest.parse().map_err(|error| ApiError::invalid(FIELD, format!("{error}")))?;
+    let mut pins = vec![service.blobs.pin([digest])];
+    let shared = service.clone();
+    blocking(move || {
+        let missing = |digests: Vec<Digest>| {
+            let missing = digests.into_iter().map(|digest| Precondition {
+                kind: "BLOB_MISSING",
+                subject: format!("blobs/{digest}"),
+                description: "upload it with WorkspaceService.UploadBlobs first".into(),
+            });
+            ApiError::FailedPrecondition(missing.collect())
+        };
+        if !shared.blobs.contains(&digest) {
+            return Err(missing(vec![digest]));
+        }
+        let bytes = shared.blobs.get(&digest).map_err(blob_error)?;
+        let manifest = Manifest::parse(&bytes).map_err(|error| {
+            ApiError::InvalidArgument(error.0.into_iter().map(within("workspace.snapshot.")).collect())
+        })?;
+        let bad = snapshot::beyond_limits(&manifest, &limits(&shared));
+        if !bad.is_empty() {
+            let bad = bad.into_iter().map(within("workspace.snapshot.")).collect();
+            return Err(ApiError::InvalidArgument(bad));
+        }
+        let digests: BTreeSet<Digest> = manifest.files().iter().map(|file| file.digest).collect();
+        let digests: Vec<Digest> = digests.into_iter().collect();
+        pins.push(shared.blobs.pin(digests.iter().copied()));
+        let absent = shared.blobs.missing(&digests);
+        if !absent.is_empty() {
+            return Err(missing(absent));
+        }
+        let wrong: Vec<FieldViolation> = manifest
+            .files()
+            .iter()
+            .enumerate()
+            .filter_map(|(index, file)| {
+                let actual = shared.blobs.size(&file.digest)?;
+                (actual != file.size).then(|| {
+                    let text = format!("is {} but the blob has {actual} bytes", file.size);
+                    FieldViolation::new(format!("workspace.snapshot.files[{index}].size"), text)
+                })
+            })
+            .collect();
+        if !wrong.is_empty() {
+            return Err(ApiError::InvalidArgument(wrong));
+        }
+        Ok(Tree { manifest, root: None, source: RequestKind::Snapshot, pins })
+    })
+    .await?
+}
+
+async fn inline_tree(service: &Arc<Service>, files: Vec<v1::InlineFile>) -> Result<Tree, ApiError> {
+    const FIELD: &str = "workspace.inline.files";
+    if files.is_empty() {
+        return Err(ApiError::invalid(FIELD, "is empty; give at least one file"));
+    }
+    let mut bad = Vec::new();
+    let mut total = 0_u64;
+    let mut given = Vec::with_capacity(files.len());
+    for (index, file) in files.into_iter().enumerate() {
+        let bytes = match file.content {
+            Some(v1::inline_file::Content::Text(text)) => text.into_bytes(),
+            Some(v1::inline_file::Content::Data(data)) => data,
+            None => {
+                let text = "give `text` or `data`; an empty file has an empty `text`";
+                bad.push(FieldViolation::new(format!("{FIELD}[{index}]"), text));
+                continue;
+            }
+        };
+        total += bytes.len() as u64;
+        given.push(InlineFile { path: file.path, bytes });
+    }
+    let most = service.settings.workspace.max_inline_bytes;
+    if total > most {
+        let text = format!("have {total} bytes; at most {most} may come inline: upload a snapshot instead");
+        bad.push(FieldViolation::new(FIELD, text));
+    }
+    if !bad.is_empty() {
+        return Err(ApiError::InvalidArgument(bad));
+    }
+    let shared = service.clone();
+    blocking(move || {
+        let (manifest, contents) = snapshot::inline(given, &limits(&shared))
+            .map_err(|problems| ApiError::InvalidArgument(problems.into_iter().map(within("")).collect()))?;
+        let pins = vec![shared.blobs.pin(contents.iter().map(|(digest, _)| *digest))];
+        for (digest, bytes) in contents {
+            shared.blobs.put_expected(digest, &bytes).map_err(blob_error)?;
+        }
+        Ok(Tree { manifest, root: None, source: RequestKind::Inline, pins })
+    })
+    .await?
+}
+
+async fn path_tree(service: &Arc<Service>, path: v1::PathSource) -> Result<Tree, ApiError> {
+    const FIELD: &str = "workspace.path.root";
+    let shared = service.clone();
+    blocking(move || {
+        let root = Path::new(&path.root);
+        if !root.is_absolute() {
+            return Err(ApiError::invalid(FIELD, format!("`{}` is not an absolute path", path.root)));
+        }
+        let canonical = root.canonicalize().ok().filter(|root| root.is_dir());
+        let allowed = |root: &PathBuf| {
+            shared
+                .trees
+                .allowed_roots
+                .iter()
+                .any(|allowed| allowed.canonicalize().is_ok_and(|allowed| root.starts_with(allowed)))
+        };
+        // Whether a forbidden path exists is nobody's business, so both get the same answer.
+        let Some(root) = canonical.filter(allowed) else {
+            let text = format!(
+                "`{}` is not a directory under one of the roots the server allows (workspace.allowed_roots)",
+                path.root
+            );
+            return Err(ApiError::invalid(FIELD, text));
+        };
+        let workspace = &shared.settings.workspace;
+        let options = DiscoverOptions {
+            base: None,
+            exclude: path.exclude,
+            limits: limits(&shared),
+            max_entries: workspace.max_entries,
+            threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        };
+        let paths: Vec<PathBuf> = path.paths.into_iter().map(Into::into).collect();
+        let found = discover(&root, &paths, &options).map_err(discover_error)?;
+        let in_place = shared.trees.nodes_share_files.then(|| root.to_str().map(str::to_owned)).flatten();
+        let mut pins = Vec::new();
+        if in_place.is_none() {
+            pins.push(shared.blobs.pin(found.manifest.files().iter().map(|file| file.digest)));
+            for file in found.manifest.files() {
+                let full = file.path.under(&root);
+                let bytes = std::fs::read(&full).map_err(|error| {
+                    ApiError::invalid(FIELD, format!("{} cannot be read: {error}", file.path))
+                })?;
+                shared.blobs.put_expected(file.digest, &bytes).map_err(blob_error)?;
+            }
+        }
+        let source = if in_place.is_some() { RequestKind::InPlace } else { RequestKind::ServerPath };
+        Ok(Tree { manifest: found.manifest, root: in_place, source, pins })
+    })
+    .await?
+}
+
+fn discover_error(error: DiscoverError) -> ApiError {
+    let field = match &error {
+        DiscoverError::Exclude { .. } => "workspace.path.exclude",
+        DiscoverError::Missing(_) | DiscoverError::Outside { .. } | DiscoverError::NotAFile(_) => {
+            "workspace.path.paths"
+        }
+        DiscoverError::Io { .. } | DiscoverError::Changed(_) | DiscoverError::TooLarge { .. } => {
+            "workspace.path.root"
+        }
+    };
+    ApiError::invalid(field, error.to_string())
+}
