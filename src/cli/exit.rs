@@ -72,16 +72,10 @@ impl FailOn {
     }
 }
 
-/// The exit of a lint run. `unreadable` is the number of files that could not be given to any linter.
-pub fn of_run(
-    outcome: Outcome,
-    by_severity: &BTreeMap<Severity, u32>,
-    fail_on: FailOn,
-    unreadable: usize,
-) -> Exit {
+/// The exit of a lint run.
+pub fn of_run(outcome: Outcome, by_severity: &BTreeMap<Severity, u32>, fail_on: FailOn) -> Exit {
     match outcome {
         Outcome::Incomplete | Outcome::Cancelled => Exit::Incomplete,
-        Outcome::Clean | Outcome::Findings if unreadable > 0 => Exit::Incomplete,
         Outcome::Clean | Outcome::Findings => {
             let fails = by_severity.iter().any(|(severity, count)| *count > 0 && fail_on.counts(*severity));
             if fails { Exit::Findings } else { Exit::Success }
@@ -109,7 +103,7 @@ mod tests {
             ("never", Exit::Success),
         ] {
             let fail_on = fail_on.parse().expect("known");
-            assert_eq!(of_run(Outcome::Findings, &low, fail_on, 0), exit, "{fail_on:?}");
+            assert_eq!(of_run(Outcome::Findings, &low, fail_on), exit, "{fail_on:?}");
         }
         assert!("severe".parse::<FailOn>().is_err());
     }
@@ -117,11 +111,10 @@ mod tests {
     #[test]
     fn incomplete_wins_over_findings_and_never_looks_clean() {
         let high = found(Severity::High);
-        assert_eq!(of_run(Outcome::Incomplete, &high, FailOn::Any, 0).code(), 3);
-        assert_eq!(of_run(Outcome::Incomplete, &BTreeMap::new(), FailOn::Never, 0).code(), 3);
-        assert_eq!(of_run(Outcome::Clean, &BTreeMap::new(), FailOn::Any, 1).code(), 3);
-        assert_eq!(of_run(Outcome::Cancelled, &BTreeMap::new(), FailOn::Any, 0).code(), 3);
-        assert_eq!(of_run(Outcome::Clean, &BTreeMap::new(), FailOn::Any, 0).code(), 0);
+        assert_eq!(of_run(Outcome::Incomplete, &high, FailOn::Any).code(), 3);
+        assert_eq!(of_run(Outcome::Incomplete, &BTreeMap::new(), FailOn::Never).code(), 3);
+        assert_eq!(of_run(Outcome::Cancelled, &BTreeMap::new(), FailOn::Any).code(), 3);
+        assert_eq!(of_run(Outcome::Clean, &BTreeMap::new(), FailOn::Any).code(), 0);
     }
 
     #[test]

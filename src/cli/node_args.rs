@@ -36,7 +36,7 @@ pub(super) struct NodeArgs {
     #[arg(long, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
     /// The mesh to join
-    #[arg(long, value_name = "NAME", default_value = "default")]
+    #[arg(long, value_name = "NAME", default_value = crate::server::MESH_ID)]
     mesh_id: String,
     /// What may fail at once with this node; by default this machine
     #[arg(long, value_name = "NAME")]

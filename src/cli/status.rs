@@ -1,5 +1,6 @@
 //! `lintmesh status`: the mesh on one screen.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -137,7 +138,7 @@ fn screen(status: &GetMeshStatusResponse) -> String {
         topology.communication_protocol,
         time::utc(status.timestamp.as_ref()),
     );
-    let header = ["NODE", "STATUS", "TYPE", "LOAD", "TASKS", "BREAKER", "LAST HEARTBEAT", "SANDBOX", "CAUSE"];
+    let header = ["NODE", "STATUS", "TYPE", "LOAD", "TASKS", "BREAKER", "LAST HEARTBEAT", "CAUSE"];
     let mut rows = vec![header.map(String::from).to_vec()];
     for (id, node) in &status.node_statuses {
         let health = mesh.node_health.get(id).cloned().unwrap_or_default();
@@ -150,18 +151,27 @@ fn screen(status: &GetMeshStatusResponse) -> String {
             format!("{}/{most}", health.running_tasks),
             breaker(node).to_owned(),
             time::utc(node.last_heartbeat_time.as_ref()),
-            node.sandbox.clone(),
             node.cause.clone(),
         ]);
     }
     text.push_str(&output::table(&rows));
+    // The same on all nodes of one machine, so it is not worth a column.
+    let mut sandboxes: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (id, node) in status.node_statuses.iter().filter(|(_, node)| !node.sandbox.is_empty()) {
+        sandboxes.entry(&node.sandbox).or_default().push(id);
+    }
+    text.push('\n');
+    for (sandbox, nodes) in &sandboxes {
+        let of = if sandboxes.len() == 1 { String::new() } else { format!(" ({})", nodes.join(", ")) };
+        text.push_str(&format!("sandbox   {sandbox}{of}\n"));
+    }
     if !status.integration_progress.is_empty() {
         let tools: Vec<String> = status
             .integration_progress
             .iter()
             .map(|(tool, progress)| format!("{tool} {:.0} %", progress * 100.0))
             .collect();
-        text.push_str(&format!("\nprogress  {}\n", tools.join(", ")));
+        text.push_str(&format!("progress  {}\n", tools.join(", ")));
     }
     text
 }

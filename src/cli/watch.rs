@@ -68,7 +68,7 @@ pub(super) async fn run(args: WatchArgs, interrupt: &Interrupt) -> anyhow::Resul
 fn line(event: &RunEvent) -> Option<String> {
     let text = match event.event.as_ref()? {
         Event::Started(started) => {
-            format!("started: {} files, {}", started.files, started.tools.join(", "))
+            format!("started: files: {}, tools: {}", started.files, started.tools.join(", "))
         }
         Event::Assignments(assignments) => {
             let parts: Vec<String> = assignments
@@ -107,7 +107,7 @@ fn line(event: &RunEvent) -> Option<String> {
             let counts = finished
                 .summary
                 .as_ref()
-                .map(|s| format!(", {} diagnostics in {} files", s.diagnostics, s.files))
+                .map(|s| format!(", diagnostics: {}, files: {}", s.diagnostics, s.files))
                 .unwrap_or_default();
             let why =
                 if finished.detail.is_empty() { String::new() } else { format!(": {}", finished.detail) };

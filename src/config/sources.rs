@@ -17,6 +17,10 @@ pub const PREFIX: &str = "LINTMESH__";
 /// The sections that a project's own pyproject.toml may set. The others decide what runs on the machine and who may
 /// reach it, which is not for a tree to say.
 const PYPROJECT_SECTIONS: [&str; 2] = ["lint", "severity"];
+/// What it may not set in them: a tree must not choose where sources and tokens are sent, nor which program is run.
+const NOT_IN_PYPROJECT: [&str; 2] = ["server", "python"];
+/// What it may set in `lint`, for the error that refuses the rest.
+const PYPROJECT_LINT: [&str; 5] = ["exclude", "fail_on", "format", "options", "select_tools"];
 
 const PYPROJECT: &str = "pyproject.toml";
 
@@ -145,7 +149,17 @@ fn pyproject(file: &Path, table: &toml::Table, reader: &mut Reader) -> Layer {
         .into_iter()
         .partition(|(section, _)| PYPROJECT_SECTIONS.contains(&section.as_str()));
     reader.unknown(refused.into_iter().collect(), "tool.lintmesh", &PYPROJECT_SECTIONS);
-    Layer(taken)
+    Layer(taken.into_iter().map(|(section, value)| (section, trusted(value, reader))).collect())
+}
+
+/// The section without what a tree may not say.
+fn trusted(section: Value, reader: &mut Reader) -> Value {
+    let origin = section.origin().map(str::to_owned);
+    let ValueKind::Table(keys) = section.kind else { return section };
+    let (refused, kept): (Map<_, _>, Map<_, _>) =
+        keys.into_iter().partition(|(key, _)| NOT_IN_PYPROJECT.contains(&key.as_str()));
+    reader.unknown(refused.into_iter().collect(), "tool.lintmesh.lint", &PYPROJECT_LINT);
+    Value::new(origin.as_ref(), ValueKind::Table(kept))
 }
 
 fn converted(table: &toml::Table, origin: &str) -> Map<String, Value> {

@@ -68,6 +68,11 @@ impl RunLog {
         self.progress.subscribe()
     }
 
+    /// Whether anybody watches the run.
+    pub fn is_watched(&self) -> bool {
+        self.progress.receiver_count() > 0
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<LoggedEvent>>> {
         self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,6 +1,7 @@
 //! CoordinatorService: each rpc in its few lines; what takes more has a file of its own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,6 +22,9 @@ use crate::wire;
 
 /// Bytes of one piece of a report.
 const PIECE: usize = 512 * 1024;
+
+/// How long a client that wants its run to end with it may take to come back after its connection broke.
+const LEASH_GRACE: Duration = Duration::from_secs(3);
 
 type Answer<T> = Result<Response<T>, Status>;
 type Stream<T> = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
@@ -195,7 +199,7 @@ impl CoordinatorService for Coordination {
     }
 }
 
-/// Cancels a run when it is dropped before the run has ended.
+/// Cancels a run soon after it is dropped, if the run has not ended and nobody watches it then.
 struct Leash {
     service: Arc<Service>,
     run: RunId,
@@ -205,6 +209,10 @@ impl Drop for Leash {
     fn drop(&mut self) {
         let (service, run) = (self.service.clone(), self.run.clone());
         tokio::spawn(async move {
+            tokio::time::sleep(LEASH_GRACE).await;
+            if service.engine.logs().get(&run).is_none_or(|log| log.is_watched()) {
+                return;
+            }
             let reason = "its client went away and had asked for cancel_on_disconnect".to_owned();
             // A stopped coordinator runs nothing any more; an ended run stays as it is.
             let _ = service.engine.decide(Input::CancelRun { run, reason }).await;

@@ -42,10 +42,8 @@ pub struct DiscoverOptions {
 pub struct Discovered {
     /// The root in its canonical form; the manifest's paths are relative to it.
     pub root: PathBuf,
-    /// What was found; nothing to lint if it has no targets.
+    /// What was found, and what should have been but cannot be read or named; nothing to lint if it has no targets.
     pub manifest: Manifest,
-    /// What should be in the manifest but cannot be read or named, sorted by path.
-    pub unreadable: Vec<Unreadable>,
     /// How many Python files were passed over because they are symbolic links.
     pub links: u64,
 }
@@ -159,9 +157,8 @@ pub fn discover(
     let walked = Walk::new(&root, &exclude, options).run(selected)?;
     let (files, mut unreadable) = contents::read(walked.files, options);
     unreadable.extend(walked.unreadable.into_iter().map(|(path, reason)| Unreadable { path, reason }));
-    unreadable.sort_by(|a, b| (&a.path, &a.reason).cmp(&(&b.path, &b.reason)));
-    let manifest = Manifest::new(files).map_err(DiscoverError::Changed)?;
-    Ok(Discovered { root, manifest, unreadable, links: walked.links })
+    let manifest = Manifest::new(files).map_err(DiscoverError::Changed)?.with_unreadable(unreadable);
+    Ok(Discovered { root, manifest, links: walked.links })
 }
 
 fn globs(patterns: &[String]) -> Result<GlobSet, DiscoverError> {

@@ -73,7 +73,7 @@ fn python_files_are_linted_and_what_linters_read_is_listed_beside_them() {
     assert_eq!(support(&found), [".flake8", "conf/base.toml", "pkg/py.typed", "pkg/stub.pyi", "setup.cfg"]);
     let entry = found.manifest.get("a.py").expect("listed");
     assert_eq!((entry.digest, entry.size), (Digest::of(b"a.py"), 4));
-    assert_eq!(found.unreadable, []);
+    assert_eq!(found.manifest.unreadable(), []);
 }
 
 #[test]
@@ -177,7 +177,8 @@ fn a_file_that_cannot_be_listed_is_reported_and_the_others_are_not_affected() {
     fs::write(root.join(OsStr::from_bytes(b"bad\xff.txt")), "").expect("written");
     let found = find(&root, &[], &options());
     assert_eq!(targets(&found), ["a.py", "edge.py"]);
-    let reasons: Vec<_> = found.unreadable.iter().map(|u| (u.path.as_str(), u.reason.as_str())).collect();
+    let reasons: Vec<_> =
+        found.manifest.unreadable().iter().map(|u| (u.path.as_str(), u.reason.as_str())).collect();
     assert_eq!(reasons.len(), 2, "{reasons:?}");
     assert!(reasons[0].0 == "bad\u{fffd}.py" && reasons[0].1.contains("not UTF-8"), "{reasons:?}");
     assert!(reasons[1].0 == "big.py" && reasons[1].1.contains("at most 100"), "{reasons:?}");
@@ -197,7 +198,7 @@ fn paths_that_do_not_exist_are_all_named() {
 fn a_tree_without_python_is_empty_and_no_error() {
     let (_dir, root) = tree(&["README.md"]);
     let found = find(&root, &[], &options());
-    assert_eq!((found.manifest.files().len(), found.unreadable.len()), (0, 0));
+    assert_eq!((found.manifest.files().len(), found.manifest.unreadable().len()), (0, 0));
 }
 
 #[test]

@@ -46,12 +46,12 @@ pub(super) async fn run(args: LintArgs, interrupt: &Interrupt) -> anyhow::Result
 async fn lint(args: LintArgs, mut progress: Progress, interrupt: &Interrupt) -> anyhow::Result<Exit> {
     progress.phase("looking for Python files");
     let (settings, tree) = interrupt.unless(tree::find(&args)).await?;
-    for file in &tree.found.unreadable {
+    for file in tree.found.manifest.unreadable() {
         progress.tell(&format!("{} cannot be linted: {}", file.path, file.reason));
     }
     if tree.found.manifest.targets().next().is_none() {
         progress.finish();
-        let nothing = tree.found.unreadable.is_empty();
+        let nothing = tree.found.manifest.unreadable().is_empty();
         if nothing && !args.quiet {
             eprintln!("nothing to lint: no Python file in {}", tree.described());
         }
@@ -67,9 +67,7 @@ async fn lint(args: LintArgs, mut progress: Progress, interrupt: &Interrupt) -> 
             let sent = interrupt.unless(uploading).await?;
             tracing::info!(blobs = sent.blobs, retries = sent.retries, "the server has the tree");
             let source = request::snapshot(&tree);
-            let run = lint_by(&connection, source, &args, &settings, &mut progress, interrupt, false).await?;
-            // A snapshot has no room for files without content, so the report cannot tell of them.
-            Run { unreadable: tree.found.unreadable.len(), ..run }
+            lint_by(&connection, source, &args, &settings, &mut progress, interrupt, false).await?
         }
         None => {
             let source = request::in_place(&tree)?;
@@ -87,12 +85,8 @@ async fn lint(args: LintArgs, mut progress: Progress, interrupt: &Interrupt) -> 
         return Ok(Exit::Incomplete);
     };
     let written = write(&report, &args, &settings, &tree);
-    let exit = exit::of_run(
-        report.result.outcome,
-        &report.result.summary.by_severity,
-        args.fail_on(&settings),
-        run.unreadable,
-    );
+    let exit =
+        exit::of_run(report.result.outcome, &report.result.summary.by_severity, args.fail_on(&settings));
     written.map(|complete| if complete { exit } else { Exit::Error })
 }
 
@@ -101,8 +95,6 @@ struct Run {
     finished: RunFinished,
     /// None if it was cancelled.
     report: Option<Report>,
-    /// Files that no linter saw and that the report does not tell of.
-    unreadable: usize,
 }
 
 async fn lint_by(
@@ -120,11 +112,11 @@ async fn lint_by(
     let start = Start::New(Box::new(request));
     let finished = follow::follow(connection, start, true, interrupt, progress, &mut view).await?;
     if finished.outcome() == Outcome::Cancelled {
-        return Ok(Run { finished, report: None, unreadable: 0 });
+        return Ok(Run { finished, report: None });
     }
     progress.phase("fetching the report");
     let report = interrupt.unless(download::parsed(connection, &view.run_id)).await?;
-    Ok(Run { finished, report: Some(report), unreadable: 0 })
+    Ok(Run { finished, report: Some(report) })
 }
 
 /// Writes the report to its files and to standard output. False if one of them could not be written, which has been

@@ -93,6 +93,8 @@ impl Bars {
         for (name, tool) in &view.tools {
             let bar = self.tools.entry(name.clone()).or_insert_with(|| {
                 let bar = ProgressBar::new(STEPS).with_style(self.bar.clone()).with_prefix(name.clone());
+                // Before it is drawn for the first time.
+                bar.set_message(tool_line(tool));
                 self.all.add(bar)
             });
             bar.set_position(position(tool.progress));

@@ -159,7 +159,7 @@ async fn a_tool_s_own_numbers_and_words_are_kept() {
     assert_eq!(place_of(&bandit, "uni.py", "B101"), [(2, Some(12))]);
     let assertion = bandit.diagnostics.iter().find(|d| d.path.as_str() == "uni.py").expect("there");
     assert_eq!((assertion.tool_line, assertion.tool_column), (2, Some(14)));
-    assert_eq!(assertion.tool_severity.as_deref(), Some("LOW"));
+    assert_eq!(assertion.tool_severity.as_deref(), Some("LOW/HIGH"));
     let mypy = lint_recorded("mypy", 1, "mypy.jsonl").await;
     let assigned = mypy.diagnostics.iter().find(|d| d.code == "assignment").expect("there");
     assert_eq!((assigned.tool_column, assigned.span.start.column), (Some(17), Some(21)));

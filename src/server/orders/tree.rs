@@ -188,8 +188,7 @@ async fn path_tree(service: &Arc<Service>, path: v1::PathSource) -> Result<Tree,
             }
         }
         let source = if in_place.is_some() { RequestKind::InPlace } else { RequestKind::ServerPath };
-        let manifest = found.manifest.with_unreadable(found.unreadable);
-        Ok(Tree { manifest, root: in_place, source, pins })
+        Ok(Tree { manifest: found.manifest, root: in_place, source, pins })
     })
     .await?
 }
