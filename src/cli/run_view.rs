@@ -79,7 +79,7 @@ impl RunView {
             }
             Some(Event::Progress(progress)) => self.progress(progress),
             Some(Event::Finished(finished)) => self.finished = Some(finished.clone()),
-            Some(Event::Fault(_) | Event::Redistribution(_)) | None => {}
+            Some(Event::TasksCreated(_) | Event::Fault(_) | Event::Redistribution(_)) | None => {}
         }
     }
 

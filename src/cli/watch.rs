@@ -102,7 +102,7 @@ fn line(event: &RunEvent) -> Option<String> {
             let tasks: Vec<String> = redistribution.tasks.iter().map(task_name).collect();
             format!("redistributed: {} from {}", tasks.join(", "), redistribution.from_node_id)
         }
-        Event::Progress(_) => return None,
+        Event::TasksCreated(_) | Event::Progress(_) => return None,
         Event::Finished(finished) => {
             let counts = finished
                 .summary

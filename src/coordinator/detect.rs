@@ -1,9 +1,10 @@
-//! Silence, and work that takes too long.
+//! Silence, and work that takes too long. Looked at when time passes, never while messages that arrived still wait.
 
 use std::time::Duration;
 
 use super::event::AttemptFault;
 use super::input::{Effect, Message};
+use super::node::Presence;
 use super::{ATTEMPT_GRACE, Coordinator, Draft};
 use crate::types::{AttemptRef, FaultCause, NodeId, NodeStatus, Tick};
 
@@ -11,38 +12,75 @@ use crate::types::{AttemptRef, FaultCause, NodeId, NodeStatus, Tick};
 const DEGRADED_AFTER_BEATS: f64 = 1.5;
 
 impl Coordinator {
+    /// An observer that missed its own timers has no right to call others late: it measures their silence from now.
+    pub(super) fn notice_oversleep(&mut self, now: Tick) {
+        if self.due.is_some_and(|due| now >= due + self.settings.heartbeat_interval) {
+            self.awake_since = now;
+        }
+    }
+
     /// Looks at every node's silence.
     pub(super) fn detect(&mut self, draft: &mut Draft) {
         let now = draft.now.tick;
-        let (mut reset, mut silent, mut late) = (Vec::new(), Vec::new(), Vec::new());
+        let timeout = self.settings.message_timeout;
+        let (mut reset, mut long_gone, mut silent, mut late) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut suspects = 0_usize;
         for (id, presence) in &self.presences {
             let status = self.status(id);
             if !matches!(status, Some(NodeStatus::Active | NodeStatus::Degraded)) {
                 continue;
             }
-            let silence = presence.heard_at.map_or(Duration::ZERO, |(heard, _)| now.since(heard));
-            if presence.disconnected_at.is_some_and(|at| now.since(at) >= self.settings.reconnect_grace) {
-                reset.push(id.clone());
-            } else if silence >= self.settings.message_timeout {
-                silent.push(id.clone());
-            } else if silence >= self.degraded_after() && status == Some(NodeStatus::Active) {
-                late.push(id.clone());
+            if let Some(at) = presence.disconnected_at {
+                suspects += 1;
+                if now >= at + timeout {
+                    long_gone.push(id.clone());
+                } else if now >= at + self.settings.reconnect_grace {
+                    reset.push(id.clone());
+                }
+            } else if let Some(heard) = self.heard(presence) {
+                if now >= heard + timeout {
+                    silent.push(id.clone());
+                }
+                if now >= heard + self.degraded_after() {
+                    suspects += 1;
+                    if status == Some(NodeStatus::Active) {
+                        late.push(id.clone());
+                    }
+                }
             }
-        }
-        for node in reset {
-            self.fail(draft, &node, FaultCause::SessionLost);
         }
         for node in late {
             self.set_status(draft, &node, NodeStatus::Degraded, Some(FaultCause::HeartbeatTimeout));
         }
+        for node in long_gone {
+            self.fail(draft, &node, FaultCause::SessionLost);
+        }
         // Many at once: more likely this process or its network was asleep than all of them died. They stay
-        // DEGRADED; those that are really gone will have their connections reset.
+        // DEGRADED; those that are really gone have their connections reset and do not return. Everyone who is
+        // late counts, for heartbeats are staggered: the first to reach the timeout would always be alone.
         let tolerated = self.settings.fault_tolerance_level * self.state.members.len() as f64;
-        if silent.len() == 1 || silent.len() as f64 <= tolerated {
+        if suspects <= 1 || suspects as f64 <= tolerated {
+            for node in reset {
+                self.fail(draft, &node, FaultCause::SessionLost);
+            }
             for node in silent {
                 self.fail(draft, &node, FaultCause::HeartbeatTimeout);
             }
         }
+    }
+
+    /// From when a node's silence is measured.
+    fn heard(&self, presence: &Presence) -> Option<Tick> {
+        presence.heard_at.map(|(heard, _)| heard.max(self.awake_since))
+    }
+
+    /// Whether a node is connected and not late.
+    pub(super) fn is_responsive(&self, node: &NodeId, now: Tick) -> bool {
+        self.presences.get(node).is_some_and(|presence| {
+            presence.session.is_some()
+                && self.heard(presence).is_some_and(|heard| now < heard + self.degraded_after())
+        })
     }
 
     fn degraded_after(&self) -> Duration {
@@ -79,27 +117,32 @@ impl Coordinator {
         }
     }
 
-    /// The next moment at which silence or a deadline may change something.
-    pub(super) fn next_wake(&self, now: Tick) -> Option<Tick> {
+    /// The moments at which silence or a deadline may change something. Past ones are in it: they are due, or were
+    /// looked at and left as they are.
+    pub(super) fn wakes(&self, now: Tick) -> Vec<Tick> {
         let mut wakes: Vec<Tick> = self.deadlines.values().copied().collect();
         for (id, presence) in &self.presences {
             wakes.extend(presence.running.values().map(|running| running.deadline));
-            if !matches!(self.status(id), Some(NodeStatus::Active | NodeStatus::Degraded)) {
+            let status = self.status(id);
+            if !matches!(status, Some(NodeStatus::Active | NodeStatus::Degraded)) {
                 continue;
             }
             if let Some(since) = presence.disconnected_at {
                 wakes.push(since + self.settings.reconnect_grace);
-            }
-            if let Some((heard, _)) = presence.heard_at {
-                wakes.push(heard + self.degraded_after());
+                wakes.push(since + self.settings.message_timeout);
+            } else if let Some(heard) = self.heard(presence) {
+                if status == Some(NodeStatus::Active) {
+                    wakes.push(heard + self.degraded_after());
+                }
                 wakes.push(heard + self.settings.message_timeout);
             }
         }
-        if self.has_queued_work() {
+        if self.has_waiting_work() {
             // A breaker may let a probe through; the sweep finds out.
-            wakes.extend(self.presences.values().filter_map(|presence| presence.breaker.next_probe()));
+            let probes = self.presences.values().filter_map(|presence| presence.breaker.next_probe());
+            wakes.extend(probes.filter(|probe| *probe > now));
         }
-        wakes.into_iter().filter(|wake| *wake > now).min()
+        wakes
     }
 
     /// When an attempt that starts now must have reported.

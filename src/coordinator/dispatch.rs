@@ -1,49 +1,67 @@
 //! Gives waiting tasks to nodes.
 
+use std::collections::BTreeSet;
+
 use super::event::{Assignments, NewTask, RunEvent, TaskRef};
 use super::input::{Assign, Effect, Message};
 use super::node::RunningAttempt;
 use super::placement::{Mesh, Need};
-use super::run::{Run, TaskState};
+use super::run::{Kind, Run, Task};
 use super::{Coordinator, Draft};
-use crate::types::{AttemptId, AttemptRef, Digest, NodeId, RunId, Stage, TaskId};
+use crate::types::{AttemptId, AttemptRef, Digest, NodeId, RunId, Stage, TaskId, Tick};
 
 impl Coordinator {
-    /// Places every waiting task for which a node has room: older runs first, within a run the longest task first.
+    /// Places every waiting task for which a node has room: older runs first, within a run the stages that only
+    /// compute for a moment, since others wait for what they make, then the longest task.
     pub(super) fn dispatch(&mut self, draft: &mut Draft) {
-        for (run, task) in self.queue() {
-            let Some(state) = self.state.runs.get(&run) else { continue };
-            let Some(waiting) = state.task(task) else { continue };
-            let mesh = Mesh {
-                members: &self.state.members,
-                presences: &self.presences,
-                strategy: self.settings.load_balancing_strategy,
-                now: draft.now.tick,
-            };
-            let chosen = mesh.choose(&self.need(state, &waiting.task));
-            if let Some(node) = chosen {
-                self.assign(draft, &run, task, &node);
+        // Room only shrinks while work is placed: if one task of a kind finds none, no other does.
+        let mut stuck: BTreeSet<(Kind, Option<String>)> = BTreeSet::new();
+        for run in self.state.open.clone() {
+            while let Some((kind, task)) = self.next_waiting(&run, &stuck) {
+                let placed = self.choose(draft.now.tick, &run, task).is_some_and(|node| {
+                    // A node that was chosen takes it; if not, trying again at once would not end.
+                    self.assign(draft, &run, task, &node)
+                });
+                if !placed {
+                    let version = self.version(&run, &kind);
+                    stuck.insert((kind, version));
+                }
             }
         }
     }
 
-    /// The waiting tasks, in the order in which they should start.
-    fn queue(&self) -> Vec<(RunId, TaskId)> {
-        let mut queue = Vec::new();
-        for (id, run) in self.state.open_runs() {
-            let mut waiting: Vec<_> =
-                run.tasks.iter().filter(|task| task.state == TaskState::Queued).collect();
-            // The stages that only compute for a moment go first: others wait for what they make.
-            waiting.sort_by_key(|task| {
-                (task.task.stage == Stage::Lint, std::cmp::Reverse(task.cost), task.task.id)
-            });
-            queue.extend(waiting.into_iter().map(|task| (id.clone(), task.task.id)));
-        }
-        queue
+    /// The next task of a run that is not of a stuck kind.
+    fn next_waiting(&self, run: &RunId, stuck: &BTreeSet<(Kind, Option<String>)>) -> Option<(Kind, TaskId)> {
+        let state = self.state.runs.get(run)?;
+        state
+            .waiting
+            .iter()
+            .filter_map(|(kind, alike)| Some((kind, alike.first()?)))
+            .filter(|(kind, _)| {
+                stuck.is_empty() || !stuck.contains(&((*kind).clone(), self.version(run, kind)))
+            })
+            .min_by_key(|((stage, _), place)| (*stage == Stage::Lint, **place))
+            .map(|(kind, (_, task))| (kind.clone(), *task))
     }
 
-    pub(super) fn has_queued_work(&self) -> bool {
-        self.state.open_runs().any(|(_, run)| run.tasks.iter().any(|task| task.state == TaskState::Queued))
+    /// The version of a kind's tool that the run is pinned to.
+    fn version(&self, run: &RunId, (_, tool): &Kind) -> Option<String> {
+        self.state.runs.get(run)?.order.tools.get(tool.as_ref()?)?.clone()
+    }
+
+    fn choose(&self, now: Tick, run: &RunId, task: TaskId) -> Option<NodeId> {
+        let state = self.state.runs.get(run)?;
+        let mesh = Mesh {
+            members: &self.state.members,
+            presences: &self.presences,
+            strategy: self.settings.load_balancing_strategy,
+            now,
+        };
+        mesh.choose(&self.need(state, &state.task(task)?.task))
+    }
+
+    pub(super) fn has_waiting_work(&self) -> bool {
+        self.state.open_runs().any(|(_, run)| !run.waiting.is_empty())
     }
 
     fn need<'a>(&'a self, run: &'a Run, task: &'a TaskRef) -> Need<'a> {
@@ -55,14 +73,14 @@ impl Coordinator {
         }
     }
 
-    fn assign(&mut self, draft: &mut Draft, run: &RunId, task: TaskId, node: &NodeId) {
+    fn assign(&mut self, draft: &mut Draft, run: &RunId, task: TaskId, node: &NodeId) -> bool {
         let now = draft.now.tick;
         let deadline = self.attempt_deadline(now);
         let timeout = self.settings.task_timeout;
         let (Some(state), Some(member)) = (self.state.runs.get(run), self.state.members.get(node)) else {
-            return;
+            return false;
         };
-        let (Some(waiting), Some(incarnation)) = (state.task(task), member.incarnation) else { return };
+        let (Some(waiting), Some(incarnation)) = (state.task(task), member.incarnation) else { return false };
         let attempt = AttemptId { epoch: self.state.epoch, number: self.state.attempts + 1 };
         let task = waiting.task.clone();
         let capabilities = self.settings.required.of(task.stage).clone();
@@ -80,8 +98,8 @@ impl Coordinator {
             capabilities: capabilities.iter().cloned().collect(),
         };
         let presence = self.presence(node);
-        let Some(session) = presence.session else { return };
-        let Ok(permit) = presence.breaker.admit(now) else { return };
+        let Some(session) = presence.session else { return false };
+        let Ok(permit) = presence.breaker.admit(now) else { return false };
         presence.given += 1;
         presence.running.insert(
             attempt,
@@ -101,6 +119,7 @@ impl Coordinator {
         });
         let assigned = RunEvent::TaskAssigned { task, attempt, node: node.clone(), incarnation };
         self.record_run(draft, run, assigned);
+        true
     }
 
     /// Which node each task is meant for, by the names people read.
@@ -136,15 +155,18 @@ const fn cpu_slots(stage: Stage) -> u32 {
 
 /// The outputs a task reads beside the plan.
 fn outputs_for(run: &Run, task: &TaskRef) -> Vec<Digest> {
-    let of = |stage: Stage, wanted: &dyn Fn(&TaskRef) -> bool| {
-        run.stage(stage)
-            .filter(|done| wanted(&done.task))
-            .filter_map(|done| done.output().map(|output| output.digest))
-            .collect()
-    };
     match task.stage {
         Stage::Plan | Stage::Lint => Vec::new(),
-        Stage::Classify => of(Stage::Lint, &|done| done.tool == task.tool && done.shard == task.shard),
-        Stage::Aggregate => of(Stage::Classify, &|_| true),
+        Stage::Classify => run
+            .stage(Stage::Lint)
+            // The number first: names take longer to compare, and there may be thousands of tasks.
+            .find(|done| done.task.shard == task.shard && done.task.tool == task.tool)
+            .and_then(Task::output)
+            .map(|output| output.digest)
+            .into_iter()
+            .collect(),
+        Stage::Aggregate => {
+            run.stage(Stage::Classify).filter_map(Task::output).map(|output| output.digest).collect()
+        }
     }
 }

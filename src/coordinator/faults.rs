@@ -56,17 +56,19 @@ impl Coordinator {
             return Reply::Refused(Refusal::UnknownNode(node.clone()));
         }
         let mut steps = Vec::new();
-        let presence = self.presence(node);
-        if presence.session.is_some() {
-            presence.breaker.reset();
+        if self.is_responsive(node, draft.now.tick) {
+            self.presence(node).breaker.reset();
             self.set_status(draft, node, NodeStatus::Active, None);
             steps.push(format!("{node} is connected: marked it ACTIVE and closed its circuit breaker"));
         } else {
-            presence.breaker.half_open_now();
-            self.set_status(draft, node, NodeStatus::Initializing, None);
+            self.presence(node).breaker.half_open_now();
+            // A node that is only late keeps its status: it may have work, which its detectors go on watching.
+            if self.status(node) == Some(NodeStatus::Failed) {
+                self.set_status(draft, node, NodeStatus::Initializing, None);
+            }
             draft.effects.push(Effect::RestartProcess(node.clone()));
             steps.push(format!(
-                "{node} is not connected: asked its launcher to start it; it is ACTIVE once it joins"
+                "{node} does not answer: asked its launcher to start it; it is ACTIVE once it joins"
             ));
         }
         self.dispatch(draft);

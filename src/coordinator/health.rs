@@ -100,7 +100,7 @@ impl Coordinator {
             running_tasks: count(
                 tasks().filter(|task| matches!(task.state, TaskState::Running { .. })).count(),
             ),
-            open_runs: count(self.state.open_runs().count()),
+            open_runs: count(self.state.open.len()),
         }
     }
 

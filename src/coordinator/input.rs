@@ -84,7 +84,7 @@ pub enum Input {
     FailNode(FaultRequest),
     /// An operator brings a node back.
     RecoverNode(FaultRequest),
-    /// Time passed.
+    /// Time passed: silence and deadlines are looked at, with this input only.
     Timer,
 }
 
@@ -184,7 +184,7 @@ pub struct Decision {
     pub events: Vec<Event>,
     /// What the shell must do, in order, after the commit.
     pub effects: Vec<Effect>,
-    /// When to send [`Input::Timer`] at the latest.
+    /// When to send [`Input::Timer`] at the latest; a moment that is past means now.
     pub wake_at: Option<Tick>,
 }
 
@@ -222,7 +222,9 @@ pub enum Refusal {
         offered: Incarnation,
     },
     /// Fix: the node is declared otherwise and has joined.
-    #[error("node `{0}` has joined with another declaration; leave it out or repeat the same")]
+    #[error(
+        "node `{0}` has joined with another declaration; leave it out, repeat the same or restart its process"
+    )]
     DeclaredOtherwise(NodeId),
     /// Fix: there is no such node.
     #[error("node `{0}` does not belong to the mesh")]
@@ -250,7 +252,7 @@ pub enum Effect {
         /// What.
         message: Message,
     },
-    /// End a connection that a newer one replaced.
+    /// End a connection that a newer one replaced, or whose process is gone.
     CloseSession(SessionId),
     /// Start the process of a node again, if the launcher has it.
     RestartProcess(NodeId),

@@ -32,6 +32,25 @@ pub fn broken(core: &Coordinator) -> Vec<String> {
                 broken.push(format!("{id} {}: over its budget", task.task));
             }
         }
+        let queued = run.tasks.iter().filter(|task| task.state == TaskState::Queued);
+        let queued: BTreeSet<_> = queued.map(|task| (task.kind(), task.place())).collect();
+        let waiting: BTreeSet<_> = run
+            .waiting
+            .iter()
+            .flat_map(|(kind, alike)| alike.iter().map(|place| (kind.clone(), *place)))
+            .collect();
+        if run.is_open() && queued != waiting {
+            broken.push(format!("{id}: what waits and what is queued differ"));
+        }
+        if run.unfinished != run.tasks.iter().filter(|task| !task.is_over()).count() {
+            broken.push(format!("{id}: its unfinished tasks are miscounted"));
+        }
+        if run.is_open() && run.unfinished == 0 {
+            broken.push(format!("{id}: is open with nothing left to do"));
+        }
+        if run.is_open() != core.state.open.contains(id) {
+            broken.push(format!("{id}: open runs are listed, ended ones are not"));
+        }
         if run.is_open() != core.deadlines.contains_key(id) {
             broken.push(format!("{id}: open runs have a deadline, ended ones have none"));
         }

@@ -35,19 +35,24 @@ impl Coordinator {
         {
             return Reply::Refused(Refusal::StaleIncarnation { node, current, offered: hello.incarnation });
         }
-        if let Some(older) = self.presence(&node).session {
+        let is_new_process = known != Some(hello.incarnation);
+        if !is_new_process && self.state.members.get(&node).is_some_and(|member| member.spec != hello.spec) {
+            // What a process is, is fixed at its start; its running work was given to what it said then.
+            return Reply::Refused(Refusal::DeclaredOtherwise(node));
+        }
+        // The same connection may say Hello twice.
+        if let Some(older) = self.presence(&node).session.take()
+            && older != session
+        {
             draft.effects.push(Effect::CloseSession(older));
         }
-        let is_new_process = known != Some(hello.incarnation);
         if is_new_process {
             // A process that is gone took its work with it.
             self.take_work(draft, &node, true, "its process was started again");
         }
-        if is_new_process || self.state.members.get(&node).is_some_and(|member| member.spec != hello.spec) {
-            self.record(
-                draft,
-                Event::NodeJoined { spec: hello.spec.clone(), incarnation: hello.incarnation },
-            );
+        if is_new_process {
+            let joined = Event::NodeJoined { spec: hello.spec, incarnation: hello.incarnation };
+            self.record(draft, joined);
         }
         let now = draft.now;
         let presence = self.presence(&node);
@@ -141,9 +146,19 @@ impl Coordinator {
     pub(super) fn process_exited(&mut self, draft: &mut Draft, node: &NodeId, process_id: u32) -> Reply {
         let is_the_known_one =
             self.presences.get(node).is_none_or(|presence| [0, process_id].contains(&presence.process_id));
-        if is_the_known_one && self.state.members.contains_key(node) {
-            self.fail(draft, node, FaultCause::ProcessExited);
+        if !is_the_known_one || !self.state.members.contains_key(node) {
+            return Reply::Done;
         }
+        let now = draft.now.tick;
+        let presence = self.presence(node);
+        // The process that the launcher starts next may end before it joins.
+        presence.process_id = 0;
+        // What the dead process sent may still be on its way; a late heartbeat must not revive it.
+        if let Some(session) = presence.session.take() {
+            presence.disconnected_at = Some(now);
+            draft.effects.push(Effect::CloseSession(session));
+        }
+        self.fail(draft, node, FaultCause::ProcessExited);
         Reply::Done
     }
 

@@ -1,7 +1,8 @@
 //! The pure core: decides, with no clock, no I/O and no wire format.
 //!
 //! [`Coordinator::decide`] takes one [`Input`] at a moment and answers a [`Decision`]: facts to commit, effects to
-//! perform after the commit, and when to be asked again. Only [`State::apply`] changes what is durable; what is known of
+//! perform after the commit, and when to be asked again. Time is let pass by
+//! [`Input::Timer`] alone, which the caller sends after each batch of inputs and at [`Decision::wake_at`]. Only [`State::apply`] changes what is durable; what is known of
 //! connected nodes (sessions, loads, running attempts) is apart, in [`node::Presence`].
 
 pub mod breaker;
@@ -44,6 +45,10 @@ pub struct Coordinator {
     state: State,
     presences: BTreeMap<NodeId, Presence>,
     deadlines: BTreeMap<RunId, Tick>,
+    /// When time should be let pass next, to notice that it was not.
+    due: Option<Tick>,
+    /// Silence before this moment was perhaps this process's own.
+    awake_since: Tick,
     stale_results: u64,
     revision: u64,
 }
@@ -63,6 +68,8 @@ impl Coordinator {
             state: State::new(epoch),
             presences: BTreeMap::new(),
             deadlines: BTreeMap::new(),
+            due: None,
+            awake_since: Tick(0),
             stale_results: 0,
             revision: 0,
         }
@@ -72,7 +79,8 @@ impl Coordinator {
     /// it performs the effects, and stops if it cannot.
     pub fn decide(&mut self, now: Now, input: Input) -> Decision {
         let mut draft = Draft { now, events: Vec::new(), effects: Vec::new() };
-        // Handlers that answer a caller look at the state before time is let pass, those that place work after it.
+        self.notice_oversleep(now.tick);
+        let time_passes = matches!(input, Input::Timer);
         let reply = match input {
             Input::Declare(specs) => self.declare(&mut draft, specs),
             Input::Joined { session, hello } => self.join(&mut draft, session, *hello),
@@ -89,14 +97,20 @@ impl Coordinator {
             Input::RecoverNode(request) => self.recover_node(&mut draft, &request),
             Input::Timer => Reply::Done,
         };
-        self.detect(&mut draft);
-        self.end_overdue_work(&mut draft);
+        // Not with every input: the next one in the queue may be the heartbeat or the result that is missed here.
+        if time_passes {
+            self.detect(&mut draft);
+            self.end_overdue_work(&mut draft);
+        }
         self.dispatch(&mut draft);
         if !draft.events.is_empty() {
             self.revision += 1;
         }
         debug_assert_eq!(invariants::broken(self), Vec::<String>::new());
-        Decision { reply, events: draft.events, effects: draft.effects, wake_at: self.next_wake(now.tick) }
+        let wakes = self.wakes(now.tick);
+        self.due = wakes.iter().copied().filter(|wake| *wake > now.tick).min();
+        let wake_at = if time_passes { self.due } else { wakes.into_iter().min() };
+        Decision { reply, events: draft.events, effects: draft.effects, wake_at }
     }
 
     /// The settings in force.

@@ -28,41 +28,59 @@ impl Coordinator {
             self.stale_results += 1;
             return Reply::Done;
         }
-        let stage = self
-            .state
-            .runs
-            .get(&attempt.run)
-            .and_then(|run| run.task(attempt.task))
-            .map(|task| task.task.stage);
-        match ending {
-            Ending::Failed(reason) => {
+        let made = match ending {
+            Ending::Failed(reason) => Err(reason),
+            Ending::Made { output, facts } => match self.contradiction(attempt, &facts) {
+                Some(contradiction) => Err(contradiction.to_owned()),
+                None => Ok((output, facts)),
+            },
+        };
+        let (output, facts) = match made {
+            Ok(made) => made,
+            Err(reason) => {
                 self.attempt_failed(draft, executor, attempt, true, AttemptFault::Failed, &reason);
+                return Reply::Done;
             }
-            Ending::Made { facts, .. } if Some(facts.stage()) != stage => {
-                let detail = "its output is of another stage";
-                self.attempt_failed(draft, executor, attempt, true, AttemptFault::Failed, detail);
-            }
-            Ending::Made { output, facts } => {
-                self.release(draft, executor, attempt, CallOutcome::Success);
-                let tool_error = match &facts {
-                    Facts::Lint { error } => error.clone(),
-                    _ => None,
-                };
-                if let Some(task) = self.task_ref(&attempt.run, attempt.task) {
-                    let accepted = RunEvent::TaskAccepted {
-                        task: task.clone(),
-                        attempt: attempt.attempt,
-                        node: executor.clone(),
-                        output,
-                        tool_error,
-                        measured,
-                    };
-                    self.record_run(draft, &attempt.run, accepted);
-                    self.follow(draft, &attempt.run, &task, facts, output);
-                }
-            }
+        };
+        self.release(draft, executor, attempt, CallOutcome::Success);
+        let tool_error = match &facts {
+            Facts::Lint { error } => error.clone(),
+            _ => None,
+        };
+        if let Some(task) = self.task_ref(&attempt.run, attempt.task) {
+            let accepted = RunEvent::TaskAccepted {
+                task: task.clone(),
+                attempt: attempt.attempt,
+                node: executor.clone(),
+                output,
+                tool_error,
+                measured,
+            };
+            self.record_run(draft, &attempt.run, accepted);
+            self.follow(draft, &attempt.run, &task, facts, output);
         }
         Reply::Done
+    }
+
+    /// Why an output cannot be right, as far as the coordinator knows better: coverage is not taken on trust.
+    fn contradiction(&self, attempt: &AttemptRef, facts: &Facts) -> Option<&'static str> {
+        let run = self.state.runs.get(&attempt.run)?;
+        if facts.stage() != run.task(attempt.task)?.task.stage {
+            return Some("its output is of another stage");
+        }
+        match facts {
+            Facts::Plan(plan) if !plan.tools.iter().map(|tool| &tool.tool).eq(run.order.tools.keys()) => {
+                Some("its plan is not of the tools that were asked for")
+            }
+            Facts::Aggregate { outcome, .. } => match outcome {
+                Outcome::Cancelled => Some("its result is of a run that was cancelled"),
+                Outcome::Clean | Outcome::Findings if run.has_gaps() => {
+                    Some("its result does not tell what could not be linted")
+                }
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     pub(super) fn rejected(
@@ -72,7 +90,9 @@ impl Coordinator {
         attempt: &AttemptRef,
         reason: &str,
     ) -> Reply {
-        if self.presences.get(node).is_some_and(|presence| presence.running.contains_key(&attempt.attempt)) {
+        // The attempt's number alone is not enough: with another run or task beside it, it would requeue that one.
+        let held = self.presences.get(node).and_then(|presence| presence.running.get(&attempt.attempt));
+        if held.is_some_and(|held| held.run == attempt.run && held.task == attempt.task) {
             self.release(draft, node, attempt, CallOutcome::Overloaded);
             self.requeue(draft, node, attempt, false, AttemptFault::Rejected, reason);
         }
@@ -137,6 +157,7 @@ impl Coordinator {
             .state
             .runs
             .get(run)
+            .filter(|run| run.is_open())
             .and_then(|run| run.task(task))
             .filter(|task| task.state == TaskState::Queued && task.crashes > budget)
         else {
@@ -207,13 +228,9 @@ impl Coordinator {
     /// Makes the last task once every LINT task is over and every output is classified.
     fn aggregate_if_complete(&mut self, draft: &mut Draft, run: &RunId) {
         let Some(state) = self.state.runs.get(run).filter(|run| run.is_open()) else { return };
-        let planned = state.output_of(Stage::Plan).is_some();
-        let linted = state.stage(Stage::Lint).all(super::run::Task::is_over);
-        let classified = state.stage(Stage::Classify).all(super::run::Task::is_over)
-            && state.stage(Stage::Classify).count()
-                == state.stage(Stage::Lint).filter(|task| task.output().is_some()).count();
-        let made = state.stage(Stage::Aggregate).next().is_some();
-        if planned && linted && classified && !made {
+        // Every LINT output has its CLASSIFY task since it was accepted, so that none is open means all are classified;
+        // the last task itself ends the run.
+        if state.unfinished == 0 {
             let task =
                 TaskRef { id: self.next_task(run), stage: Stage::Aggregate, tool: None, shard: 0, shards: 0 };
             let tasks = vec![NewTask { task, cost: 1 }];

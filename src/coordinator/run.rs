@@ -1,12 +1,16 @@
 //! A run and its tasks: plain state, changed only by applying events.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::event::{FinishedResult, Measured, RunEvent, RunOrder, TaskRef};
 use crate::types::{
     AttemptId, FaultCause, Incarnation, NodeId, Outcome, Stage, TaskId, TaskOutput, ToolError, ToolName,
     UnixMillis,
 };
+
+/// What waiting tasks have in common that decides where they can go: the tool matters for LINT only.
+pub type Kind = (Stage, Option<ToolName>);
 
 /// One request and what became of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +23,10 @@ pub struct Run {
     pub ended_at: Option<UnixMillis>,
     /// Its tasks; task `n` is at `n - 1`.
     pub tasks: Vec<Task>,
+    /// Its waiting tasks, so that placing work need not look at all others; the longest first.
+    pub waiting: BTreeMap<Kind, BTreeSet<(Reverse<u64>, TaskId)>>,
+    /// How many of its tasks are not over.
+    pub unfinished: usize,
     /// The number of its newest event.
     pub sequence: u64,
     /// How it ended.
@@ -119,6 +127,8 @@ impl Run {
             started_at: at,
             ended_at: None,
             tasks: Vec::new(),
+            waiting: BTreeMap::new(),
+            unfinished: 0,
             sequence: 0,
             ending: None,
             faults: Vec::new(),
@@ -189,13 +199,18 @@ impl Run {
         match event {
             RunEvent::Started { .. } => {}
             RunEvent::TasksCreated { tasks, .. } => {
-                self.tasks.extend(tasks.iter().map(|new| Task {
-                    task: new.task.clone(),
-                    cost: new.cost,
-                    state: TaskState::Queued,
-                    crashes: 0,
-                    retries: 0,
-                }));
+                for new in tasks {
+                    let task = Task {
+                        task: new.task.clone(),
+                        cost: new.cost,
+                        state: TaskState::Queued,
+                        crashes: 0,
+                        retries: 0,
+                    };
+                    self.waiting.entry(task.kind()).or_default().insert(task.place());
+                    self.unfinished += 1;
+                    self.tasks.push(task);
+                }
             }
             RunEvent::TaskAssigned { task, attempt, node, incarnation } => {
                 self.set(
@@ -230,6 +245,7 @@ impl Run {
             }
             RunEvent::Finished { outcome, result, detail } => {
                 self.ended_at = Some(at);
+                self.waiting.clear();
                 self.ending =
                     Some(RunEnding { outcome: *outcome, result: result.clone(), detail: detail.clone() });
             }
@@ -237,21 +253,52 @@ impl Run {
     }
 
     fn set(&mut self, id: TaskId, state: TaskState) {
-        if let Some(task) = self.task_mut(id) {
-            task.state = state;
+        let Some(task) = self.task_mut(id) else { return };
+        let (was_over, kind, place) = (task.is_over(), task.kind(), task.place());
+        task.state = state;
+        let (is_over, waits) = (task.is_over(), task.state == TaskState::Queued);
+        match (was_over, is_over) {
+            (false, true) => self.unfinished -= 1,
+            (true, false) => self.unfinished += 1,
+            _ => {}
+        }
+        if waits {
+            self.waiting.entry(kind).or_default().insert(place);
+        } else if let Some(alike) = self.waiting.get_mut(&kind) {
+            alike.remove(&place);
+            if alike.is_empty() {
+                self.waiting.remove(&kind);
+            }
         }
     }
 
     fn requeue(&mut self, id: TaskId, counts: bool) {
+        self.set(id, TaskState::Queued);
         if let Some(task) = self.task_mut(id) {
-            task.state = TaskState::Queued;
             task.retries += 1;
             task.crashes += u32::from(counts);
         }
     }
+
+    /// Whether something was not linted: a task was given up, or a tool failed.
+    pub fn has_gaps(&self) -> bool {
+        self.tasks.iter().any(|task| {
+            matches!(task.state, TaskState::GivenUp { .. } | TaskState::Done { tool_error: Some(_), .. })
+        })
+    }
 }
 
 impl Task {
+    /// What decides where it can go.
+    pub fn kind(&self) -> Kind {
+        (self.task.stage, self.task.tool.clone().filter(|_| self.task.stage == Stage::Lint))
+    }
+
+    /// Its place among the waiting tasks of its kind.
+    pub const fn place(&self) -> (Reverse<u64>, TaskId) {
+        (Reverse(self.cost), self.task.id)
+    }
+
     /// What it made, if it ended well.
     pub const fn output(&self) -> Option<TaskOutput> {
         match &self.state {

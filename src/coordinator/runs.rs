@@ -19,7 +19,11 @@ impl Coordinator {
                 };
             }
         }
-        let open = self.state.open_runs().count();
+        if self.state.runs.contains_key(&run) {
+            // Starting it again would wipe out the one there is.
+            return Reply::Refused(Refusal::IdReused(run.to_string()));
+        }
+        let open = self.state.open.len();
         if open >= self.settings.max_open_runs {
             return Reply::Refused(Refusal::TooManyRuns(open));
         }

@@ -23,6 +23,8 @@ pub struct State {
     pub runs: BTreeMap<RunId, Run>,
     /// Run ids in the order of their start.
     pub order: VecDeque<RunId>,
+    /// The runs that have not ended, in the order of their start.
+    pub open: Vec<RunId>,
     /// The run each request of each caller started.
     pub requests: BTreeMap<(String, String), RunId>,
     /// Answers to HandleFault by the caller's id.
@@ -80,10 +82,14 @@ impl State {
                 if let RunEvent::Started { order, .. } = event {
                     self.runs.insert(run.clone(), Run::new((**order).clone(), *at));
                     self.order.push_back(run.clone());
+                    self.open.push(run.clone());
                     if !order.request_id.is_empty() {
                         let key = (order.caller.clone(), order.request_id.clone());
                         self.requests.insert(key, run.clone());
                     }
+                }
+                if let RunEvent::Finished { .. } = event {
+                    self.open.retain(|open| open != run);
                 }
                 if let RunEvent::TaskAssigned { attempt, .. } = event {
                     self.attempts = self.attempts.max(attempt.number);
@@ -119,6 +125,6 @@ impl State {
 
     /// The runs that have work to do, oldest first.
     pub fn open_runs(&self) -> impl Iterator<Item = (&RunId, &Run)> {
-        self.order.iter().filter_map(|id| self.runs.get_key_value(id)).filter(|(_, run)| run.is_open())
+        self.open.iter().filter_map(|id| self.runs.get_key_value(id))
     }
 }

@@ -143,8 +143,15 @@ impl<S: Store> Engine<S> {
         Ok((engine, handle))
     }
 
-    /// Runs until every handle is gone or the store fails.
+    /// Runs until every handle is gone or the store fails. Then all connections of nodes are closed: nobody decides
+    /// about them any more.
     pub async fn run(mut self) -> Result<(), EngineError> {
+        let ended = self.serve().await;
+        self.sessions.close_all();
+        ended
+    }
+
+    async fn serve(&mut self) -> Result<(), EngineError> {
         let mut wake_at: Option<Tick> = None;
         loop {
             let first = tokio::select! {
@@ -217,6 +224,7 @@ impl<S: Store> Engine<S> {
             return;
         }
         let mut changed: BTreeSet<RunId> = BTreeSet::new();
+        let mut forgotten = Vec::new();
         let mut nodes_changed = false;
         for event in events {
             log(&event);
@@ -225,7 +233,7 @@ impl<S: Store> Engine<S> {
                     self.logs.append(&run, at, event);
                     changed.insert(run);
                 }
-                Event::RunForgotten(run) => self.logs.forget(&run),
+                Event::RunForgotten(run) => forgotten.push(run),
                 Event::NodeDeclared(_) | Event::NodeJoined { .. } | Event::NodeStatusChanged { .. } => {
                     nodes_changed = true;
                 }
@@ -237,6 +245,10 @@ impl<S: Store> Engine<S> {
         }
         for run in changed {
             self.logs.publish(&run, progress(&self.core, &run));
+        }
+        // Only now: a run may end and be forgotten in one batch, and its watchers must be told of the end.
+        for run in forgotten {
+            self.logs.forget(&run);
         }
         self.revision.send_replace(self.core.revision());
     }
@@ -340,3 +352,6 @@ fn log(event: &Event) {
         Event::NodeDeclared(_) | Event::FaultHandled { .. } | Event::RunForgotten(_) => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

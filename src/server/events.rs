@@ -55,7 +55,7 @@ impl Follower {
             for logged in page {
                 self.sequence = logged.sequence;
                 let ends = matches!(logged.event, RunEvent::Finished { .. });
-                let told = wire::run::event(&self.run, &logged, &newest);
+                let told = wire::run::event(&self.run, &logged);
                 if self.tell_diagnostics(&logged).await.is_err() || self.tell(told).await.is_err() || ends {
                     return;
                 }

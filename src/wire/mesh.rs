@@ -98,6 +98,8 @@ pub fn health(health: &MeshHealth) -> v1::MeshHealth {
         integration_progress: health
             .node_progress
             .iter()
+            // A map's value that is empty is encoded as no value, which protobuf.js cannot read.
+            .filter(|(_, tools)| !tools.is_empty())
             .map(|(id, tools)| {
                 let tools = tools.iter().map(|(tool, share)| (tool.to_string(), *share)).collect();
                 (id.to_string(), v1::ToolProgress { tools })

@@ -36,9 +36,8 @@ fn assignments(assignments: &Assignments) -> v1::Assignments {
     v1::Assignments { nodes }
 }
 
-/// A recorded event, as watchers get it. Facts that only the coordinator needs have no message of their own: they are
-/// told as the change of progress they are, so that the numbers a watcher sees have no gap.
-pub fn event(run: &RunId, logged: &LoggedEvent, progress: &Progress) -> v1::RunEvent {
+/// A recorded event, as watchers get it: the same message whenever it is told, so that a resumed watch is the same story.
+pub fn event(run: &RunId, logged: &LoggedEvent) -> v1::RunEvent {
     use v1::run_event::Event;
     let told = match &logged.event {
         RunEvent::Started { order, assignments: meant } => Event::Started(v1::RunStarted {
@@ -47,7 +46,9 @@ pub fn event(run: &RunId, logged: &LoggedEvent, progress: &Progress) -> v1::RunE
             assignments: Some(assignments(meant)),
         }),
         RunEvent::TasksCreated { assignments: Some(meant), .. } => Event::Assignments(assignments(meant)),
-        RunEvent::TasksCreated { assignments: None, .. } => Event::Progress(self::progress(progress)),
+        RunEvent::TasksCreated { tasks, assignments: None } => Event::TasksCreated(v1::TasksCreated {
+            tasks: tasks.iter().map(|new| task_ref(&new.task)).collect(),
+        }),
         RunEvent::TaskAssigned { task, attempt, node, .. } => Event::TaskAssigned(v1::TaskAssigned {
             task: Some(task_ref(task)),
             node_id: node.to_string(),
@@ -116,6 +117,8 @@ pub fn progress(progress: &Progress) -> v1::RunProgress {
                 };
                 (tool.to_string(), counts)
             })
+            // A map's value that is all zeros is encoded as no value, which protobuf.js cannot read.
+            .filter(|(_, counts)| *counts != v1::ToolRunProgress::default())
             .collect(),
         nodes: progress
             .nodes

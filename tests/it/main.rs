@@ -13,6 +13,7 @@ mod linter_process;
 mod node_session;
 mod overload;
 mod parity;
+mod readme;
 mod report_formats;
 mod rig;
 mod settings;
