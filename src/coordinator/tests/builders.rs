@@ -72,7 +72,6 @@ pub(super) fn hello(name: &str, incarnation: u64) -> Hello {
 /// An order of some tools at version 1.
 pub(super) fn order(tools: &[&str]) -> RunOrder {
     RunOrder {
-        source: crate::types::RequestKind::Inline,
         caller: "tester".into(),
         request_id: String::new(),
         body: Digest::of(b"body"),

@@ -97,7 +97,6 @@ pub(super) fn hello(name: &str) -> Hello {
 
 pub(super) fn start(name: &str) -> Input {
     let order = RunOrder {
-        source: crate::types::RequestKind::Inline,
         caller: "tester".into(),
         request_id: name.into(),
         body: Digest::of(name.as_bytes()),
