@@ -107,6 +107,7 @@ pub(super) fn start(name: &str) -> Input {
         tree_root: None,
         tools: BTreeMap::new(),
         timeout: Duration::from_secs(3600),
+        source: crate::types::RequestKind::InPlace,
     };
     Input::StartRun { run: RunId::new(name).expect("valid"), order: Box::new(order) }
 }
