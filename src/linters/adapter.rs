@@ -93,6 +93,17 @@ impl Reading {
     }
 }
 
+/// How a tool that stopped at a file is told to read another text in its place, so that it can check the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StandIn {
+    /// The exit status with which the tool stops; the paths of its findings are then where it stopped.
+    pub status: i32,
+    /// The text: whatever other files import from it is there.
+    pub text: &'static str,
+    /// The argument in front of the file and of the path of the text.
+    pub argument: &'static str,
+}
+
 /// The interpreter of the project's environment.
 #[derive(Debug, Clone)]
 pub struct ProjectPython {
@@ -153,6 +164,11 @@ pub trait Adapter: Send + Sync {
     /// Arguments that show the tool the project's environment.
     fn project_arguments(&self, _python: &ProjectPython) -> Vec<OsString> {
         Vec::new()
+    }
+
+    /// For a tool that checks nothing at all once it meets a file it cannot parse: how to go on without that file.
+    fn stand_in(&self) -> Option<StandIn> {
+        None
     }
 
     /// Environment beside what all Python tools get: caches in `scratch`, threads as many as `cpu_slots`.

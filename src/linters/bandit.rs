@@ -15,6 +15,9 @@ pub(super) struct Bandit;
 
 /// bandit gives no code to what it could not parse; it says so in `errors`.
 const SYNTAX_ERROR: &str = "syntax-error";
+/// The same for a file that bandit gave up for another reason. Its encoding may be wrong, or bandit: so this is the
+/// tool's error, too.
+const NOT_SCANNED: &str = "not-scanned";
 const LEVELS: &[&str] = &["all", "low", "medium", "high"];
 
 const OPTIONS: &[OptionRule] = &[
@@ -140,9 +143,10 @@ impl Adapter for Bandit {
         let mut skipped = Vec::new();
         for unscanned in report.errors {
             if unscanned.reason.starts_with("syntax error") {
-                findings.push(syntax_error(unscanned));
+                findings.push(not_scanned(unscanned, SYNTAX_ERROR));
             } else {
                 skipped.push(format!("{}: {}", shown(&unscanned.filename), unscanned.reason));
+                findings.push(not_scanned(unscanned, NOT_SCANNED));
             }
         }
         let error = (!skipped.is_empty()).then(|| ToolError {
@@ -188,15 +192,15 @@ fn rating(severity: Option<String>, confidence: Option<String>) -> Option<String
     }
 }
 
-fn syntax_error(unscanned: Unscanned) -> Finding {
+fn not_scanned(unscanned: Unscanned, code: &str) -> Finding {
     Finding {
         path: unscanned.filename,
         line: 1,
         column: None,
         end: None,
         counting: Counting { unit: Unit::Utf8Bytes, first: 0 },
-        code: SYNTAX_ERROR.into(),
-        name: Some(SYNTAX_ERROR.into()),
+        code: code.into(),
+        name: Some(code.into()),
         message: unscanned.reason,
         tool_severity: None,
         url: None,

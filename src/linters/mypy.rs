@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use serde::Deserialize;
 
 use super::adapter::{
-    Adapter, Cost, Finding, LongList, Output, ProjectPython, Reading, Scope, argument, crashed,
+    Adapter, Cost, Finding, LongList, Output, ProjectPython, Reading, Scope, StandIn, argument, crashed,
     first_version, garbled, last_words, refused_configuration,
 };
 use super::options::{OptionKind, OptionRule};
@@ -194,6 +194,14 @@ impl Adapter for Mypy {
 
     fn long_list(&self) -> LongList {
         LongList::ResponseFile
+    }
+
+    /// mypy checks no file at all once it meets one that it cannot decode or parse, and other files may import that
+    /// one. With a module in its place from which anything can be imported as `Any`, the others get their diagnostics;
+    /// the broken file keeps what mypy said of it. A tree without such files is checked by one run, as ever.
+    fn stand_in(&self) -> Option<StandIn> {
+        let text = "from typing import Any\ndef __getattr__(name: str) -> Any: ...\n";
+        Some(StandIn { status: 2, text, argument: "--shadow-file" })
     }
 
     fn project_arguments(&self, python: &ProjectPython) -> Vec<OsString> {

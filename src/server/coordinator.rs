@@ -125,6 +125,7 @@ impl CoordinatorService for Coordination {
             tools: request.tools,
             timeout: request.timeout,
             environment: request.environment,
+            severities: request.severities,
             cancel_on_disconnect: false,
         };
         let run = orders::start(&self.0, &caller, request).await?;

@@ -35,6 +35,7 @@ pub async fn start(
     let timeout = fields::timeout(service, &request, &mut bad);
     let tools = fields::tools(&request, &mut bad);
     let python = fields::interpreter(service, &request, &mut bad);
+    let severity_overrides = fields::severities(service, &request, &mut bad);
     let source = tree::read(service, request.workspace).await?.map_err(|problems| bad.extend(problems));
     let (Ok(source), true) = (source, bad.is_empty()) else {
         return Err(ApiError::InvalidArgument(bad));
@@ -51,7 +52,7 @@ pub async fn start(
         versions: versions.clone(),
         allow_tree_code: service.trees.allow_tree_code,
         python,
-        severity_overrides: service.settings.severity.clone(),
+        severity_overrides,
         max_shards: MAX_SHARDS,
         unreadable: tree.manifest.unreadable().to_vec(),
         tools: tools.clone(),

@@ -5,13 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use lintmesh::linters::adapter::Scope;
 use lintmesh::linters::lint::{LintRequest, ProcessRunner, lint};
 use lintmesh::linters::plan::plan;
-use lintmesh::linters::process::{Finished, Limits, ProcessError, ProcessSpec};
+use lintmesh::linters::process::{self, Finished, Limits, ProcessError, ProcessSpec};
 use lintmesh::linters::toolchain::{ToolBinary, Toolchain};
 use lintmesh::linters::tree_config::is_configuration;
 use lintmesh::linters::{adapter, adapters};
@@ -153,7 +152,7 @@ async fn run_shard(project: &Path, toolchain: &Toolchain, tool: &ToolPlan, shard
         scratch: scratch.path(),
         limits: &LIMITS,
         cpu_slots: 1,
-        runner: &Plain,
+        runner: &Shimmed,
         cancel: &cancel,
     });
     linted.await.expect("an answer").output
@@ -178,26 +177,12 @@ fn keys(tool: &str, output: &LintOutput) -> Multiset {
     keys
 }
 
-/// Runs a process without limits.
-struct Plain;
+/// Runs a process as a node does: beneath the shim.
+struct Shimmed;
 
-impl ProcessRunner for Plain {
-    async fn run(&self, spec: ProcessSpec, _cancel: &CancellationToken) -> Result<Finished, ProcessError> {
-        let mut command = tokio::process::Command::new(&spec.program);
-        command.args(&spec.arguments).current_dir(&spec.directory).env_clear();
-        command.env("PATH", "/usr/bin:/bin").env("HOME", &spec.scratch).env("LANG", "C.UTF-8");
-        command.envs(spec.environment).stdin(Stdio::null());
-        let output =
-            command.output().await.map_err(|source| ProcessError::Start { program: spec.program, source })?;
-        Ok(Finished {
-            code: output.status.code(),
-            signal: None,
-            exceeded: None,
-            stdout: output.stdout,
-            stderr: output.stderr,
-            wall: Duration::ZERO,
-            cpu: Duration::ZERO,
-        })
+impl ProcessRunner for Shimmed {
+    async fn run(&self, spec: ProcessSpec, cancel: &CancellationToken) -> Result<Finished, ProcessError> {
+        process::run(spec, Path::new(env!("CARGO_BIN_EXE_lintmesh")), cancel).await
     }
 }
 

@@ -8,6 +8,7 @@ use lintmesh::proto::v1::run_event::Event;
 use lintmesh::proto::v1::*;
 use lintmesh::types::Digest;
 use tonic::Code;
+use tonic_types::StatusExt as _;
 
 use super::support::calls::*;
 use super::support::linters::GatedRuff;
@@ -210,4 +211,36 @@ async fn get_run_tells_how_far_it_is() {
     assert_eq!(ended.report_digest, finished(&events).report_digest);
     assert_eq!(ended.summary, finished(&events).summary);
     assert_eq!(ended.progress.expect("progress").tools["ruff"].progress, 1.0);
+}
+
+#[tokio::test]
+async fn a_request_can_set_severities_and_bad_ones_are_named() {
+    let server = Serve::start("").await;
+    let mut client = server.coordinator();
+    let files = inline(&[("a.py", "import os\n")]);
+    let asked = CoordinateRequest {
+        severities: [("ruff:F401".to_owned(), Severity::Critical.into())].into(),
+        ..request(files.clone(), &["ruff"])
+    };
+    let events = run(&mut client, asked).await;
+    let severities: Vec<Severity> = events
+        .iter()
+        .filter_map(|event| match &event.event {
+            Some(Event::Diagnostics(batch)) => Some(&batch.diagnostics),
+            _ => None,
+        })
+        .flatten()
+        .filter(|diagnostic| diagnostic.code == "F401")
+        .map(Diagnostic::severity)
+        .collect();
+    assert_eq!(severities, [Severity::Critical]);
+
+    let wrong = CoordinateRequest {
+        severities: [("F401".to_owned(), Severity::High.into()), ("ruff:F401".to_owned(), 77)].into(),
+        ..request(files, &["ruff"])
+    };
+    let status = client.coordinate(wrong).await.expect_err("two bad entries");
+    let fields = status.get_error_details().bad_request().expect("details").field_violations.clone();
+    let fields: Vec<_> = fields.into_iter().map(|violation| violation.field).collect();
+    assert_eq!(fields, ["severities[F401]", "severities[ruff:F401]"]);
 }

@@ -82,6 +82,7 @@ pub(super) fn order(tools: &[&str]) -> RunOrder {
         tree_root: None,
         tools: tools.iter().map(|name| (tool(name), Some("1".to_owned()))).collect(),
         timeout: seconds(3600),
+        source: crate::types::RequestKind::InPlace,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod invocation;
 mod place;
+mod stand_in;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::invocation::{Program, invocations, project_python};
 use self::place::{Cleaner, place};
+use self::stand_in::{Next, StandIns};
 use super::adapter::{Adapter, Output, Reading, adapter};
 use super::process::{Exceeded, Finished, Limits, ProcessError, ProcessSpec};
 use super::toolchain::{ToolBinary, Toolchain};
@@ -105,22 +107,32 @@ pub async fn lint<R: ProcessRunner>(request: LintRequest<'_, R>) -> Result<Linte
     match project_python(adapter, &request).await? {
         Err(error) => readings.push(Reading { findings: Vec::new(), error: Some(error) }),
         Ok(python) => {
-            for spec in invocations(adapter, program, &request, python.as_ref()).await? {
-                let finished = match request.runner.run(spec, request.cancel).await {
-                    Ok(finished) => finished,
-                    Err(ProcessError::Start { source, .. }) => {
-                        readings.push(Reading::failed(
-                            ToolErrorKind::Missing,
-                            format!("{} cannot be started: {source}", adapter.name()),
-                        ));
-                        break;
+            'invocations: for mut spec in invocations(adapter, program, &request, python.as_ref()).await? {
+                let mut stand_ins = StandIns::new(adapter, &cleaner, request.scratch);
+                loop {
+                    let finished = match request.runner.run(spec.clone(), request.cancel).await {
+                        Ok(finished) => finished,
+                        Err(ProcessError::Start { source, .. }) => {
+                            readings.push(Reading::failed(
+                                ToolErrorKind::Missing,
+                                format!("{} cannot be started: {source}", adapter.name()),
+                            ));
+                            break 'invocations;
+                        }
+                        Err(ProcessError::Cancelled) => return Err(LintError::Cancelled),
+                        Err(error @ ProcessError::Shim { .. }) => return Err(LintError::Shim(error)),
+                    };
+                    linted.wall += finished.wall;
+                    linted.cpu += finished.cpu;
+                    let reading = read(adapter, request.plan, request.limits, &finished);
+                    match stand_ins.after(&spec, &finished, reading).await? {
+                        Next::Again(without) => spec = without,
+                        Next::Done(reading) => {
+                            readings.push(reading);
+                            break;
+                        }
                     }
-                    Err(ProcessError::Cancelled) => return Err(LintError::Cancelled),
-                    Err(error @ ProcessError::Shim { .. }) => return Err(LintError::Shim(error)),
-                };
-                linted.wall += finished.wall;
-                linted.cpu += finished.cpu;
-                readings.push(read(adapter, request.plan, request.limits, &finished));
+                }
             }
         }
     }

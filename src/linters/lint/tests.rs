@@ -202,17 +202,47 @@ async fn a_bad_file_is_its_own_diagnostic() {
 }
 
 #[tokio::test]
-async fn when_mypy_stops_at_one_file_the_others_do_not_count_as_checked() {
-    let output = lint_recorded("mypy", 2, "mypy-syntax.jsonl").await;
+async fn a_file_that_stops_mypy_is_replaced_and_the_others_are_checked() {
+    let of_good = br#"{"file":"good.py","line":1,"column":0,"message":"m","hint":null,"code":"misc","severity":"error"}
+{"file":"latin.py","line":2,"column":0,"message":"of the stand-in","hint":null,"code":"misc","severity":"error"}"#;
+    let runner = Recorded::new([
+        end(2, &recorded("mypy-syntax.jsonl"), b""),
+        end(2, b"", &recorded("mypy-decode.stderr")),
+        end(1, of_good, b""),
+    ]);
+    let files = ["good.py", "latin.py", "syntax.py"];
+    let output = lint_with("mypy", &files, &runner, None).await.expect("an answer").output;
+    assert_eq!(output.error, None);
+    assert_eq!(place_of(&output, "good.py", "misc"), [(1, Some(1))]);
     assert_eq!(place_of(&output, "syntax.py", "syntax")[0], (1, Some(7)));
+    assert_eq!(place_of(&output, "latin.py", "syntax"), [(1, None)]);
+    assert_eq!(place_of(&output, "latin.py", "misc"), []);
+    let asked = runner.asked.lock().expect("not poisoned");
+    let last: Vec<_> = asked[2].arguments.iter().map(|argument| argument.to_string_lossy()).collect();
+    let replaced: Vec<_> =
+        last.windows(2).filter(|pair| pair[0] == "--shadow-file").map(|pair| &*pair[1]).collect();
+    assert_eq!(replaced, ["./syntax.py", "./latin.py"]);
+    for (earlier, later) in asked.iter().zip(&asked[1..]) {
+        assert!(later.limits.wall < earlier.limits.wall, "together they have the time of one");
+    }
+}
+
+#[tokio::test]
+async fn when_mypy_stops_all_the_same_the_others_do_not_count_as_checked() {
+    let stop = || end(2, &recorded("mypy-syntax.jsonl"), b"");
+    let runner = Recorded::new([stop(), stop()]);
+    let output = lint_with("mypy", &["syntax.py"], &runner, None).await.expect("an answer").output;
+    assert_eq!(output.diagnostics.len(), 2, "once, not twice: {:?}", output.diagnostics);
     let error = output.error.expect("not all was checked");
     assert_eq!(error.kind, ToolErrorKind::Crashed);
     assert!(error.message.contains("syntax.py:1") && error.message.contains("were not checked"), "{error:?}");
 
-    let stderr = recorded("mypy-decode.stderr");
-    let runner = Recorded::new([end(2, b"", &stderr)]);
-    let output = lint_with("mypy", &["latin.py"], &runner, None).await.expect("an answer").output;
-    assert_eq!(place_of(&output, "latin.py", "syntax"), [(1, None)]);
+    // A tree in which every file is broken: the number of restarts is bounded.
+    let stops = (0..100).map(|n| end(2, b"", format!("m{n}.py: error: Cannot decode file: x\n").as_bytes()));
+    let runner = Recorded::new(stops);
+    let output = lint_with("mypy", &["good.py"], &runner, None).await.expect("an answer").output;
+    assert_eq!(runner.asked.lock().expect("not poisoned").len(), 17);
+    assert_eq!(output.diagnostics.len(), 17);
     assert!(output.error.is_some());
 }
 

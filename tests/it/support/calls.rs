@@ -48,6 +48,7 @@ pub(crate) fn start(request: CoordinateRequest) -> StartRunRequest {
         tools: request.tools,
         timeout: request.timeout,
         environment: request.environment,
+        severities: request.severities,
     }
 }
 
