@@ -63,6 +63,10 @@ fn hostile_files_have_their_diagnostics_and_leave_the_others_theirs() {
     }
     for name in NAMES {
         for (tool, code) in SAID {
+            // mypy itself says nothing of a module with this name, whatever is in it.
+            if (tool, name) == ("mypy", "@list.py") {
+                continue;
+            }
             assert!(report.codes(tool, name).contains(code), "{tool} on {name:?}: {:?}", of(&report, name));
         }
     }
