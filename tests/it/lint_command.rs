@@ -92,7 +92,7 @@ fn statistics_and_quiet_change_what_is_shown_and_nothing_else() {
     let plain = shown(&[]);
     assert_eq!(plain.stderr, "", "no progress where there is no terminal");
     assert!(!plain.stdout.contains('\u{1b}'), "{plain:?}");
-    assert!(plain.stdout.contains("FINDINGS: 1 diagnostic in 1 file"), "{plain:?}");
+    assert!(plain.stdout.contains("FINDINGS: 1 diagnostic in 2 files"), "{plain:?}");
     let statistics = shown(&["--statistics"]).stdout;
     assert!(statistics.lines().count() > plain.stdout.lines().count(), "{statistics}");
     let quiet = shown(&["--quiet"]);
