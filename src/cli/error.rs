@@ -21,9 +21,9 @@ pub struct ConnectError {
 /// The text for standard error: the first line starts with `error: `, details follow indented.
 pub fn render(error: &anyhow::Error) -> String {
     let causes: Vec<&(dyn std::error::Error + 'static)> = error.chain().collect();
-    let found =
-        causes.iter().enumerate().find_map(|(at, cause)| status_in(*cause).map(|status| (at, status)));
-    if let Some((at, status)) = found {
+    if let Some((at, status)) =
+        causes.iter().enumerate().find_map(|(at, cause)| Some((at, status_in(*cause)?)))
+    {
         let context = causes[..at].iter().map(|cause| format!("{cause}: ")).collect::<String>();
         return render_status(&context, status);
     }
@@ -35,9 +35,9 @@ pub fn render(error: &anyhow::Error) -> String {
     text
 }
 
-/// A status is large, so errors that carry one carry it in a box, which is an error type of its own.
+/// The status that a cause is; large errors keep theirs in a box.
 fn status_in<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a Status> {
-    cause.downcast_ref::<Status>().or_else(|| cause.downcast_ref::<Box<Status>>().map(AsRef::as_ref))
+    cause.downcast_ref::<Status>().or_else(|| Some(cause.downcast_ref::<Box<Status>>()?.as_ref()))
 }
 
 /// Causes that repeat what the text before them says are left out.
@@ -165,14 +165,14 @@ mod tests {
     }
 
     #[test]
-    fn a_status_in_a_box_is_told_like_one_without() {
+    fn a_status_in_a_box_is_rendered_like_any_other() {
         #[derive(Debug, thiserror::Error)]
         #[error("starting the run")]
         struct Boxed {
             source: Box<Status>,
         }
-        let error = Boxed { source: Box::new(Status::unavailable("no node is ACTIVE")) };
-        assert_eq!(render(&error.into()), "error: starting the run: no node is ACTIVE (UNAVAILABLE)");
+        let text = render(&Boxed { source: Box::new(Status::not_found("no such run")) }.into());
+        assert_eq!(text, "error: starting the run: no such run (NOT_FOUND)");
     }
 
     #[test]
