@@ -87,12 +87,14 @@ async fn all_bad_fields_of_a_request_are_named_at_once() {
             interpreter: Some(environment::Interpreter::Name("no-such-name".into())),
         }),
         cancel_on_disconnect: false,
+        severities: [("no-tool-named".to_owned(), Severity::High.into())].into(),
     };
     let status = refused(&serve, asked).await;
     let expected = [
         "environment.name",
         "project",
         "request_id",
+        "severities[no-tool-named]",
         "timeout",
         "tools[0].tool",
         "tools[1].tool",
