@@ -86,15 +86,15 @@ async fn all_bad_fields_of_a_request_are_named_at_once() {
         environment: Some(Environment {
             interpreter: Some(environment::Interpreter::Name("no-such-name".into())),
         }),
+        severities: [("F401".to_owned(), Severity::High.into())].into(),
         cancel_on_disconnect: false,
-        severities: [("no-tool-named".to_owned(), Severity::High.into())].into(),
     };
     let status = refused(&serve, asked).await;
     let expected = [
         "environment.name",
         "project",
         "request_id",
-        "severities[no-tool-named]",
+        "severities[F401]",
         "timeout",
         "tools[0].tool",
         "tools[1].tool",
