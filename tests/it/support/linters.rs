@@ -51,9 +51,11 @@ impl GatedRuff {
         let entries = fs::read_dir("/proc").expect("procfs").flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
         pids.filter(|pid| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = command_line(*pid);
             // By the interpreter's own argument: the shim's command line names the program too.
             line.split(|byte| *byte == 0).nth(1) == Some(program.as_os_str().as_encoded_bytes())
+                // A shell that has forked and is about to become `sleep` looks like its parent for a moment.
+                && parent(*pid).is_none_or(|parent| command_line(parent) != line)
         })
         .count()
     }
@@ -65,6 +67,15 @@ impl GatedRuff {
     fn program(&self) -> PathBuf {
         self.dir.path().join("bin/ruff")
     }
+}
+
+fn command_line(pid: i32) -> Vec<u8> {
+    fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }
 
 fn executable(path: &Path, script: &str) {
