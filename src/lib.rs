@@ -1,9 +1,7 @@
 //! lintmesh coordinates a full mesh of specialist agent nodes that lint a source tree together, and gives one report.
 //!
 //! # Modules
-//!
 //! Dependencies point downward only (`tests/it/architecture.rs` holds them to it):
-//!
 //! ```text
 //!                              cli                      one file per command; the only one that prints or exits
 //!               ┌───────────────┴───────────────┐
@@ -15,7 +13,6 @@
 //!   └──────────┴──────────────────┴──────────────────┘
 //!                            types                      the vocabulary, as plain data
 //! ```
-//!
 //! - [`coordinator`] is synchronous and pure: `decide(now, input)` gives events, effects and when to wake it. No clock, no
 //!   randomness, no bytes. [`engine`] is its only async owner: it has a batch decided, stores the events in [`store`],
 //!   and only then performs the effects.
@@ -25,9 +22,7 @@
 //!   reads the files it is about, and [`linters::process`], which runs a linter.
 //! - [`workspace`] finds the files of a tree and keeps blobs by digest; [`middleware`] is the tower layers of both sides
 //!   of a call; [`config`] and [`telemetry`] are settings and logs.
-//!
 //! # The path of one run
-//!
 //! 1. `cli::lint` lists the tree ([`workspace::discover`]) and calls `Coordinate`, either of a server or of the private
 //!    mesh that it starts: the same server in this process and four nodes as its children.
 //! 2. `server::orders` checks every field, stores manifest and specification as blobs and hands the core an

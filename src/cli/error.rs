@@ -21,8 +21,8 @@ pub struct ConnectError {
 /// The text for standard error: the first line starts with `error: `, details follow indented.
 pub fn render(error: &anyhow::Error) -> String {
     let causes: Vec<&(dyn std::error::Error + 'static)> = error.chain().collect();
-    if let Some(at) = causes.iter().position(|cause| cause.is::<Status>())
-        && let Some(status) = causes[at].downcast_ref::<Status>()
+    if let Some((at, status)) =
+        causes.iter().enumerate().find_map(|(at, cause)| Some((at, status_in(*cause)?)))
     {
         let context = causes[..at].iter().map(|cause| format!("{cause}: ")).collect::<String>();
         return render_status(&context, status);
@@ -33,6 +33,11 @@ pub fn render(error: &anyhow::Error) -> String {
         text.push_str(&hint);
     }
     text
+}
+
+/// The status that a cause is; large errors keep theirs in a box.
+fn status_in(cause: &(dyn std::error::Error + 'static)) -> Option<&Status> {
+    cause.downcast_ref::<Status>().or_else(|| Some(cause.downcast_ref::<Box<Status>>()?.as_ref()))
 }
 
 /// Causes that repeat what the text before them says are left out.
@@ -87,8 +92,10 @@ fn render_status(context: &str, status: &Status) -> String {
     if let Some(hint) = status_hint(status.code()) {
         lines.push(hint.to_owned());
     }
-    let reason = details.error_info().map(|info| format!(", {}", info.reason)).unwrap_or_default();
-    let mut text = format!("error: {context}{message} ({}{reason})", code_name(status.code()));
+    let code = code_name(status.code());
+    let reason = details.error_info().map(|info| info.reason.as_str()).filter(|reason| *reason != code);
+    let reason = reason.map(|reason| format!(", {reason}")).unwrap_or_default();
+    let mut text = format!("error: {context}{message} ({code}{reason})");
     for line in lines {
         text.push_str("\n  ");
         text.push_str(&line.replace('\n', "\n  "));
@@ -152,9 +159,20 @@ mod tests {
         let error = Err::<(), _>(status).context("starting the run").expect_err("an error");
         assert_eq!(
             render(&error),
-            "error: starting the run: the request is not valid (INVALID_ARGUMENT, INVALID_ARGUMENT)\n  \
+            "error: starting the run: the request is not valid (INVALID_ARGUMENT)\n  \
              tools[0].tool: `flake9` is no tool; use flake8\n  timeout: is negative"
         );
+    }
+
+    #[test]
+    fn a_status_in_a_box_is_rendered_like_any_other() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("starting the run")]
+        struct Boxed {
+            source: Box<Status>,
+        }
+        let text = render(&Boxed { source: Box::new(Status::not_found("no such run")) }.into());
+        assert_eq!(text, "error: starting the run: no such run (NOT_FOUND)");
     }
 
     #[test]

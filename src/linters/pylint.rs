@@ -229,7 +229,8 @@ impl Adapter for Pylint {
             let error = Some(refused_configuration("pylint", &last_words(output)));
             return Reading { findings: Vec::new(), error };
         }
-        let report: Report = match serde_json::from_slice(output.stdout) {
+        let (before, json) = split_report(output.stdout);
+        let report: Report = match serde_json::from_slice(json) {
             Ok(report) => report,
             Err(problem) => {
                 let broke = output.stdout.trim_ascii().is_empty() && code != 0 || !(0..64).contains(&code);
@@ -243,7 +244,12 @@ impl Adapter for Pylint {
         };
         let rcfile = argument(output.arguments, "--rcfile");
         let mut findings = Vec::new();
-        let mut configuration = Vec::new();
+        // pylint tells what it could not read of its configuration before it knows the form of its output.
+        let mut configuration: Vec<String> = String::from_utf8_lossy(before)
+            .lines()
+            .filter(|line| !line.trim().is_empty() && !line.starts_with("************* "))
+            .map(str::to_owned)
+            .collect();
         let mut fatal = Vec::new();
         for entry in report.messages {
             let message = repeatable(&entry);
@@ -282,6 +288,13 @@ impl Adapter for Pylint {
     fn environment(&self, scratch: &Path, _cpu_slots: u32) -> Vec<(String, OsString)> {
         vec![("PYLINTHOME".into(), scratch.join("pylint").into_os_string())]
     }
+}
+
+/// What stands before the report, and the report: JSON that starts on a line of its own.
+fn split_report(stdout: &[u8]) -> (&[u8], &[u8]) {
+    let starts = |at: &usize| stdout[*at] == b'{' && (*at == 0 || stdout[*at - 1] == b'\n');
+    let start = (0..stdout.len()).find(starts).unwrap_or(0);
+    stdout.split_at(start)
 }
 
 /// The message without what differs between two runs over the same files.

@@ -2,7 +2,7 @@
 
 mod example;
 mod hostile;
-mod schema;
+pub(super) mod schema;
 mod xml;
 
 use lintmesh::linters::aggregate::{TaskFailure, aggregate, canonical_bytes};

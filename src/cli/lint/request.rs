@@ -11,6 +11,7 @@ use crate::cli::error::UsageError;
 use crate::cli::random_id;
 use crate::config::{OutputFormat, Settings};
 use crate::linters::report::Format;
+use crate::linters::{adapter, adapters};
 use crate::proto::v1::environment::Interpreter;
 use crate::proto::v1::workspace::Source;
 use crate::proto::v1::{
@@ -81,6 +82,21 @@ pub(super) fn coordinate(
 
 /// The selected tools with their options; flags replace the settings' options one by one.
 fn selections(args: &LintArgs, settings: &Settings) -> Result<Vec<ToolSelection>, UsageError> {
+    let unknown: Vec<&str> = settings
+        .lint
+        .select_tools
+        .iter()
+        .map(|tool| tool.as_str())
+        .filter(|tool| adapter(tool).is_none())
+        .collect();
+    if !unknown.is_empty() {
+        let known: Vec<&str> = adapters().iter().map(|adapter| adapter.name()).collect();
+        return Err(UsageError(format!(
+            "--select-tools: {} is not known; choose among {}",
+            unknown.join(", "),
+            known.join(", ")
+        )));
+    }
     let mut options: BTreeMap<&str, BTreeMap<String, String>> = BTreeMap::new();
     for tool in &settings.lint.select_tools {
         let set = settings.lint.options.get(tool.as_str()).into_iter().flatten();

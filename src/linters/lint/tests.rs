@@ -302,7 +302,8 @@ async fn each_way_to_fail_has_its_kind() {
             Crashed,
         ),
     ] {
-        let runner = Recorded::new([end(code, stdout.as_bytes(), stderr.as_bytes())]);
+        // Twice: a tool that stopped at a file is started again.
+        let runner = Recorded::new([0; 2].map(|_| end(code, stdout.as_bytes(), stderr.as_bytes())));
         let output = lint_with(tool, &["good.py"], &runner, None).await.expect("an answer").output;
         let error =
             output.error.unwrap_or_else(|| panic!("{tool} {code} {stdout:?} {stderr:?} is a failure"));

@@ -5,13 +5,13 @@ use std::sync::LazyLock;
 use lintmesh::linters::report::JSON_SCHEMA;
 use serde_json::Value;
 
-pub(super) static SCHEMA: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
+pub(crate) static SCHEMA: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
     let schema: Value = serde_json::from_str(JSON_SCHEMA).expect("the schema is JSON");
     jsonschema::draft202012::meta::validate(&schema).expect("the schema is a valid schema");
     jsonschema::validator_for(&schema).expect("the schema compiles")
 });
 
-pub(super) static SARIF: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
+pub(crate) static SARIF: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
     // The published schema has a stray `]` in the pattern of `language`, which strict engines refuse unescaped.
     let schema = include_str!("../../fixtures/schema/sarif-2.1.0.json").replace("{2}]?$", "{2}\\\\]?$");
     jsonschema::validator_for(&serde_json::from_str(&schema).expect("JSON")).expect("the schema compiles")
@@ -29,6 +29,6 @@ pub(super) static CLASSIFIED: LazyLock<jsonschema::Validator> =
     LazyLock::new(|| definition("classified_diagnostic"));
 pub(super) static DIAGNOSTIC: LazyLock<jsonschema::Validator> = LazyLock::new(|| definition("diagnostic"));
 
-pub(super) fn complaints(validator: &jsonschema::Validator, value: &Value) -> Vec<String> {
+pub(crate) fn complaints(validator: &jsonschema::Validator, value: &Value) -> Vec<String> {
     validator.iter_errors(value).map(|error| format!("{error} at {}", error.instance_path())).collect()
 }

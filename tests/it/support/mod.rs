@@ -2,6 +2,8 @@
 
 mod cache;
 pub(crate) mod calls;
+pub(crate) mod fake_linters;
+pub(crate) mod lint_command;
 pub(crate) mod linters;
 pub(crate) mod projects;
 pub(crate) mod serve;
