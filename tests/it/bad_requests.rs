@@ -86,6 +86,7 @@ async fn all_bad_fields_of_a_request_are_named_at_once() {
         environment: Some(Environment {
             interpreter: Some(environment::Interpreter::Name("no-such-name".into())),
         }),
+        severities: [("F401".to_owned(), Severity::High.into())].into(),
         cancel_on_disconnect: false,
     };
     let status = refused(&serve, asked).await;
@@ -93,6 +94,7 @@ async fn all_bad_fields_of_a_request_are_named_at_once() {
         "environment.name",
         "project",
         "request_id",
+        "severities[F401]",
         "timeout",
         "tools[0].tool",
         "tools[1].tool",
