@@ -1,9 +1,10 @@
 //! SIGTERM ends the service in order and within a bound: probes first, then clients, then everything.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lintmesh::proto::v1::*;
 use nix::sys::signal::Signal;
+use tokio::time::Instant;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;

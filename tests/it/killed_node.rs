@@ -126,7 +126,7 @@ async fn the_other_specialists_may_be_killed_at_any_moment() {
     let tools = ["ruff", "flake8", "bandit"];
     let serve = Serve::start(&settings).await;
     let mut client = serve.coordinator();
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     let undisturbed = run(&mut client, sources(&folder, &tools)).await;
     let usual = begun.elapsed();
     let undisturbed = result(&mut client, &undisturbed).await;

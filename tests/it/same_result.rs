@@ -22,7 +22,10 @@ fn example(root: &Path) {
         ("setup.cfg", "[flake8]\nmax-line-length = 100\n"),
         ("pkg/__init__.py", ""),
         ("pkg/a.py", "import os\nimport subprocess\n\n\ndef f(x):\n    subprocess.call(x, shell=True)\n"),
-        ("pkg/b.py", "from pkg.a import f\n\n\ndef g() -> int:\n    return f('x')\n\n\ndef h(:\n"),
+        (
+            "pkg/b.py",
+            "from pkg.a import f\n\n\ndef g() -> int:\n    return f('x')\n\n\ndef h():\n    return undefined\n",
+        ),
         ("with space/ö.py", "x = 1\nassert x\n"),
     ] {
         let path = root.join(path);

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use prost::Message as _;
 
-use crate::linters::{adapter, adapters, validate_options};
+use crate::linters::adapters;
+use crate::linters::validate_options;
 use crate::proto::v1;
 use crate::server::service::Service;
 use crate::status::FieldViolation;
@@ -90,7 +91,7 @@ pub fn tools(request: &v1::CoordinateRequest, bad: &mut Vec<FieldViolation>) -> 
     let mut chosen: BTreeMap<ToolName, ToolRequest> = BTreeMap::new();
     for (index, selection) in request.tools.iter().enumerate() {
         let field = format!("tools[{index}]");
-        let is_known = adapter(&selection.tool).is_some();
+        let is_known = adapters().iter().any(|adapter| adapter.name() == selection.tool);
         let Some(tool) = ToolName::new(&selection.tool).ok().filter(|_| is_known) else {
             let known: Vec<_> = adapters().iter().map(|adapter| adapter.name()).collect();
             let text = format!("`{}` is not a linter; choose from {}", selection.tool, known.join(", "));

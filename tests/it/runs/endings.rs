@@ -5,7 +5,7 @@ use tonic::Code;
 
 use crate::support::calls::*;
 use crate::support::linters::GatedRuff;
-use crate::support::serve::{Serve, until};
+use crate::support::serve::{DEADLINE, Serve, until};
 
 fn endless() -> CoordinateRequest {
     request(inline(&[("a.py", "")]), &["ruff"])
@@ -63,25 +63,44 @@ async fn a_run_that_takes_too_long_is_cancelled_with_its_linters() {
 }
 
 #[tokio::test]
-async fn a_closed_stream_cancels_the_run_only_if_that_was_asked_for() {
+async fn a_closed_stream_cancels_the_run_only_if_that_was_asked_for_and_nobody_watches_it() {
     let ruff = GatedRuff::new();
     let serve = Serve::start(&ruff.settings()).await;
-    let mut ids = Vec::new();
-    for cancel_on_disconnect in [false, true] {
+    let (mut ids, mut watches) = (Vec::new(), Vec::new());
+    // The last is the one to be cancelled: when it is gone, the time of the others has come too.
+    for (cancel_on_disconnect, is_watched) in [(false, false), (true, true), (true, false)] {
         let mut client = serve.coordinator();
         let asked = CoordinateRequest { cancel_on_disconnect, ..endless() };
         let mut stream = client.coordinate(asked).await.expect("accepted").into_inner();
         let first = stream.message().await.expect("no error").expect("an event").event.expect("an event");
-        ids.push(first.run_id);
-        until("another ruff runs", || ruff.running() == 2 * ids.len()).await;
         drop((stream, client));
+        if is_watched {
+            let asked = WatchRunRequest { run_id: first.run_id.clone(), after_sequence: 0 };
+            watches.push(serve.coordinator().watch_run(asked).await.expect("comes back"));
+        }
+        ids.push(first.run_id);
     }
-    until("one of them is gone", || ruff.running() == 2).await;
-    let gone = state(&serve, &ids[1]).await;
-    assert_eq!(gone.outcome(), Outcome::Cancelled);
-    let ending = finished(&watched(&mut serve.coordinator(), &ids[1], 0).await);
+    let cancelled = async { finished(&watched(&mut serve.coordinator(), &ids[2], 0).await) };
+    // Not watched from here, which would keep it: asked for again and again.
+    until_ended(&serve, &ids[2]).await;
+    let ending = tokio::time::timeout(DEADLINE, cancelled).await.expect("ended");
+    assert_eq!(ending.outcome(), Outcome::Cancelled);
     assert!(ending.detail.contains("cancel_on_disconnect"), "{}", ending.detail);
-    assert_eq!(state(&serve, &ids[0]).await.state(), RunState::Open);
+    for id in &ids[..2] {
+        assert_eq!(state(&serve, id).await.state(), RunState::Open);
+    }
     ruff.open();
-    assert_eq!(finished(&watched(&mut serve.coordinator(), &ids[0], 0).await).outcome(), Outcome::Clean);
+    for id in &ids[..2] {
+        assert_eq!(finished(&watched(&mut serve.coordinator(), id, 0).await).outcome(), Outcome::Clean);
+    }
+    until("no linter is left", || ruff.running() == 0).await;
+}
+
+async fn until_ended(serve: &Serve, run_id: &str) {
+    let ended = async {
+        while state(serve, run_id).await.state() == RunState::Open {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, ended).await.expect("it ends");
 }

@@ -110,12 +110,6 @@ impl Serve {
         processes_in(self.dir.path())
     }
 
-    /// Those of them that are linters: neither server, nor node, nor shim.
-    pub(crate) fn linters(&self) -> Vec<(i32, String)> {
-        let own = env!("CARGO_BIN_EXE_lintmesh");
-        self.processes().into_iter().filter(|(_, line)| !line.starts_with(own)).collect()
-    }
-
     pub(crate) fn signal(&self, name: Signal) {
         signal(self.child.id(), name);
     }
