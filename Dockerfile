@@ -1,7 +1,7 @@
 # The base images are arguments, so that a mirror, a pinned digest or an image of your own can take their place:
 #   docker build --build-arg RUNTIME_IMAGE=debian:bookworm-slim -t lintmesh .
 # BUILDER_IMAGE needs cargo 1.95 or newer and a C compiler; RUNTIME_IMAGE must be Debian or a derivative with the same
-# or a newer C library than the builder's, and CPython 3.10 or newer in its package archive.
+# or a newer C library than the builder's, and CPython 3.11 or newer in its package archive.
 ARG BUILDER_IMAGE=rust:1.95-bookworm
 ARG RUNTIME_IMAGE=debian:bookworm-slim
 

@@ -137,6 +137,18 @@ pub enum ApiError {
         /// How long the call was allowed to take.
         allowed: Duration,
     },
+    /// The gRPC library could not take the call, so no handler saw it.
+    #[error("{message}")]
+    Protocol {
+        /// The code.
+        code: Code,
+        /// UPPER_SNAKE, for example `MESSAGE_TOO_LARGE`.
+        reason: &'static str,
+        /// What is wrong with the call.
+        message: String,
+        /// For example the limit.
+        metadata: Vec<(&'static str, String)>,
+    },
     /// A bug. The text tells no internals; the logs have them under the request id.
     #[error("internal error; the logs have the details under request id {request_id}")]
     Internal {
@@ -168,6 +180,11 @@ impl ApiError {
         ApiError::InvalidArgument(vec![FieldViolation::new(field, description)])
     }
 
+    /// The reason that goes into `ErrorInfo`.
+    pub fn reason(&self) -> &'static str {
+        self.classify().1
+    }
+
     /// The gRPC code, and the reason that goes into `ErrorInfo`.
     fn classify(&self) -> (Code, &'static str) {
         match self {
@@ -185,6 +202,7 @@ impl ApiError {
             ApiError::OutOfRange { reason, .. } => (Code::OutOfRange, reason),
             ApiError::Aborted { reason, .. } => (Code::Aborted, reason),
             ApiError::DeadlineExceeded { .. } => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
+            ApiError::Protocol { code, reason, .. } => (*code, reason),
             ApiError::Internal { .. } => (Code::Internal, "INTERNAL"),
         }
     }
@@ -204,7 +222,9 @@ impl ApiError {
                 ("method", method.clone()),
                 ("needed", (*needed).to_owned()),
             ],
-            ApiError::OutOfRange { metadata, .. } | ApiError::Aborted { metadata, .. } => metadata.clone(),
+            ApiError::OutOfRange { metadata, .. }
+            | ApiError::Aborted { metadata, .. }
+            | ApiError::Protocol { metadata, .. } => metadata.clone(),
             ApiError::DeadlineExceeded { allowed } => {
                 vec![("allowed_seconds", allowed.as_secs_f64().to_string())]
             }
@@ -253,6 +273,7 @@ impl From<ApiError> for Status {
             | ApiError::OutOfRange { .. }
             | ApiError::Aborted { .. }
             | ApiError::DeadlineExceeded { .. }
+            | ApiError::Protocol { .. }
             | ApiError::Internal { .. } => {}
         }
         Status::with_error_details(code, message, details)

@@ -36,7 +36,7 @@ pub fn render(error: &anyhow::Error) -> String {
 }
 
 /// The status that a cause is; large errors keep theirs in a box.
-fn status_in(cause: &(dyn std::error::Error + 'static)) -> Option<&Status> {
+fn status_in<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a Status> {
     cause.downcast_ref::<Status>().or_else(|| Some(cause.downcast_ref::<Box<Status>>()?.as_ref()))
 }
 

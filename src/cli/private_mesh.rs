@@ -36,6 +36,8 @@ impl PrivateMesh {
         let mut own = settings.clone();
         own.server.listen = any_port;
         own.server.node_listen = any_port;
+        // They come with the request, as they would to any other server.
+        own.severity.clear();
         // Other users of this machine can reach loopback too, so this mesh wants a token that only it knows.
         let token = local_mesh::secret();
         let mesh = LocalMesh::start(MeshOptions {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::section::Rule;
-use crate::types::{NodeId, Severity, ToolName};
+use crate::types::{NodeId, Severity, names_rules};
 
 pub(super) fn rule() -> Rule<BTreeMap<String, PathBuf>> {
     Rule {
@@ -17,11 +17,6 @@ pub(super) fn rule() -> Rule<BTreeMap<String, PathBuf>> {
 pub(super) fn severity_rule() -> Rule<BTreeMap<String, Severity>> {
     Rule {
         allowed: "\"tool:code\" = CRITICAL, HIGH, MEDIUM, LOW or INFO",
-        accepts: |all| {
-            all.keys().all(|key| {
-                key.split_once(':')
-                    .is_some_and(|(tool, code)| ToolName::new(tool).is_ok() && !code.is_empty())
-            })
-        },
+        accepts: |all| all.keys().all(|key| names_rules(key)),
     }
 }

@@ -26,7 +26,7 @@ section! {
     pub struct ServerSettings {
         /// The public API. Beyond loopback it needs `server.tls` and a token.
         listen: SocketAddr = loopback(50051), ADDRESS;
-        /// Health checks and metrics, in plain text, without authentication.
+        /// Health checks, in plain text, without authentication.
         admin_listen: SocketAddr = loopback(50052), ADDRESS;
         /// Sessions of the nodes. Beyond loopback it needs `server.tls` and a node secret.
         node_listen: SocketAddr = loopback(0), ADDRESS;
@@ -156,10 +156,8 @@ section! {
         max_blob_bytes: u64 = 256 << 20, BYTES;
         /// Bytes of all blobs together; the least recently used go first.
         max_store_bytes: u64 = 4 << 30, BYTES;
-        /// Where blobs are kept; if not set, beneath `data_dir`.
+        /// Where blobs are kept; if not set, in a temporary folder that goes with the process.
         blob_dir: Option<PathBuf> = None, FOLDER;
-        /// Where the coordinator keeps its files; if not set, a temporary folder.
-        data_dir: Option<PathBuf> = None, FOLDER;
     }
 }
 
@@ -168,11 +166,6 @@ section! {
     pub struct RunSettings {
         /// Runs that are not finished; more are refused.
         max_open: u32 = 100, AT_LEAST_ONE;
-        /// The same for one project; if not set, only the number of all counts.
-        max_per_project: Option<u32> = None, Rule {
-            allowed: "a whole number, at least 1",
-            accepts: |count| *count != Some(0),
-        };
         /// Seconds that a run may take when its request does not say.
         timeout: Duration = Duration::from_secs(3600), POSITIVE;
         /// Finished runs whose reports are kept.

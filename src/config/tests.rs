@@ -68,7 +68,6 @@ fn every_bad_value_of_a_kind_is_refused() {
         ("mesh.circuit_breaker_threshold", ["0", "-1", "1.5", "4294967296"]),
         ("server.listen", ["\"localhost\"", "\"1.2.3.4\"", "50051", "\"127.0.0.1:70000\""]),
         ("server.reflection", ["1", "\"true\"", "[]", "{ a = 1 }"]),
-        ("runs.max_per_project", ["0", "-3", "\"\"", "true"]),
         ("lint.fail_on", ["\"any\"", "3", "[]", "\"\""]),
         ("lint.select_tools", ["[]", "[\"Ruff\"]", "\"ruff\"", "[1]"]),
         ("nodes.specialists", ["[]", "[1]", "{ a = 1 }", "\"x\""]),

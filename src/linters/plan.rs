@@ -87,7 +87,8 @@ fn shards(adapter: &dyn Adapter, targets: &[&ManifestEntry], max_shards: u32) ->
 fn balance(targets: &[&ManifestEntry], cost: Cost, count: usize) -> Vec<Shard> {
     let mut by_cost: Vec<_> = targets.iter().map(|entry| (file_cost(entry, cost), *entry)).collect();
     by_cost.sort_by(|(a, left), (b, right)| b.cmp(a).then_with(|| left.path.cmp(&right.path)));
-    let mut shards = vec![Shard { files: Vec::new(), cost: 0 }; count];
+    // Each shard is a start of the tool, which on a small tree is all that counts.
+    let mut shards = vec![Shard { files: Vec::new(), cost: cost.start }; count];
     for (cost, entry) in by_cost {
         if let Some(lightest) = shards.iter_mut().min_by_key(|shard| shard.cost) {
             lightest.files.push(entry.path.clone());
@@ -148,6 +149,18 @@ mod tests {
         assert_eq!(small.tools[0].shards.len(), 1);
         let none = super::plan(&manifest(&[]), &BTreeMap::new(), &spec(&["flake8"], 4));
         assert!(none.tools[0].shards.is_empty());
+    }
+
+    #[test]
+    fn on_a_small_tree_the_tool_that_starts_slowest_is_the_longest_task() {
+        let tools = ["bandit", "flake8", "mypy", "pylint", "ruff"];
+        let longest_of = |sizes: &[u64]| {
+            let plan = plan(&manifest(sizes), &BTreeMap::new(), &spec(&tools, 1));
+            let longest = plan.tools.into_iter().max_by_key(|tool| tool.shards[0].cost);
+            longest.map(|tool| tool.tool.to_string())
+        };
+        assert_eq!(longest_of(&[100]).as_deref(), Some("mypy"));
+        assert_eq!(longest_of(&[200_000; 40]).as_deref(), Some("pylint"));
     }
 
     #[test]

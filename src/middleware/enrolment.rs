@@ -1,6 +1,7 @@
 //! Authentication of node processes: an enrolment secret with every call, also on loopback.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use http::Request;
@@ -29,12 +30,13 @@ pub trait Enrolment: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct EnrolmentLayer {
     enrolment: Arc<dyn Enrolment>,
+    refused: Arc<AtomicU64>,
 }
 
 impl EnrolmentLayer {
     /// Asks `enrolment` about every call.
     pub fn new(enrolment: Arc<dyn Enrolment>) -> Self {
-        Self { enrolment }
+        Self { enrolment, refused: Arc::default() }
     }
 }
 
@@ -42,7 +44,7 @@ impl<S> Layer<S> for EnrolmentLayer {
     type Service = Enrolling<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Enrolling { inner, enrolment: Arc::clone(&self.enrolment) }
+        Enrolling { inner, enrolment: Arc::clone(&self.enrolment), refused: Arc::clone(&self.refused) }
     }
 }
 
@@ -51,6 +53,7 @@ impl<S> Layer<S> for EnrolmentLayer {
 pub struct Enrolling<S> {
     inner: S,
     enrolment: Arc<dyn Enrolment>,
+    refused: Arc<AtomicU64>,
 }
 
 impl<S, B> Service<Request<B>> for Enrolling<S>
@@ -71,10 +74,11 @@ where
         let enrolled = bearer_token(request.headers()).and_then(|secret| self.enrolment.check(secret));
         let Some(enrolled) = enrolled else {
             let addr = request.extensions().get::<Peer>().and_then(|peer| peer.addr);
-            tracing::info!(?addr, "a call to the node listener had no valid enrolment secret");
             let error = ApiError::Unauthenticated(
                 "the enrolment secret is missing or not valid; start the node with its secret",
             );
+            let count = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
+            tracing::warn!(?addr, reason = error.reason(), count, "a call of a node was refused: {error}");
             return Box::pin(std::future::ready(Ok(refusal(error))));
         };
         request.extensions_mut().insert(enrolled);

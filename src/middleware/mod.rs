@@ -12,6 +12,7 @@ mod classify;
 pub mod deadline;
 mod deadline_body;
 pub mod enrolment;
+pub mod error_details;
 mod grpc_timeout;
 pub mod in_flight;
 pub mod load_shed;

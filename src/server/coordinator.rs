@@ -14,6 +14,7 @@ use crate::coordinator::input::{Input, Reply};
 use crate::engine;
 use crate::engine::watch::RunLog;
 use crate::middleware::auth::{Identity, Role};
+use crate::middleware::deadline::Deadline;
 use crate::proto::v1;
 use crate::proto::v1::coordinator_service_server::CoordinatorService;
 use crate::status::ApiError;
@@ -95,7 +96,8 @@ impl CoordinatorService for Coordination {
         &self,
         request: Request<v1::InitializeMeshRequest>,
     ) -> Answer<v1::InitializeMeshResponse> {
-        Ok(Response::new(mesh::initialize(&self.0, request.into_inner()).await?))
+        let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.at);
+        Ok(Response::new(mesh::initialize(&self.0, request.into_inner(), deadline).await?))
     }
 
     async fn coordinate(&self, request: Request<v1::CoordinateRequest>) -> Answer<Self::CoordinateStream> {
@@ -123,6 +125,7 @@ impl CoordinatorService for Coordination {
             tools: request.tools,
             timeout: request.timeout,
             environment: request.environment,
+            severities: request.severities,
             cancel_on_disconnect: false,
         };
         let run = orders::start(&self.0, &caller, request).await?;

@@ -63,6 +63,9 @@ impl Follower {
             if !is_all {
                 continue;
             }
+            if self.has_told_all() {
+                return;
+            }
             // Progress may be missed: it is told only to clients that have read all there is.
             let told = Event::Progress(wire::run::progress(&newest));
             let at = self.service.engine.now().wall;
@@ -86,6 +89,12 @@ impl Follower {
                 }
             }
         }
+    }
+
+    /// Whether the client has the last event of a run that has ended, perhaps from an earlier stream.
+    fn has_told_all(&self) -> bool {
+        let newest = self.log.after(self.sequence.saturating_sub(1), 1);
+        newest.first().is_some_and(|logged| matches!(logged.event, RunEvent::Finished { .. }))
     }
 
     async fn tell(&self, event: v1::RunEvent) -> Result<(), Gone> {

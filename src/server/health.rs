@@ -1,5 +1,6 @@
 //! grpc.health.v1, kept true: readiness follows the nodes, liveness only this process.
 
+use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -24,22 +25,23 @@ pub async fn start(reporter: &HealthReporter) {
     reporter.set_service_status(LIVE, ServingStatus::Serving).await;
 }
 
-/// Follows the mesh until the engine stops.
-pub async fn follow(reporter: HealthReporter, engine: Handle) {
+/// Follows the mesh until the engine stops, or the server: then readiness is NOT_SERVING for good, whatever the nodes
+/// that are still there could do.
+pub async fn follow(reporter: HealthReporter, engine: Handle, stopping: CancellationToken) {
     let mut revision = engine.revision();
-    loop {
-        revision.borrow_and_update();
-        let Ok(ready) = engine.query(|core, _| can_work(core)).await else { return };
-        set(&reporter, ready).await;
-        if revision.changed().await.is_err() {
-            return;
+    let followed = async {
+        loop {
+            revision.borrow_and_update();
+            let Ok(ready) = engine.query(|core, _| can_work(core)).await else { return };
+            set(&reporter, ready).await;
+            if revision.changed().await.is_err() {
+                return;
+            }
         }
-    }
-}
-
-/// Final: whatever comes later, this server takes no more work.
-pub async fn stop(reporter: &HealthReporter) {
-    set(reporter, false).await;
+    };
+    // One task says both, so that no last word about the nodes can come after the final one.
+    stopping.run_until_cancelled(followed).await;
+    set(&reporter, false).await;
 }
 
 /// Whether the ACTIVE nodes cover every stage, and few enough others are missing.

@@ -10,7 +10,6 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic_health::server::HealthReporter;
 
 use super::accept::{ConnectionLimits, ServeOptions, Served, serve};
 use super::coordinator::Coordination;
@@ -105,7 +104,7 @@ pub struct RunningServer {
     admin: Option<SocketAddr>,
     service: Arc<Service>,
     secrets: Arc<Secrets>,
-    reporter: HealthReporter,
+    health: Mutex<Option<JoinHandle<()>>>,
     restarts: Mutex<mpsc::Receiver<NodeId>>,
     listening: CancellationToken,
     listeners: Mutex<Vec<JoinHandle<Served>>>,
@@ -141,7 +140,7 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
     let (listening, stopping) = (CancellationToken::new(), CancellationToken::new());
     let (reporter, health_service) = tonic_health::server::health_reporter();
     health::start(&reporter).await;
-    tokio::spawn(health::follow(reporter.clone(), handle.clone()));
+    let health = tokio::spawn(health::follow(reporter, handle.clone(), stopping.clone()));
 
     let service = Service::new(
         handle.clone(),
@@ -186,7 +185,7 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
         admin: admin_listener.as_ref().map(|listener| local(listener, settings.server.admin_listen)),
         service,
         secrets: secrets.clone(),
-        reporter,
+        health: Mutex::new(Some(health)),
         restarts: Mutex::new(restarts),
         listening,
         listeners: Mutex::default(),
@@ -251,8 +250,12 @@ impl RunningServer {
     /// The first step of an orderly end: probes are told to look elsewhere, and open streams of clients end with a
     /// reason.
     pub async fn retire(&self) {
-        health::stop(&self.reporter).await;
         self.service.stopping.cancel();
+        if let Some(health) = self.health.lock().await.take()
+            && let Err(error) = health.await
+        {
+            tracing::error!(%error, "health is not reported any more");
+        }
     }
 
     /// The last step: the listeners drain, within their bound, and the coordinator ends.

@@ -15,13 +15,15 @@ use crate::coordinator::health::MeshHealth;
 use crate::coordinator::input::{FaultRequest, Input, Reply};
 use crate::proto::v1;
 use crate::status::{ApiError, FieldViolation};
-use crate::types::{Digest, NodeId};
+use crate::types::{Digest, NodeId, NodeSpec};
 use crate::wire;
 
 /// How long InitializeMesh waits if the client does not say.
 const DEFAULT_WAIT: Duration = Duration::from_secs(10);
 /// How long it waits at most.
 const MAX_WAIT: Duration = Duration::from_secs(300);
+/// What is kept of the caller's time for the answer itself.
+const ANSWER_TIME: Duration = Duration::from_secs(1);
 /// The shortest interval of StreamHealth.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -29,10 +31,15 @@ const MIN_INTERVAL: Duration = Duration::from_millis(100);
 pub async fn initialize(
     service: &Service,
     request: v1::InitializeMeshRequest,
+    deadline: Option<Instant>,
 ) -> Result<v1::InitializeMeshResponse, ApiError> {
     let mut bad = Vec::new();
-    let mut specs = Vec::new();
+    let mut specs: Vec<NodeSpec> = Vec::new();
     for (index, declared) in request.specialists.into_iter().enumerate() {
+        if specs.iter().any(|spec| spec.node_id.as_str() == declared.node_id) {
+            let text = format!("`{}` is declared twice", declared.node_id);
+            bad.push(FieldViolation::new(format!("specialists[{index}].node_id"), text));
+        }
         match wire::specialist::read(declared, &format!("specialists[{index}]")) {
             Ok(spec) => specs.push(spec),
             Err(problems) => bad.extend(problems),
@@ -53,7 +60,10 @@ pub async fn initialize(
     if let Reply::Refused(refusal) = service.engine.decide(Input::Declare(specs)).await.map_err(stopped)? {
         return Err(refused(refusal));
     }
-    wait_until_ready(service, wait).await?;
+    // An answer that is late for its caller is none: some of the time must be left for it.
+    let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+    let most = left.map_or(wait, |left| left.saturating_sub(ANSWER_TIME.min(left / 5)));
+    wait_until_ready(service, wait.min(most)).await?;
     service
         .engine
         .query(|core, now| {

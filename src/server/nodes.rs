@@ -42,7 +42,7 @@ impl Sessions {
 
     fn refuse(&self, error: ApiError) -> Status {
         let count = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
-        tracing::warn!(%error, count, "a node was refused");
+        tracing::warn!(reason = error.reason(), count, "a node was refused: {error}");
         error.into()
     }
 

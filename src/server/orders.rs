@@ -1,4 +1,4 @@
-//! From a client's request to a run: every field checked at once, the tree listed, its bytes at hand.
+//! From a client's request to a run: every field checked at once, then the tree, then the core decides.
 
 mod fields;
 mod tree;
@@ -12,7 +12,7 @@ use crate::coordinator::event::RunOrder;
 use crate::coordinator::input::{Input, Refusal, Reply};
 use crate::middleware::auth::Identity;
 use crate::proto::v1;
-use crate::status::{ApiError, FieldViolation, Precondition};
+use crate::status::{ApiError, Precondition};
 use crate::types::{Digest, RunId, RunSpec, ToolName};
 use tree::Tree;
 
@@ -35,12 +35,9 @@ pub async fn start(
     let timeout = fields::timeout(service, &request, &mut bad);
     let tools = fields::tools(&request, &mut bad);
     let python = fields::interpreter(service, &request, &mut bad);
-    let source = request.workspace.and_then(|workspace| workspace.source);
-    if source.is_none() {
-        let text = "is needed: give `snapshot`, `inline` or `path`";
-        bad.push(FieldViolation::new("workspace", text));
-    }
-    let (Some(source), true) = (source, bad.is_empty()) else {
+    let severity_overrides = fields::severities(service, &request, &mut bad);
+    let source = tree::read(service, request.workspace).await?.map_err(|problems| bad.extend(problems));
+    let (Ok(source), true) = (source, bad.is_empty()) else {
         return Err(ApiError::InvalidArgument(bad));
     };
     // A repetition must not pay for listing the tree again, nor depend on it being there still.
@@ -48,13 +45,13 @@ pub async fn start(
         return Ok(run);
     }
     let run = service.new_run_id(service.engine.now().wall);
-    let mut tree = tree::of(service, source).await?;
+    let mut tree = tree::list(service, source).await?;
     let versions = versions(service).await?;
     let spec = RunSpec {
         versions: versions.clone(),
         allow_tree_code: service.trees.allow_tree_code,
         python,
-        severity_overrides: service.settings.severity.clone(),
+        severity_overrides,
         max_shards: MAX_SHARDS,
         unreadable: tree.manifest.unreadable().to_vec(),
         tools: tools.clone(),
@@ -126,20 +123,21 @@ async fn earlier(
     request_id: &str,
     body: Digest,
 ) -> Result<Option<RunId>, ApiError> {
-    if request_id.is_empty() {
-        return Ok(None);
-    }
     let key = (caller.name.to_string(), request_id.to_owned());
-    let found = service
+    let (found, open) = service
         .engine
         .query(move |core, _| {
-            let run = core.state().requests.get(&key)?;
-            let same = core.state().runs.get(run).is_some_and(|state| state.order.body == body);
-            Some((run.clone(), same))
+            let found = core.state().requests.get(&key).map(|run| {
+                let same = core.state().runs.get(run).is_some_and(|state| state.order.body == body);
+                (run.clone(), same)
+            });
+            (found, core.state().open.len())
         })
         .await
         .map_err(stopped)?;
     match found {
+        // The core decides in the end; asked here too, so that nothing is stored for a run that has no room.
+        None if open >= service.settings.runs.max_open as usize => Err(refused(Refusal::TooManyRuns(open))),
         None => Ok(None),
         Some((run, true)) => Ok(Some(run)),
         Some((_, false)) => Err(ApiError::IdReused { field: "request_id", id: request_id.to_owned() }),

@@ -32,10 +32,19 @@ pub async fn list(service: &Service, request: v1::ListRunsRequest) -> Result<v1:
     service
         .engine
         .query(move |core, _| {
-            // Ids sort by the time of the start, so a token stays good even if its run was forgotten.
-            let newest_first = core.state().order.iter().rev();
-            let mut page: Vec<v1::Run> = newest_first
-                .filter(|id| after.as_ref().is_none_or(|after| *id < after))
+            let order = &core.state().order;
+            // The token's run may have been forgotten meanwhile; ids sort by the time of their requests, which is
+            // near enough to the order of the starts.
+            let older = match &after {
+                None => order.len(),
+                Some(after) => order
+                    .iter()
+                    .position(|id| id == after)
+                    .unwrap_or_else(|| order.partition_point(|id| id < after)),
+            };
+            let mut page: Vec<v1::Run> = order
+                .range(..older)
+                .rev()
                 .filter_map(|id| core.state().runs.get_key_value(id))
                 .filter(|(_, run)| request.project.is_empty() || run.order.project == request.project)
                 .filter(|(_, run)| match state {

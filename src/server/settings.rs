@@ -48,6 +48,7 @@ pub fn inbound(settings: &Settings) -> InboundLimits {
         requests_in_flight: server.max_concurrent_requests as usize,
         streams_per_caller: server.max_streams_per_client as usize,
         deadlines: DeadlineSettings { unary_default: server.request_timeout, ..DeadlineSettings::default() },
+        max_message_bytes: server.max_message_bytes,
     }
 }
 

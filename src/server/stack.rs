@@ -12,6 +12,7 @@ use tower::util::BoxCloneSyncService;
 use crate::middleware::auth::{AuthLayer, Token};
 use crate::middleware::deadline::{DeadlineLayer, DeadlineSettings};
 use crate::middleware::enrolment::{Enrolment, EnrolmentLayer};
+use crate::middleware::error_details::ErrorDetailsLayer;
 use crate::middleware::load_shed::LoadShedLayer;
 use crate::middleware::request_id::{RandomBits, RequestIdLayer};
 use crate::middleware::stream_limit::StreamLimitLayer;
@@ -28,11 +29,18 @@ pub struct InboundLimits {
     pub streams_per_caller: usize,
     /// How long calls may take.
     pub deadlines: DeadlineSettings,
+    /// Bytes of the largest message that the services take, to be told to callers.
+    pub max_message_bytes: u64,
 }
 
 impl Default for InboundLimits {
     fn default() -> Self {
-        Self { requests_in_flight: 512, streams_per_caller: 64, deadlines: DeadlineSettings::default() }
+        Self {
+            requests_in_flight: 512,
+            streams_per_caller: 64,
+            deadlines: DeadlineSettings::default(),
+            max_message_bytes: 4 << 20,
+        }
     }
 }
 
@@ -41,6 +49,8 @@ pub fn api(routes: Routes, tokens: Vec<Token>, limits: InboundLimits, random: Ra
     let stack = ServiceBuilder::new()
         // First, so that every answer and every log line below has the id.
         .layer(RequestIdLayer::new(random))
+        // Around all that may answer instead of a handler: no error leaves without its reason.
+        .layer(ErrorDetailsLayer::new(limits.max_message_bytes))
         // Before anything that costs: strangers must not use up room.
         .layer(AuthLayer::new(tokens))
         // Refuses at once what the server has no capacity for, rather than queueing it.
@@ -63,6 +73,8 @@ pub fn peer(
     let stack = ServiceBuilder::new()
         // First, so that every answer and every log line below has the id.
         .layer(RequestIdLayer::new(random))
+        // Around all that may answer instead of a handler: no error leaves without its reason.
+        .layer(ErrorDetailsLayer::new(limits.max_message_bytes))
         // A node needs its secret always, on loopback too.
         .layer(EnrolmentLayer::new(enrolment))
         // One node's storm must not take the coordinator down.

@@ -38,6 +38,12 @@ pub struct RunSpec {
     pub unreadable: Vec<Unreadable>,
 }
 
+/// Whether a text can name rules in [`RunSpec::severity_overrides`].
+pub fn names_rules(key: &str) -> bool {
+    key.len() <= 256
+        && key.split_once(':').is_some_and(|(tool, code)| ToolName::new(tool).is_ok() && !code.is_empty())
+}
+
 /// The files of one LINT task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shard {

@@ -16,6 +16,18 @@ impl From<Severity> for v1::Severity {
     }
 }
 
+/// A severity as a client gave it; none if it gave none.
+pub const fn severity(severity: v1::Severity) -> Option<Severity> {
+    match severity {
+        v1::Severity::Unspecified => None,
+        v1::Severity::Critical => Some(Severity::Critical),
+        v1::Severity::High => Some(Severity::High),
+        v1::Severity::Medium => Some(Severity::Medium),
+        v1::Severity::Low => Some(Severity::Low),
+        v1::Severity::Info => Some(Severity::Info),
+    }
+}
+
 impl From<Outcome> for v1::Outcome {
     fn from(outcome: Outcome) -> Self {
         match outcome {

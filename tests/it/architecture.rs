@@ -43,7 +43,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "coordinator",
             "engine",
             "linters::adapters",
-            "linters::catalogue",
             "linters::report",
             "linters::toolchain::ToolchainMode",
             "linters::validate_options",
@@ -218,15 +217,14 @@ fn modules_depend_downward_only() {
     let mut wrong = Vec::new();
     for file in files("src") {
         let module = file.module();
-        if module.is_empty() {
+        // Tests may build worlds of their own.
+        let is_test = module.split("::").any(|name| ["tests", "testing"].contains(&name));
+        if module.is_empty() || is_test {
             continue;
         }
         for (number, line) in file.code() {
-            // Tests may build worlds of their own: they end the file.
-            if line.starts_with("#[cfg(test)]")
-                || module.ends_with("::tests")
-                || module.ends_with("::testing")
-            {
+            // They end a file.
+            if line.starts_with("#[cfg(test)]") {
                 break;
             }
             let said = violations(&module, line);

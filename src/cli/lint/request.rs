@@ -72,6 +72,11 @@ pub(super) fn coordinate(
         timeout: args.timeout.map(prost_types::Duration::try_from).transpose().context("--timeout")?,
         cancel_on_disconnect: true,
         environment: environment.map(|interpreter| Environment { interpreter: Some(interpreter) }),
+        severities: settings
+            .severity
+            .iter()
+            .map(|(rules, severity)| (rules.clone(), crate::proto::v1::Severity::from(*severity).into()))
+            .collect(),
     })
 }
 

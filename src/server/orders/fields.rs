@@ -11,7 +11,8 @@ use crate::linters::validate_options;
 use crate::proto::v1;
 use crate::server::service::Service;
 use crate::status::FieldViolation;
-use crate::types::{ToolName, ToolRequest};
+use crate::types::{Severity, ToolName, ToolRequest, names_rules};
+use crate::wire;
 use crate::wire::time;
 
 /// The request without its id: what must be the same when an id is used again.
@@ -53,6 +54,36 @@ pub fn timeout(
             longest
         }
     }
+}
+
+/// Overrides of severities in one request.
+const MAX_SEVERITIES: usize = 1000;
+
+/// The server's severity overrides, replaced one by one by those of the request.
+pub fn severities(
+    service: &Service,
+    request: &v1::CoordinateRequest,
+    bad: &mut Vec<FieldViolation>,
+) -> BTreeMap<String, Severity> {
+    let mut overrides = service.settings.severity.clone();
+    if request.severities.len() > MAX_SEVERITIES {
+        let text = format!("has {} entries; at most {MAX_SEVERITIES} are allowed", request.severities.len());
+        bad.push(FieldViolation::new("severities", text));
+        return overrides;
+    }
+    for (rules, severity) in &request.severities {
+        let severity = v1::Severity::try_from(*severity).ok().and_then(wire::lint::severity);
+        match severity.filter(|_| names_rules(rules)) {
+            Some(severity) => {
+                overrides.insert(rules.clone(), severity);
+            }
+            None => {
+                let text = "must be `tool:code` or `tool:prefix*` with a severity from CRITICAL to INFO";
+                bad.push(FieldViolation::new(format!("severities[{rules}]"), text));
+            }
+        }
+    }
+    overrides
 }
 
 /// The tools of a request, sorted; all of them if it names none.

@@ -1,4 +1,4 @@
-//! The tree of a request, however it is given: listed, within the limits, its bytes at hand.
+//! The tree of a request: where it comes from, what is in it, its bytes at hand.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,18 +10,65 @@ use crate::status::{ApiError, FieldViolation, Precondition};
 use crate::types::{Digest, Manifest, ManifestProblem, RequestKind};
 use crate::workspace::blobs::Pin;
 use crate::workspace::discover::{DiscoverError, DiscoverOptions, discover};
-use crate::workspace::snapshot::{self, InlineFile, TreeLimits};
+use crate::workspace::snapshot::{self, Contents, InlineFile, TreeLimits};
+
+const SNAPSHOT: &str = "workspace.snapshot.digest";
+const INLINE: &str = "workspace.inline.files";
+const ROOT: &str = "workspace.path.root";
 
 /// A tree that is listed, with its bytes where nodes find them.
 pub struct Tree {
     /// Its files.
     pub manifest: Manifest,
-    /// Where nodes read it in place; otherwise they fetch its blobs.
+    /// Where nodes read it in place.
     pub root: Option<String>,
-    /// How the request gave it.
+    /// How it came.
     pub source: RequestKind,
     /// Keeps its bytes until the run holds them.
     pub pins: Vec<Pin>,
+}
+
+/// Where a tree comes from, as far as the request alone tells.
+pub enum Source {
+    /// A manifest that should be in the blob store.
+    Snapshot(Digest),
+    /// Files of the request itself.
+    Inline(Manifest, Contents),
+    /// A folder of this machine.
+    Path(v1::PathSource),
+}
+
+/// Reads where the tree comes from; the inner error is all that is wrong with the request's words about it. Stores
+/// nothing.
+pub async fn read(
+    service: &Arc<Service>,
+    workspace: Option<v1::Workspace>,
+) -> Result<Result<Source, Vec<FieldViolation>>, ApiError> {
+    let one = |field, text: String| Err(vec![FieldViolation::new(field, text)]);
+    Ok(match workspace.and_then(|workspace| workspace.source) {
+        None => one("workspace", "is needed: give `snapshot`, `inline` or `path`".to_owned()),
+        Some(v1::workspace::Source::Snapshot(snapshot)) => match snapshot.digest.parse() {
+            Ok(digest) => Ok(Source::Snapshot(digest)),
+            Err(error) => one(SNAPSHOT, format!("{error}")),
+        },
+        Some(v1::workspace::Source::Inline(inline)) => {
+            let shared = service.clone();
+            blocking(move || inline_files(&shared, inline.files)).await?
+        }
+        Some(v1::workspace::Source::Path(path)) if !Path::new(&path.root).is_absolute() => {
+            one(ROOT, format!("`{}` is not an absolute path", path.root))
+        }
+        Some(v1::workspace::Source::Path(path)) => Ok(Source::Path(path)),
+    })
+}
+
+/// Lists the tree and puts its bytes where nodes find them.
+pub async fn list(service: &Arc<Service>, source: Source) -> Result<Tree, ApiError> {
+    match source {
+        Source::Snapshot(digest) => snapshot_tree(service, digest).await,
+        Source::Inline(manifest, contents) => inline_tree(service, manifest, contents).await,
+        Source::Path(path) => path_tree(service, path).await,
+    }
 }
 
 fn limits(service: &Service) -> TreeLimits {
@@ -37,18 +84,7 @@ fn within(prefix: &'static str) -> impl Fn(ManifestProblem) -> FieldViolation {
     move |problem| FieldViolation::new(format!("{prefix}{}", problem.field), problem.description)
 }
 
-/// The tree a workspace means. What is wrong with it is said with the field of the request.
-pub async fn of(service: &Arc<Service>, source: v1::workspace::Source) -> Result<Tree, ApiError> {
-    match source {
-        v1::workspace::Source::Snapshot(snapshot) => snapshot_tree(service, &snapshot.digest).await,
-        v1::workspace::Source::Inline(inline) => inline_tree(service, inline.files).await,
-        v1::workspace::Source::Path(path) => path_tree(service, path).await,
-    }
-}
-
-async fn snapshot_tree(service: &Arc<Service>, digest: &str) -> Result<Tree, ApiError> {
-    const FIELD: &str = "workspace.snapshot.digest";
-    let digest: Digest = digest.parse().map_err(|error| ApiError::invalid(FIELD, format!("{error}")))?;
+async fn snapshot_tree(service: &Arc<Service>, digest: Digest) -> Result<Tree, ApiError> {
     let mut pins = vec![service.blobs.pin([digest])];
     let shared = service.clone();
     blocking(move || {
@@ -99,10 +135,10 @@ async fn snapshot_tree(service: &Arc<Service>, digest: &str) -> Result<Tree, Api
     .await?
 }
 
-async fn inline_tree(service: &Arc<Service>, files: Vec<v1::InlineFile>) -> Result<Tree, ApiError> {
-    const FIELD: &str = "workspace.inline.files";
+/// Reads files out of a request; answers all that is wrong with them at once.
+fn inline_files(service: &Service, files: Vec<v1::InlineFile>) -> Result<Source, Vec<FieldViolation>> {
     if files.is_empty() {
-        return Err(ApiError::invalid(FIELD, "is empty; give at least one file"));
+        return Err(vec![FieldViolation::new(INLINE, "is empty; give at least one file")]);
     }
     let mut bad = Vec::new();
     let mut total = 0_u64;
@@ -113,8 +149,8 @@ async fn inline_tree(service: &Arc<Service>, files: Vec<v1::InlineFile>) -> Resu
             Some(v1::inline_file::Content::Data(data)) => data,
             None => {
                 let text = "give `text` or `data`; an empty file has an empty `text`";
-                bad.push(FieldViolation::new(format!("{FIELD}[{index}]"), text));
-                continue;
+                bad.push(FieldViolation::new(format!("{INLINE}[{index}]"), text));
+                Vec::new()
             }
         };
         total += bytes.len() as u64;
@@ -123,15 +159,24 @@ async fn inline_tree(service: &Arc<Service>, files: Vec<v1::InlineFile>) -> Resu
     let most = service.settings.workspace.max_inline_bytes;
     if total > most {
         let text = format!("have {total} bytes; at most {most} may come inline: upload a snapshot instead");
-        bad.push(FieldViolation::new(FIELD, text));
+        bad.push(FieldViolation::new(INLINE, text));
     }
-    if !bad.is_empty() {
-        return Err(ApiError::InvalidArgument(bad));
+    match snapshot::inline(given, &limits(service)) {
+        Ok((manifest, contents)) if bad.is_empty() => Ok(Source::Inline(manifest, contents)),
+        read => {
+            bad.extend(read.err().unwrap_or_default().into_iter().map(within("")));
+            Err(bad)
+        }
     }
+}
+
+async fn inline_tree(
+    service: &Arc<Service>,
+    manifest: Manifest,
+    contents: Contents,
+) -> Result<Tree, ApiError> {
     let shared = service.clone();
     blocking(move || {
-        let (manifest, contents) = snapshot::inline(given, &limits(&shared))
-            .map_err(|problems| ApiError::InvalidArgument(problems.into_iter().map(within("")).collect()))?;
         let pins = vec![shared.blobs.pin(contents.iter().map(|(digest, _)| *digest))];
         for (digest, bytes) in contents {
             shared.blobs.put_expected(digest, &bytes).map_err(blob_error)?;
@@ -142,14 +187,9 @@ async fn inline_tree(service: &Arc<Service>, files: Vec<v1::InlineFile>) -> Resu
 }
 
 async fn path_tree(service: &Arc<Service>, path: v1::PathSource) -> Result<Tree, ApiError> {
-    const FIELD: &str = "workspace.path.root";
     let shared = service.clone();
     blocking(move || {
-        let root = Path::new(&path.root);
-        if !root.is_absolute() {
-            return Err(ApiError::invalid(FIELD, format!("`{}` is not an absolute path", path.root)));
-        }
-        let canonical = root.canonicalize().ok().filter(|root| root.is_dir());
+        let canonical = Path::new(&path.root).canonicalize().ok().filter(|root| root.is_dir());
         let allowed = |root: &PathBuf| {
             shared
                 .trees
@@ -163,7 +203,7 @@ async fn path_tree(service: &Arc<Service>, path: v1::PathSource) -> Result<Tree,
                 "`{}` is not a directory under one of the roots the server allows (workspace.allowed_roots)",
                 path.root
             );
-            return Err(ApiError::invalid(FIELD, text));
+            return Err(ApiError::invalid(ROOT, text));
         };
         let workspace = &shared.settings.workspace;
         let options = DiscoverOptions {
@@ -182,7 +222,7 @@ async fn path_tree(service: &Arc<Service>, path: v1::PathSource) -> Result<Tree,
             for file in found.manifest.files() {
                 let full = file.path.under(&root);
                 let bytes = std::fs::read(&full).map_err(|error| {
-                    ApiError::invalid(FIELD, format!("{} cannot be read: {error}", file.path))
+                    ApiError::invalid(ROOT, format!("{} cannot be read: {error}", file.path))
                 })?;
                 shared.blobs.put_expected(file.digest, &bytes).map_err(blob_error)?;
             }

@@ -1,7 +1,10 @@
-//! What several promises need: real projects and a real toolchain.
+//! What several promises need: real projects, a real toolchain, a real server.
 
 mod cache;
+pub(crate) mod calls;
 pub(crate) mod fake_linters;
 pub(crate) mod lint_command;
+pub(crate) mod linters;
 pub(crate) mod projects;
+pub(crate) mod serve;
 pub(crate) mod toolchain;

@@ -47,7 +47,7 @@ fn download(archive: &Archive, folder: &Path) {
     run(Command::new("tar").arg("-xzf").arg(&file).arg("-C").arg(folder));
 }
 
-pub(super) fn run(command: &mut Command) {
+fn run(command: &mut Command) {
     let output = command.output().expect("the program is installed");
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -1,0 +1,219 @@
+//! A real `lintmesh serve` with its node processes, on free ports, in a folder of its own.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use lintmesh::proto::v1::coordinator_service_client::CoordinatorServiceClient;
+use lintmesh::proto::v1::workspace_service_client::WorkspaceServiceClient;
+use lintmesh::proto::v1::{GetMeshStatusRequest, InitializeMeshRequest, InitializeMeshResponse, NodeInfo};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tonic::transport::{Channel, Endpoint};
+
+use super::toolchain::toolchain;
+
+/// Far more than anything here takes, far less than for ever.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
+
+/// One server. Dropped, it is killed, and its nodes die with it.
+pub(crate) struct Serve {
+    child: Child,
+    /// Its working folder, its temporary folder, its settings: all its processes run in here.
+    pub(crate) dir: tempfile::TempDir,
+    log: Arc<Mutex<Vec<serde_json::Value>>>,
+    pub(crate) api: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) node_listener: SocketAddr,
+}
+
+impl Serve {
+    /// With settings (TOML), its four nodes ACTIVE.
+    pub(crate) async fn start(settings: &str) -> Self {
+        let serve = Self::launch(settings, &[]).await;
+        assert!(serve.ready().await.ready, "all nodes join");
+        serve
+    }
+
+    /// With arguments beside the settings; does not wait for nodes.
+    pub(crate) async fn launch(settings: &str, arguments: &[&str]) -> Self {
+        // On a fresh machine this installs the linters, which takes longer than a start may.
+        tokio::task::spawn_blocking(toolchain).await.expect("provided");
+        let dir = tempfile::tempdir().expect("a folder");
+        let (mut child, log) = spawn(dir.path(), settings, arguments);
+        let told = Arc::clone(&log);
+        let serving = move || {
+            let line = told.lock().unwrap().iter().find(|line| line.get("api").is_some()).cloned();
+            let address = |line: &serde_json::Value, key: &str| line[key].as_str()?.parse().ok();
+            line.and_then(|line| {
+                Some((address(&line, "api")?, address(&line, "admin")?, address(&line, "nodes")?))
+            })
+        };
+        let waited = async {
+            loop {
+                if let Some(addresses) = serving() {
+                    return addresses;
+                }
+                if let Some(status) = child.try_wait().expect("a child") {
+                    panic!("serve ended with {status}: {:?}", log.lock().unwrap());
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let (api, admin, node_listener) = tokio::time::timeout(DEADLINE, waited).await.expect("it serves");
+        Self { child, dir, log, api, admin, node_listener }
+    }
+
+    /// Waits for all nodes.
+    pub(crate) async fn ready(&self) -> InitializeMeshResponse {
+        let wait = prost_types::Duration { seconds: 50, nanos: 0 };
+        let request = InitializeMeshRequest { wait: Some(wait), ..Default::default() };
+        self.coordinator().initialize_mesh(request).await.expect("always answers").into_inner()
+    }
+
+    pub(crate) fn channel(&self) -> Channel {
+        channel(self.api)
+    }
+
+    pub(crate) fn coordinator(&self) -> CoordinatorServiceClient<Channel> {
+        CoordinatorServiceClient::new(self.channel())
+    }
+
+    pub(crate) fn workspace(&self) -> WorkspaceServiceClient<Channel> {
+        WorkspaceServiceClient::new(self.channel())
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.api)
+    }
+
+    pub(crate) async fn node(&self, node: &str) -> NodeInfo {
+        let status = self.coordinator().get_mesh_status(GetMeshStatusRequest {}).await.expect("answers");
+        status.into_inner().node_statuses.remove(node).expect("a node of the mesh")
+    }
+
+    /// Log lines whose message contains `part`.
+    pub(crate) fn logged(&self, part: &str) -> Vec<serde_json::Value> {
+        let log = self.log.lock().unwrap();
+        let has =
+            |line: &&serde_json::Value| line["message"].as_str().is_some_and(|text| text.contains(part));
+        log.iter().filter(has).cloned().collect()
+    }
+
+    /// Its living processes and those of its nodes and their linters: pid and command line. Recognised by their
+    /// working folder, which survives the death of a parent.
+    pub(crate) fn processes(&self) -> Vec<(i32, String)> {
+        processes_in(self.dir.path())
+    }
+
+    /// Those of them that are linters: neither server, nor node, nor shim.
+    pub(crate) fn linters(&self) -> Vec<(i32, String)> {
+        let own = env!("CARGO_BIN_EXE_lintmesh");
+        self.processes().into_iter().filter(|(_, line)| !line.starts_with(own)).collect()
+    }
+
+    pub(crate) fn signal(&self, name: Signal) {
+        signal(self.child.id(), name);
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let child = &mut self.child;
+        let ended = async {
+            loop {
+                if let Some(status) = child.try_wait().expect("a child") {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, ended).await.expect("serve ends")
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        // It may have ended already; then there is nobody to kill.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(dir: &Path, settings: &str, arguments: &[&str]) -> (Child, Arc<Mutex<Vec<serde_json::Value>>>) {
+    let temporary = dir.join("tmp");
+    fs::create_dir(&temporary).expect("created");
+    let file = dir.join("serve.toml");
+    fs::write(&file, settings).expect("written");
+    let mut command = lintmesh();
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--config"])
+        .arg(&file)
+        .args(arguments)
+        .current_dir(dir)
+        .env("TMPDIR", &temporary)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary is built");
+    let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let written = Arc::clone(&log);
+    std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            let line = serde_json::from_str(&line).unwrap_or_else(|_| serde_json::json!({ "message": line }));
+            written.lock().unwrap().push(line);
+        }
+    });
+    (child, log)
+}
+
+/// The binary, with the settings of whoever runs the tests out of its way.
+pub(crate) fn lintmesh() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lintmesh"));
+    let inherited = std::env::vars_os().map(|(name, _)| name);
+    for name in inherited.filter(|name| {
+        let name = name.to_string_lossy();
+        name.starts_with("LINTMESH") || name.starts_with("MESH_")
+    }) {
+        command.env_remove(name);
+    }
+    command
+}
+
+pub(crate) fn channel(address: SocketAddr) -> Channel {
+    Endpoint::from_shared(format!("http://{address}")).expect("valid").connect_lazy()
+}
+
+pub(crate) fn signal(pid: u32, name: Signal) {
+    kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), name).expect("the process is there");
+}
+
+/// The processes whose working folder is `dir` or beneath it. Zombies have none.
+pub(crate) fn processes_in(dir: &Path) -> Vec<(i32, String)> {
+    let entries = fs::read_dir("/proc").expect("procfs").flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter_map(|pid| {
+        let folder: PathBuf = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
+        // A folder that was removed meanwhile is shown with a suffix, still beneath `dir`.
+        if !folder.starts_with(dir) {
+            return None;
+        }
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        Some((pid, String::from_utf8_lossy(&line).replace('\0', " ")))
+    })
+    .collect()
+}
+
+/// Waits until `done`, and fails with `what` if that takes too long.
+pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let waited = async {
+        while !done() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, waited).await.unwrap_or_else(|_| panic!("in vain: {what}"));
+}
