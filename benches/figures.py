@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import platform
+import resource
 import shlex
 import signal
 import socket
@@ -91,7 +92,7 @@ def overhead(chosen: argparse.Namespace, scratch: Path) -> bool:
     tree.mkdir()
     (tree / "example.py").write_text(ONE_FILE, encoding="utf-8")
     mesh, direct = compared(chosen.lintmesh, tree, ["example.py"], chosen.repetitions)
-    difference = statistics.median(mesh) - statistics.median(direct)
+    difference = median(mesh) - median(direct)
     return verdict("overhead", difference, OVERHEAD_SECONDS, "s")
 
 
@@ -104,7 +105,7 @@ def projects(chosen: argparse.Namespace, scratch: Path) -> bool:
     return True
 
 
-def compared(binary: Path, tree: Path, files: list[str], repetitions: int) -> tuple[list[float], list[float]]:
+def compared(binary: Path, tree: Path, files: list[str], repetitions: int) -> tuple[list, list]:
     """Time `lintmesh lint` and its own five commands by turns, so that both meet the same machine."""
     lint = [binary, "lint", "--no-progress", "--format", "json", *files]
     # The first run installs the linters if need be, and tells their commands.
@@ -120,7 +121,7 @@ def compared(binary: Path, tree: Path, files: list[str], repetitions: int) -> tu
         direct.append(timed(lambda: two_at_a_time(commands, tree)))
         mesh.append(timed(lambda: printed(lint, tree)))
     print(
-        f"{tree.name}: {len(files)} files, {made['result']['summary']['total']} diagnostics, {repetitions} repetitions"
+        f"{tree.name}: {len(files)} files, {made['result']['summary']['diagnostics']} diagnostics, {repetitions} repetitions"
     )
     print(f"  five tools, two at a time  {spread(direct)}")
     print(f"  lintmesh lint              {spread(mesh)}")
@@ -160,7 +161,7 @@ def report(chosen: argparse.Namespace, scratch: Path) -> bool:
         start = time.monotonic()
         made = json.loads(printed([*lint, "--option", "ruff.select=ALL", "django"], tree))
         seconds, after_lint = time.monotonic() - start, memory(pid, "VmHWM")
-        run, total = made["execution"]["run_id"], made["result"]["summary"]["total"]
+        run, total = made["execution"]["run_id"], made["result"]["summary"]["diagnostics"]
         sarif = printed([*client, "report", run, "--server", url, "--format", "sarif"], tree)
         canonical = printed([*client, "report", run, "--server", url, "--result"], tree)
         # Other watchers: one beside the other.
@@ -225,11 +226,12 @@ def printed(command: list, folder: Path = ROOT) -> str:
     return done.stdout.decode()
 
 
-def timed(action) -> float:
-    """Elapsed seconds."""
-    start = time.monotonic()
+def timed(action) -> tuple[float, float]:
+    """Elapsed seconds, and CPU seconds of all processes, which another load on the machine hardly changes."""
+    start, used = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     action()
-    return time.monotonic() - start
+    ended, used_now = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return ended - start, used_now.ru_utime - used.ru_utime + used_now.ru_stime - used.ru_stime
 
 
 def memory(pid: int, field: str) -> float:
@@ -244,9 +246,16 @@ def children(pid: int) -> list[int]:
     return [int(child) for task in tasks for child in task.read_text().split()]
 
 
-def spread(seconds: list[float]) -> str:
+def spread(taken: list[tuple[float, float]]) -> str:
     """Median and range."""
-    return f"median {statistics.median(seconds):.3f} s, {min(seconds):.3f} to {max(seconds):.3f} s"
+    seconds = [elapsed for elapsed, _ in taken]
+    used = statistics.median(cpu for _, cpu in taken)
+    return f"median {median(taken):.3f} s, {min(seconds):.3f} to {max(seconds):.3f} s, CPU {used:.3f} s"
+
+
+def median(taken: list[tuple[float, float]]) -> float:
+    """The median of the elapsed seconds."""
+    return statistics.median(elapsed for elapsed, _ in taken)
 
 
 def verdict(what: str, value: float, most: float, unit: str) -> bool:

@@ -34,7 +34,7 @@ const SYSTEM_AUTHORITIES: [&str; 4] = [
 /// Which server, and how it is asked.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ServerArgs {
-    /// The server, for example http://127.0.0.1:50051 or https://lint.example.org:443
+    /// The server: http or https, host and port, for example http://127.0.0.1:50051
     #[arg(
         long,
         value_name = "URL",

@@ -92,8 +92,10 @@ fn render_status(context: &str, status: &Status) -> String {
     if let Some(hint) = status_hint(status.code()) {
         lines.push(hint.to_owned());
     }
-    let reason = details.error_info().map(|info| format!(", {}", info.reason)).unwrap_or_default();
-    let mut text = format!("error: {context}{message} ({}{reason})", code_name(status.code()));
+    let code = code_name(status.code());
+    let reason = details.error_info().map(|info| info.reason.as_str()).filter(|reason| *reason != code);
+    let reason = reason.map(|reason| format!(", {reason}")).unwrap_or_default();
+    let mut text = format!("error: {context}{message} ({code}{reason})");
     for line in lines {
         text.push_str("\n  ");
         text.push_str(&line.replace('\n', "\n  "));
@@ -157,7 +159,7 @@ mod tests {
         let error = Err::<(), _>(status).context("starting the run").expect_err("an error");
         assert_eq!(
             render(&error),
-            "error: starting the run: the request is not valid (INVALID_ARGUMENT, INVALID_ARGUMENT)\n  \
+            "error: starting the run: the request is not valid (INVALID_ARGUMENT)\n  \
              tools[0].tool: `flake9` is no tool; use flake8\n  timeout: is negative"
         );
     }

@@ -91,8 +91,13 @@ pub async fn follow(
         }
         let pause = pause_after(failures);
         failures += 1;
+        let trouble = if view.run_id.is_empty() {
+            "the run cannot start yet"
+        } else {
+            "the connection to the server broke"
+        };
         watcher.notice(&format!(
-            "the connection to the server broke ({}); trying again in {} ms ({failures} of {RETRIES})",
+            "{trouble} ({}); trying again in {} ms ({failures} of {RETRIES})",
             broken.message(),
             pause.as_millis(),
         ));

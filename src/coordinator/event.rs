@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::types::{
-    AttemptId, Digest, FaultCause, Incarnation, NodeId, NodeSpec, NodeStatus, Outcome, RequestKind, RunId,
-    Stage, Summary, TaskId, TaskOutput, ToolError, ToolName, UnixMillis,
+    AttemptId, Digest, FaultCause, Incarnation, Measured, NodeId, NodeSpec, NodeStatus, Outcome, RequestKind,
+    RunId, Stage, Summary, TaskId, TaskOutput, ToolError, ToolName, UnixMillis,
 };
 
 /// One fact.
@@ -232,17 +232,6 @@ pub struct NewTask {
     pub task: TaskRef,
     /// Estimated effort; only compared.
     pub cost: u64,
-}
-
-/// What was measured while a task ran. Not part of any result.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Measured {
-    /// The program, for LINT.
-    pub executable: String,
-    /// Elapsed time.
-    pub wall: Duration,
-    /// CPU time of the linter's processes.
-    pub cpu: Duration,
 }
 
 /// A result as a run's last event tells of it.

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::event::{Event, FaultAnswer, Measured, RunOrder, TaskRef};
+use super::event::{Event, FaultAnswer, RunOrder, TaskRef};
 use crate::types::{
-    AttemptRef, Digest, Epoch, Incarnation, Load, NodeId, NodeSpec, Outcome, Plan, RunId, SessionId, Stage,
-    Summary, TaskOutput, Tick, ToolError, ToolName,
+    AttemptRef, Digest, Epoch, Incarnation, Load, Measured, NodeId, NodeSpec, Outcome, Plan, RunId,
+    SessionId, Stage, Summary, TaskOutput, Tick, ToolError, ToolName,
 };
 
 /// One thing that happened.

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::breaker::CallOutcome;
-use super::event::{AttemptFault, FinishedResult, Measured, NewTask, RunEvent, TaskRef};
+use super::event::{AttemptFault, FinishedResult, NewTask, RunEvent, TaskRef};
 use super::input::{Effect, Ending, Facts, Message, Reply};
 use super::run::TaskState;
 use super::{Coordinator, Draft};
-use crate::types::{AttemptRef, Incarnation, NodeId, Outcome, Plan, RunId, Stage, TaskId, ToolName};
+use crate::types::{
+    AttemptRef, Incarnation, Measured, NodeId, Outcome, Plan, RunId, Stage, TaskId, ToolName,
+};
 
 impl Coordinator {
     pub(super) fn task_ended(

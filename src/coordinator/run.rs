@@ -3,10 +3,10 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::event::{FinishedResult, Measured, RunEvent, RunOrder, TaskRef};
+use super::event::{FinishedResult, RunEvent, RunOrder, TaskRef};
 use crate::types::{
-    AttemptId, FaultCause, Incarnation, NodeId, Outcome, Stage, TaskId, TaskOutput, ToolError, ToolName,
-    UnixMillis,
+    AttemptId, FaultCause, Incarnation, Measured, NodeId, Outcome, Stage, TaskId, TaskOutput, ToolError,
+    ToolName, UnixMillis,
 };
 
 /// What waiting tasks have in common that decides where they can go: the tool matters for LINT only.

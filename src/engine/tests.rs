@@ -7,11 +7,11 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::{EngineError, QUEUE, Stopped};
-use crate::coordinator::event::{Event, Measured, RunEvent};
+use crate::coordinator::event::{Event, RunEvent};
 use crate::coordinator::input::{Ending, FaultRequest, Input, Message, Refusal, Reply};
 use crate::coordinator::settings::Settings;
 use crate::store::StoreError;
-use crate::types::{AttemptRef, Digest, Epoch, FaultCause, Incarnation, Load, NodeStatus, RunId};
+use crate::types::{AttemptRef, Digest, Epoch, FaultCause, Incarnation, Load, Measured, NodeStatus, RunId};
 use rig::{ended, node, play, rig, start};
 
 #[tokio::test(start_paused = true)]

@@ -12,8 +12,8 @@ use tracing::Instrument as _;
 
 use super::outbox::Outbox;
 use super::stages::{StageProduct, StageRunner};
-use crate::types::{AttemptRef, Incarnation, NodeId};
-use crate::wire::peer::{Assignment, AttemptResult, Ending, Measured};
+use crate::types::{AttemptRef, Incarnation, Measured, NodeId};
+use crate::wire::peer::{Assignment, AttemptResult, Ending};
 
 /// Results kept for a coordinator that is away: some times what a node runs at once, at most 256 KiB each.
 const OUTBOX_CAPACITY: usize = 64;

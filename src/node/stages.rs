@@ -22,8 +22,8 @@ use crate::linters::plan::plan;
 use crate::linters::process::{self, Finished, Limits, ProcessError, ProcessSpec};
 use crate::linters::toolchain::Toolchain;
 use crate::linters::tree_config::{ConfigurationFiles, is_configuration};
-use crate::types::{Digest, Manifest, Plan, RunSpec, Stage, TaskOutput};
-use crate::wire::peer::{Assignment, Measured};
+use crate::types::{Digest, Manifest, Measured, Plan, RunSpec, Stage, TaskOutput};
+use crate::wire::peer::Assignment;
 
 /// Outputs up to this size travel inside the result, larger ones are uploaded first.
 pub const INLINE_BYTES: usize = 256 << 10;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::types::{AttemptId, AttemptRef, Epoch, Incarnation, NodeId, RunId, Stage, TaskId};
-use crate::wire::peer::{Assignment, AttemptResult, Ending, Measured, StageInputs};
+use crate::types::{AttemptId, AttemptRef, Epoch, Incarnation, Measured, NodeId, RunId, Stage, TaskId};
+use crate::wire::peer::{Assignment, AttemptResult, Ending, StageInputs};
 
 pub(crate) fn key(number: u64) -> AttemptRef {
     AttemptRef {

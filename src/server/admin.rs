@@ -13,7 +13,9 @@ pub fn routes<H: Health>(service: HealthServer<H>, engine: Handle) -> Routes {
     let router = Routes::new(service)
         .into_axum_router()
         .route("/livez", get(|| async { (StatusCode::OK, "live\n") }))
-        .route("/readyz", get(move || ready(engine.clone())));
+        .route("/readyz", get(move || ready(engine.clone())))
+        // gRPC's own answer to an unknown path is HTTP 200, which a probe with a misspelt path would take for health.
+        .fallback(|| async { (StatusCode::NOT_FOUND, "not found; there are /livez and /readyz\n") });
     Routes::from(router)
 }
 

@@ -30,10 +30,15 @@ pub async fn start(reporter: &HealthReporter) {
 pub async fn follow(reporter: HealthReporter, engine: Handle, stopping: CancellationToken) {
     let mut revision = engine.revision();
     let followed = async {
+        let mut told = false;
         loop {
             revision.borrow_and_update();
             let Ok(ready) = engine.query(|core, _| can_work(core)).await else { return };
-            set(&reporter, ready).await;
+            // The library would send the same status again to everybody who watches.
+            if ready != told {
+                set(&reporter, ready).await;
+                told = ready;
+            }
             if revision.changed().await.is_err() {
                 return;
             }

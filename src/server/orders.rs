@@ -45,8 +45,9 @@ pub async fn start(
         return Ok(run);
     }
     let run = service.new_run_id(service.engine.now().wall);
-    let mut tree = tree::list(service, source).await?;
+    // Before the tree, so that nothing is stored while there is nobody to lint it.
     let versions = versions(service).await?;
+    let mut tree = tree::list(service, source).await?;
     let spec = RunSpec {
         versions: versions.clone(),
         allow_tree_code: service.trees.allow_tree_code,

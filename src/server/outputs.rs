@@ -7,7 +7,6 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::service::{Service, blob_error, blocking};
-use crate::coordinator::event::Measured;
 use crate::coordinator::input::{Ending, Facts, Input};
 use crate::status::ApiError;
 use crate::types::{AttemptRef, Outcome, Plan, Stage, Summary, TaskOutput, ToolError, ToolName, ToolResult};
@@ -27,11 +26,7 @@ pub async fn ended(service: &Arc<Service>, result: peer::AttemptResult) -> Input
         incarnation: result.incarnation,
         attempt: result.key,
         ending,
-        measured: Measured {
-            executable: result.measured.executable.unwrap_or_default(),
-            wall: result.measured.wall,
-            cpu: result.measured.cpu,
-        },
+        measured: result.measured,
     }
 }
 

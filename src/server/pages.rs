@@ -3,7 +3,7 @@
 use super::service::{Service, stopped};
 use crate::engine;
 use crate::proto::v1;
-use crate::status::ApiError;
+use crate::status::{ApiError, FieldViolation};
 use crate::types::RunId;
 use crate::wire;
 
@@ -14,21 +14,32 @@ const MAX_PAGE: usize = 500;
 
 /// One page. The token is the last run of the page before, so that runs that start meanwhile shift nothing.
 pub async fn list(service: &Service, request: v1::ListRunsRequest) -> Result<v1::ListRunsResponse, ApiError> {
+    let mut bad = Vec::new();
     let size = match usize::try_from(request.page_size) {
         Ok(0) => DEFAULT_PAGE,
         Ok(size) => size.min(MAX_PAGE),
-        Err(_) => return Err(ApiError::invalid("page_size", "must not be negative")),
+        Err(_) => {
+            let text = format!("is {}; it must not be negative", request.page_size);
+            bad.push(FieldViolation::new("page_size", text));
+            DEFAULT_PAGE
+        }
     };
     let after = match request.page_token.as_str() {
         "" => None,
-        token => Some(RunId::new(token).map_err(|_| {
-            ApiError::invalid("page_token", "is not a token that ListRuns gave; start at the first page")
-        })?),
+        token => RunId::new(token)
+            .map_err(|_| {
+                let text = "is not a token that ListRuns gave; start at the first page";
+                bad.push(FieldViolation::new("page_token", text));
+            })
+            .ok(),
     };
-    let Ok(state) = v1::RunState::try_from(request.state) else {
-        let text = format!("{} is not a known state", request.state);
-        return Err(ApiError::invalid("state", text));
-    };
+    let state = v1::RunState::try_from(request.state).unwrap_or_else(|_| {
+        bad.push(FieldViolation::new("state", format!("{} is not a known state", request.state)));
+        v1::RunState::Unspecified
+    });
+    if !bad.is_empty() {
+        return Err(ApiError::InvalidArgument(bad));
+    }
     service
         .engine
         .query(move |core, _| {

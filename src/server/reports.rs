@@ -90,7 +90,7 @@ fn execution(core: &Coordinator, id: &RunId, run: &Run) -> Execution {
             && let Some(tool) = &task.task.tool
         {
             let part = tools.entry(tool.clone()).or_default();
-            part.executable.clone_from(&measured.executable);
+            part.executable = measured.executable.clone().unwrap_or_default();
             part.seconds += measured.wall.as_secs_f64();
             part.cpu_seconds += measured.cpu.as_secs_f64();
             if !part.nodes.contains(node) {

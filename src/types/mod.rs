@@ -28,6 +28,6 @@ pub use request::RequestKind;
 pub use result::{
     ClassifiedOutput, LintOutput, Outcome, RunResult, Summary, ToolError, ToolErrorKind, ToolResult,
 };
-pub use stage::{Stage, TaskOutput};
+pub use stage::{Measured, Stage, TaskOutput};
 pub use time::{Now, Tick, UnixMillis};
 pub use tree_path::{InvalidPath, TreePath};

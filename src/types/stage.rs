@@ -1,5 +1,7 @@
 //! The stages of a run, in order.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::Digest;
@@ -46,4 +48,15 @@ pub struct TaskOutput {
     pub digest: Digest,
     /// Its length in bytes.
     pub size: u64,
+}
+
+/// What was measured while a task ran. Not part of any result.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The program that ran, for LINT.
+    pub executable: Option<String>,
+    /// Elapsed time.
+    pub wall: Duration,
+    /// CPU time of the linter's processes.
+    pub cpu: Duration,
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use crate::proto::peer::v1 as pb;
 use crate::proto::v1 as public;
 use crate::types::{
-    AttemptId, AttemptRef, Digest, Epoch, Incarnation, InvalidName, Load, NodeId, ParseDigestError, RunId,
-    Stage, TaskId, TaskOutput, ToolName,
+    AttemptId, AttemptRef, Digest, Epoch, Incarnation, InvalidName, Load, Measured, NodeId, ParseDigestError,
+    RunId, Stage, TaskId, TaskOutput, ToolName,
 };
 use crate::wire::time;
 
@@ -239,17 +239,6 @@ pub enum Ending {
     },
     /// It failed: the node's doing, not the tool's.
     Failure(String),
-}
-
-/// What was measured while a task ran. Not part of any result.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Measured {
-    /// The program that ran, for LINT.
-    pub executable: Option<String>,
-    /// Elapsed time.
-    pub wall: Duration,
-    /// CPU time of the linter's processes.
-    pub cpu: Duration,
 }
 
 /// The end of one attempt, as its executor reports it.

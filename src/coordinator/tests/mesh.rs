@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub(super) use super::builders::*;
-use crate::coordinator::event::{Event, Measured, RunEvent, RunOrder};
+use crate::coordinator::event::{Event, RunEvent, RunOrder};
 use crate::coordinator::input::{Assign, Effect, Ending, Facts, Hello, Input, Message, Reply};
 use crate::coordinator::run::{Run, Task};
 use crate::coordinator::settings::Settings;
 use crate::coordinator::state::State;
 use crate::coordinator::{Coordinator, invariants};
 use crate::types::{
-    AttemptRef, Epoch, FaultCause, Incarnation, Load, NodeId, NodeStatus, Now, Outcome, RunId, SessionId,
-    Stage, Summary, Tick, UnixMillis,
+    AttemptRef, Epoch, FaultCause, Incarnation, Load, Measured, NodeId, NodeStatus, Now, Outcome, RunId,
+    SessionId, Stage, Summary, Tick, UnixMillis,
 };
 
 /// A coordinator under test. After each decision its invariants must hold, and the events so far, written and read

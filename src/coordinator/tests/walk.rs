@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::mesh::*;
 use super::random::Random;
-use crate::coordinator::event::Measured;
 use crate::coordinator::input::{Assign, Effect, Ending, Facts, Input, Message, Reply};
 use crate::coordinator::settings::Settings;
+use crate::types::Measured;
 use crate::types::{AttemptRef, Incarnation, Load, NodeStatus, Outcome, RunId, SessionId, Stage, Summary};
 
 /// A node's process as it sees itself.

@@ -7,15 +7,15 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::coordinator::event::{Event, Measured, RunOrder};
+use crate::coordinator::event::{Event, RunOrder};
 use crate::coordinator::input::{Assign, Ending, Facts, Hello, Input, Message, Reply};
 use crate::coordinator::settings::Settings;
 use crate::engine::clock::SystemClock;
 use crate::engine::{Engine, EngineError, Handle, codec};
 use crate::store::{MemoryStore, Record, Store, StoreError};
 use crate::types::{
-    Digest, Epoch, FaultCause, Incarnation, NodeId, NodeSpec, NodeStatus, Outcome, Plan, RunId, SessionId,
-    Stage, Summary, TaskOutput,
+    Digest, Epoch, FaultCause, Incarnation, Measured, NodeId, NodeSpec, NodeStatus, Outcome, Plan, RunId,
+    SessionId, Stage, Summary, TaskOutput,
 };
 
 /// What a store was given: one entry for each append.

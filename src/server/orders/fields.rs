@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 
-use crate::linters::adapters;
-use crate::linters::validate_options;
+use crate::linters::{adapter, adapters, validate_options};
 use crate::proto::v1;
 use crate::server::service::Service;
 use crate::status::FieldViolation;
@@ -91,7 +90,8 @@ pub fn tools(request: &v1::CoordinateRequest, bad: &mut Vec<FieldViolation>) -> 
     let mut chosen: BTreeMap<ToolName, ToolRequest> = BTreeMap::new();
     for (index, selection) in request.tools.iter().enumerate() {
         let field = format!("tools[{index}]");
-        let Ok(tool) = ToolName::new(&selection.tool) else {
+        let is_known = adapter(&selection.tool).is_some();
+        let Some(tool) = ToolName::new(&selection.tool).ok().filter(|_| is_known) else {
             let known: Vec<_> = adapters().iter().map(|adapter| adapter.name()).collect();
             let text = format!("`{}` is not a linter; choose from {}", selection.tool, known.join(", "));
             bad.push(FieldViolation::new(format!("{field}.tool"), text));
@@ -100,11 +100,7 @@ pub fn tools(request: &v1::CoordinateRequest, bad: &mut Vec<FieldViolation>) -> 
         let options = selection.options.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
         let wanted = ToolRequest { tool: tool.clone(), options };
         for problem in validate_options(&wanted).err().unwrap_or_default() {
-            let place = if problem.option.is_empty() {
-                format!("{field}.tool")
-            } else {
-                format!("{field}.options[{}]", problem.option)
-            };
+            let place = format!("{field}.options[{}]", problem.option);
             bad.push(FieldViolation::new(place, problem.problem));
         }
         if chosen.insert(tool.clone(), wanted).is_some() {

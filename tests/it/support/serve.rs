@@ -18,7 +18,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::toolchain::toolchain;
 
 /// Far more than anything here takes, far less than for ever.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// One server. Dropped, it is killed, and its nodes die with it.
 pub(crate) struct Serve {
@@ -96,11 +96,11 @@ impl Serve {
         status.into_inner().node_statuses.remove(node).expect("a node of the mesh")
     }
 
-    /// Log lines whose message contains `part`.
-    pub(crate) fn logged(&self, part: &str) -> Vec<serde_json::Value> {
+    /// Log lines whose message starts so.
+    pub(crate) fn logged(&self, start: &str) -> Vec<serde_json::Value> {
         let log = self.log.lock().unwrap();
         let has =
-            |line: &&serde_json::Value| line["message"].as_str().is_some_and(|text| text.contains(part));
+            |line: &&serde_json::Value| line["message"].as_str().is_some_and(|text| text.starts_with(start));
         log.iter().filter(has).cloned().collect()
     }
 
