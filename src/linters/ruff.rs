@@ -11,7 +11,7 @@ use super::adapter::{
 };
 use super::options::{OptionKind, OptionRule};
 use super::source::{Counting, Unit};
-use super::tree_config::{ConfigurationFiles, Content, RUFF_NAMES, Text, toml, tool_table};
+use super::tree_config::{ConfigurationFiles, Content, RUFF_NAMES, Text, root_text, toml, tool_table};
 use crate::types::{ToolError, ToolErrorKind, TreePath};
 
 pub(super) struct Ruff;
@@ -88,6 +88,24 @@ fn check_extend(path: &TreePath, bytes: &[u8]) -> Result<(), ToolError> {
     Ok(())
 }
 
+/// The minor version of the Python 3 that ruff takes from `requires-python`: the least lower bound, without its
+/// patch, if ruff has that version (seen with 0.17.6: 3.7 to 3.15).
+fn least_python(text: Text<'_>) -> Option<u32> {
+    let Content::Parsed(table) = toml(text) else { return None };
+    let required = table.get("project")?.get("requires-python")?.as_str()?;
+    let bound = |part: &str| {
+        let part = part.trim();
+        let version = [">=", "~=", "===", "==", ">"].into_iter().find_map(|sign| part.strip_prefix(sign))?;
+        let mut numbers = version.trim().split('.');
+        let major: u32 = numbers.next()?.parse().ok()?;
+        Some((major, numbers.next().and_then(|minor| minor.parse().ok()).unwrap_or(0)))
+    };
+    match required.split(',').filter_map(bound).min()? {
+        (3, minor @ 7..=15) => Some(minor),
+        _ => None,
+    }
+}
+
 #[derive(Deserialize)]
 struct Place {
     row: i64,
@@ -148,7 +166,15 @@ impl Adapter for Ruff {
         }
         // Each folder may have its own, and `--config` would replace them all: ruff finds them by itself.
         // Files without any are linted with `--isolated`, see `lint`.
-        Ok(if configured { Vec::new() } else { vec!["--isolated".into()] })
+        if configured {
+            return Ok(Vec::new());
+        }
+        let mut arguments = vec!["--isolated".to_owned()];
+        // Without configuration ruff still takes the target from the project's metadata, but not with `--isolated`.
+        if let Some(minor) = root_text(files, "pyproject.toml").and_then(least_python) {
+            arguments.push(format!("--config=target-version=\"py3{minor}\""));
+        }
+        Ok(arguments)
     }
 
     fn read(&self, output: Output<'_>) -> Reading {

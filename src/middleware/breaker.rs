@@ -54,11 +54,6 @@ impl PeerBreaker {
         self.with(|breaker, _| breaker.trip_reason())
     }
 
-    /// How long until an Open breaker lets its probe through; `None` in the other states.
-    pub fn time_to_probe(&self) -> Option<Duration> {
-        self.with(|breaker, now| breaker.next_probe().map(|at| at.since(now)))
-    }
-
     /// Opens it from outside.
     pub fn trip(&self, reason: TripReason) {
         let jitter = (self.jitter)();

@@ -174,11 +174,6 @@ impl Manifest {
         let found = self.files.binary_search_by(|file| file.path.as_str().cmp(path)).ok()?;
         self.files.get(found)
     }
-
-    /// The sum of all file sizes in bytes.
-    pub fn total_size(&self) -> u64 {
-        self.files.iter().map(|file| file.size).fold(0, u64::saturating_add)
-    }
 }
 
 /// Paths listed twice, and paths beneath another path of the list; each path with its index in the list it came in.

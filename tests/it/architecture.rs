@@ -42,6 +42,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "config",
             "coordinator",
             "engine",
+            "linters::adapter",
             "linters::adapters",
             "linters::report",
             "linters::toolchain::ToolchainMode",
@@ -172,7 +173,18 @@ fn named(line: &str, module: &str) -> Vec<String> {
         let end = rest.find(|one: char| !(one.is_alphanumeric() || one == '_' || one == ':'));
         rest[..end.unwrap_or(rest.len())].trim_end_matches(':').to_owned()
     };
-    let mut found: Vec<String> = line.split("crate::").skip(1).map(tail).collect();
+    let mut found = Vec::new();
+    for rest in line.split("crate::").skip(1) {
+        // `linters::{adapters, report::Format}` names two things.
+        match rest.split_once("::{") {
+            Some((module, group)) if module == tail(rest) => {
+                let group = group.split_once('}').map_or(group, |(group, _)| group);
+                let members = group.split(',').map(str::trim).filter(|member| !member.is_empty());
+                found.extend(members.map(|member| format!("{module}::{}", tail(member))));
+            }
+            _ => found.push(tail(rest)),
+        }
+    }
     let mut rest = line;
     while let Some(start) = rest.find("super::") {
         rest = &rest[start..];
@@ -249,6 +261,7 @@ fn a_wrong_dependency_is_seen() {
         ("linters::ruff", "    std::process::Command::new(\"ruff\")"),
         ("linters::plan", "    let text = std::fs::read(path)?;"),
         ("server::events", "use crate::linters::process::run;"),
+        ("server::orders", "use crate::linters::{adapters, process::run};"),
         ("dashboard", "use crate::types::NodeId;"),
     ] {
         assert!(!violations(module, line).is_empty(), "{module}: {line}");
@@ -260,6 +273,7 @@ fn a_wrong_dependency_is_seen() {
         ("node::session", "use crate::wire::peer::{Assignment, beat};"),
         ("wire::peer", "use crate::wire::time;"),
         ("server::orders::tree", "use super::super::service::Service;"),
+        ("server::orders", "use crate::linters::{adapters, validate_options};"),
         ("linters::process::runner", "use tokio::process::Command;"),
         ("linters::lint", "    tokio::fs::write(&list, lines).await?;"),
     ] {

@@ -185,6 +185,20 @@ fn a_file_that_cannot_be_listed_is_reported_and_the_others_are_not_affected() {
 }
 
 #[test]
+fn a_file_without_a_usable_name_is_missed_only_where_it_would_be_linted() {
+    let (_dir, root) = tree(&["a/a.py", "b/b.py"]);
+    fs::write(root.join(OsStr::from_bytes(b"b/bad\xff.py")), "").expect("written");
+    let missed = |paths: &[&str], options: &DiscoverOptions| {
+        let paths: Vec<_> = paths.iter().map(PathBuf::from).collect();
+        discover(&root, &paths, options).expect("found").manifest.unreadable().len()
+    };
+    assert_eq!(missed(&[], &options()), 1);
+    assert_eq!(missed(&["b"], &options()), 1);
+    assert_eq!(missed(&["a"], &options()), 0);
+    assert_eq!(missed(&[], &DiscoverOptions { exclude: vec!["b".into()], ..options() }), 0);
+}
+
+#[test]
 fn paths_that_do_not_exist_are_all_named() {
     let (_dir, root) = tree(&["a.py"]);
     let paths = ["a.py", "no.py", "nowhere"].map(PathBuf::from);

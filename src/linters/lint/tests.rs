@@ -295,6 +295,13 @@ async fn each_way_to_fail_has_its_kind() {
         ("bandit", 1, "", "Traceback (most recent call last):\nTypeError: x", Crashed),
         ("bandit", 0, "garbage", "", Garbled),
         (
+            "pylint",
+            23,
+            "************* Module .pylintrc\n.pylintrc:1:0: F0011: error while parsing (config-parse-error)\n{\n\"messages\": []}",
+            "",
+            Configuration,
+        ),
+        (
             "bandit",
             0,
             r#"{"errors":[{"filename":"./a.py","reason":"exception while scanning file"}],"results":[]}"#,

@@ -26,6 +26,28 @@ fn without_configuration_nothing_outside_the_tree_is_read() {
 }
 
 #[test]
+fn without_configuration_ruff_s_target_is_what_the_project_requires() {
+    for (required, target) in [
+        (">=3.10", Some("py310")),
+        (">3.9", Some("py39")),
+        ("~=3.10.4", Some("py310")),
+        ("== 3.11.*", Some("py311")),
+        (">=3.9, <4, >=3.10", Some("py39")),
+        ("<4", None),
+        ("!=3.9", None),
+        (">=2.7", None),
+        (">=3", None),
+        ("nonsense", None),
+    ] {
+        let toml = format!("[project]\nrequires-python = \"{required}\"\n");
+        let arguments = configure("ruff", &[("pyproject.toml", &toml)], false).expect("harmless");
+        let target = target.map(|target| format!("--config=target-version=\"{target}\""));
+        let expected: Vec<String> = [Some("--isolated".to_owned()), target].into_iter().flatten().collect();
+        assert_eq!(arguments, expected, "{required}");
+    }
+}
+
+#[test]
 fn the_tool_s_own_precedence_decides() {
     let flake8 = "[flake8]\nignore = E1\n";
     let toml = "[tool.pylint.main]\njobs = 1\n[tool.mypy]\nstrict = true\n[tool.ruff]\n[tool.bandit]\n";

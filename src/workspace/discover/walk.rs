@@ -143,7 +143,10 @@ impl<'a> Walk<'a> {
         let path = match self.tree_path(&full) {
             Ok(path) => path,
             Err((path, reason)) => {
-                self.unreadable(path, reason);
+                // No import reaches a file that cannot even be named, so only who wants it linted misses it.
+                if lint {
+                    self.unreadable(path, reason);
+                }
                 return Ok(());
             }
         };

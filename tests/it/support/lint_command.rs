@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lintmesh::linters::toolchain::ToolBinary;
 use lintmesh::types::ToolName;
@@ -134,7 +134,7 @@ fn cache_dir() -> PathBuf {
 }
 
 pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
+    let start = tokio::time::Instant::now();
     while !is_so() {
         assert!(start.elapsed() < DEADLINE, "never: {what}");
         std::thread::sleep(Duration::from_millis(10));
