@@ -92,10 +92,9 @@ impl Bars {
         self.headline.set_message(view.headline());
         for (name, tool) in &view.tools {
             let bar = self.tools.entry(name.clone()).or_insert_with(|| {
+                // Complete before it is added: a bar on its own would draw over the others.
                 let bar = ProgressBar::new(STEPS).with_style(self.bar.clone()).with_prefix(name.clone());
-                // Before it is drawn for the first time.
-                bar.set_message(tool_line(tool));
-                self.all.add(bar)
+                self.all.add(bar.with_message(tool_line(tool)))
             });
             bar.set_position(position(tool.progress));
             bar.set_message(tool_line(tool));
