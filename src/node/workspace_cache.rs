@@ -51,6 +51,8 @@ impl Drop for Slot {
     fn drop(&mut self) {
         if let Some(dir) = self.tree.get()
             && let Err(error) = std::fs::remove_dir_all(dir)
+            // At the end of the process the folder around it may go first.
+            && error.kind() != std::io::ErrorKind::NotFound
         {
             tracing::warn!(dir = %dir.display(), %error, "a tree could not be removed");
         }

@@ -49,6 +49,13 @@ pub async fn follow(reporter: HealthReporter, engine: Handle, stopping: Cancella
     set(&reporter, false).await;
 }
 
+/// Ends every open `Watch`, which would hold up the end of its listener. Whoever watched has been told NOT_SERVING.
+pub async fn end(mut reporter: HealthReporter) {
+    for name in READY.into_iter().chain([LIVE]) {
+        reporter.clear_service_status(name).await;
+    }
+}
+
 /// Whether the ACTIVE nodes cover every stage, and few enough others are missing.
 pub fn can_work(core: &crate::coordinator::Coordinator) -> bool {
     let settings = core.settings();

@@ -10,6 +10,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
+use tonic_health::server::HealthReporter;
 
 use super::accept::{ConnectionLimits, ServeOptions, Served, serve};
 use super::coordinator::Coordination;
@@ -104,6 +105,7 @@ pub struct RunningServer {
     admin: Option<SocketAddr>,
     service: Arc<Service>,
     secrets: Arc<Secrets>,
+    reporter: HealthReporter,
     health: Mutex<Option<JoinHandle<()>>>,
     restarts: Mutex<mpsc::Receiver<NodeId>>,
     listening: CancellationToken,
@@ -140,7 +142,7 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
     let (listening, stopping) = (CancellationToken::new(), CancellationToken::new());
     let (reporter, health_service) = tonic_health::server::health_reporter();
     health::start(&reporter).await;
-    let health = tokio::spawn(health::follow(reporter, handle.clone(), stopping.clone()));
+    let health = tokio::spawn(health::follow(reporter.clone(), handle.clone(), stopping.clone()));
 
     let service = Service::new(
         handle.clone(),
@@ -185,6 +187,7 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
         admin: admin_listener.as_ref().map(|listener| local(listener, settings.server.admin_listen)),
         service,
         secrets: secrets.clone(),
+        reporter,
         health: Mutex::new(Some(health)),
         restarts: Mutex::new(restarts),
         listening,
@@ -261,6 +264,7 @@ impl RunningServer {
     /// The last step: the listeners drain, within their bound, and the coordinator ends.
     pub async fn shutdown(&self) {
         self.retire().await;
+        health::end(self.reporter.clone()).await;
         self.service.engine.sessions().close_all();
         self.listening.cancel();
         for listener in self.listeners.lock().await.drain(..) {

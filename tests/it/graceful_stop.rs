@@ -89,6 +89,21 @@ async fn an_idle_server_ends_at_once_and_frees_its_ports() {
 }
 
 #[tokio::test]
+async fn an_open_watch_does_not_hold_up_the_end() {
+    // Longer than the test waits: ending by the grace would fail it.
+    let mut serve = Serve::start("[server]\nshutdown_grace = 3600\n").await;
+    let mut watches = Vec::new();
+    for address in [serve.api, serve.admin] {
+        let asked = HealthCheckRequest { service: "liveness".into() };
+        let mut watch = HealthClient::new(channel(address)).watch(asked).await.expect("open").into_inner();
+        watch.message().await.expect("alive").expect("at once");
+        watches.push(watch);
+    }
+    serve.signal(Signal::SIGTERM);
+    assert!(serve.ended().await.success());
+}
+
+#[tokio::test]
 async fn a_killed_server_takes_nodes_and_linters_along() {
     let ruff = GatedRuff::new();
     let mut serve = Serve::start(&ruff.settings()).await;
