@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,6 +23,8 @@ use crate::workspace::blobs::{BlobStore, BlobWriter};
 const MAX_DIGESTS: usize = 20_000;
 /// Bytes of one downloaded piece.
 const PIECE: usize = 512 * 1024;
+/// For each piece of an upload to arrive.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pieces that may wait for a slow client.
 const QUEUE: usize = 4;
 
@@ -83,7 +86,7 @@ impl WorkspaceService for Workspaces {
         let mut pieces = request.into_inner();
         let mut upload =
             Upload { blobs: self.0.blobs.clone(), current: None, done: UploadBlobsResponse::default() };
-        while let Some(piece) = pieces.message().await? {
+        while let Some(piece) = next_piece(&mut pieces).await? {
             upload = blocking(move || upload.take(piece)).await??;
         }
         let done = blocking(move || upload.end()).await??;
@@ -108,6 +111,14 @@ impl WorkspaceService for Workspaces {
         });
         Ok(Response::new(pieces.into()))
     }
+}
+
+/// The next piece. What has come of an upload takes room that others need, so it must not stand still.
+async fn next_piece(
+    pieces: &mut Streaming<UploadBlobsRequest>,
+) -> Result<Option<UploadBlobsRequest>, Status> {
+    let late = |_| ApiError::DeadlineExceeded { allowed: PIECE_TIMEOUT };
+    tokio::time::timeout(PIECE_TIMEOUT, pieces.message()).await.map_err(late)?
 }
 
 /// Blobs that arrive piece by piece.
@@ -166,18 +177,53 @@ fn send_blob(
             match reader.read(&mut data[filled..]) {
                 Ok(0) => break,
                 Ok(read) => filled += read,
-                Err(error) => {
-                    tracing::error!(%digest, %error, "a blob cannot be read");
-                    return Err(ApiError::NotFound { resource_type: "blob", name: digest.to_string() });
-                }
+                Err(error) => return Err(unreadable(digest, &error)),
             }
         }
         data.truncate(filled);
         left = left.saturating_sub(filled as u64);
         let last = left == 0 || filled == 0;
+        if last {
+            // The reader compares digests at the end, so a damaged blob is found, and removed, only there.
+            std::io::copy(&mut reader, &mut std::io::sink()).map_err(|error| unreadable(digest, &error))?;
+        }
         let piece = DownloadBlobsResponse { digest: digest.to_string(), data, last };
         if client.blocking_send(Ok(piece)).is_err() || last {
             return Ok(());
         }
+    }
+}
+
+fn unreadable(digest: Digest, error: &std::io::Error) -> ApiError {
+    tracing::error!(%digest, %error, "a blob cannot be read");
+    ApiError::NotFound { resource_type: "blob", name: digest.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::workspace::blobs::BlobLimits;
+
+    #[test]
+    fn a_damaged_blob_is_not_sent_to_its_end_and_is_removed() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let limits = BlobLimits { max_blob_bytes: 100, max_total_bytes: 100 };
+        let blobs = BlobStore::open(dir.path(), limits).expect("opens");
+        let digest = blobs.put(b"sound").expect("stores");
+        let (client, mut pieces) = mpsc::channel(QUEUE);
+        send_blob(&blobs, digest, &client).expect("sends");
+        let sent = pieces.try_recv().expect("a piece").expect("no error");
+        assert!(sent.data == b"sound" && sent.last);
+
+        let (folder, name) = (digest.to_string()[..2].to_owned(), digest.to_string()[2..].to_owned());
+        let path = dir.path().join(folder).join(name);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("allows");
+        std::fs::write(&path, "awful").expect("damages");
+        let refused = send_blob(&blobs, digest, &client).expect_err("damaged");
+        assert!(matches!(refused, ApiError::NotFound { .. }), "{refused}");
+        assert!(pieces.try_recv().is_err(), "no piece that says it is the last");
+        assert!(!blobs.contains(&digest), "so that it can be sent anew");
     }
 }
