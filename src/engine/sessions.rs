@@ -20,17 +20,21 @@ pub struct Sessions {
 #[derive(Debug, Default)]
 struct Inner {
     last: u64,
+    ended: bool,
     open: BTreeMap<SessionId, mpsc::Sender<Message>>,
 }
 
 impl Sessions {
-    /// Opens a connection. The receiver ends when the connection is closed from this side.
+    /// Opens a connection. The receiver ends when the connection is closed from this side: at once after
+    /// [`close_all`](Self::close_all).
     pub fn open(&self) -> (SessionId, mpsc::Receiver<Message>) {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let mut inner = self.lock();
         inner.last += 1;
         let session = SessionId(inner.last);
-        inner.open.insert(session, sender);
+        if !inner.ended {
+            inner.open.insert(session, sender);
+        }
         (session, receiver)
     }
 
@@ -39,9 +43,12 @@ impl Sessions {
         self.lock().open.remove(&session);
     }
 
-    /// Closes all connections.
+    /// Closes all connections, those that nodes open anew included: a node that comes back at once would hold up the
+    /// end that it was closed for.
     pub fn close_all(&self) {
-        self.lock().open.clear();
+        let mut inner = self.lock();
+        inner.ended = true;
+        inner.open.clear();
     }
 
     /// Queues a message. A connection that does not keep up is closed: its node comes back and both sides compare
@@ -57,5 +64,21 @@ impl Sessions {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn once_all_are_closed_none_stays_open() {
+        let sessions = Sessions::default();
+        let (_, mut before) = sessions.open();
+        sessions.close_all();
+        let (session, mut after) = sessions.open();
+        assert_eq!(before.try_recv(), Err(mpsc::error::TryRecvError::Disconnected));
+        assert_eq!(after.try_recv(), Err(mpsc::error::TryRecvError::Disconnected));
+        assert_eq!(session, SessionId(2), "it can still be told from others");
     }
 }
