@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -95,27 +95,27 @@ impl NodeService for Sessions {
         let hello = self.hello(&enrolled, &mut messages).await.map_err(|error| self.refuse(error))?;
         let node = hello.spec.node_id.clone();
         let (session, outgoing) = self.service.engine.sessions().open();
-        let joined = Input::Joined { session, hello: Box::new(hello) };
-        let welcome = match self.service.engine.decide(joined).await.map_err(stopped)? {
-            Reply::Welcome { epoch, heartbeat_interval } => pb::Welcome {
-                session: session.0,
-                epoch: epoch.0,
-                protocol: PROTOCOL,
-                heartbeat_interval: Some(wire::time::duration(heartbeat_interval)),
-            },
-            Reply::Refused(refusal) => {
-                self.service.engine.sessions().close(session);
-                return Err(self.refuse(orders::refused(refusal)));
-            }
-            Reply::Done | Reply::Run(_) | Reply::Fault(_) => {
-                return Err(ApiError::Internal { request_id: String::new() }.into());
-            }
-        };
-        let first = pb::SessionResponse { message: Some(pb::session_response::Message::Welcome(welcome)) };
-        // The queue is empty, so this cannot wait.
-        let _ = sender.send(Ok(first)).await;
         let line = Line { service: self.service.clone(), session, node };
-        tokio::spawn(line.run(messages, outgoing, sender));
+        // A task of its own: if the node goes away while its Hello is decided, this call is dropped, and what it opened
+        // must be closed all the same.
+        let (admitted, admission) = oneshot::channel();
+        tokio::spawn(async move {
+            match line.join(hello).await {
+                Ok(welcome) => {
+                    let message = Some(pb::session_response::Message::Welcome(welcome));
+                    // The queue is empty, so this cannot wait.
+                    let _ = sender.send(Ok(pb::SessionResponse { message })).await;
+                    let _ = admitted.send(Ok(()));
+                    line.run(messages, outgoing, sender).await;
+                }
+                Err(error) => {
+                    line.service.engine.sessions().close(line.session);
+                    let _ = admitted.send(Err(error));
+                }
+            }
+        });
+        let lost = |_| ApiError::Internal { request_id: String::new() };
+        admission.await.map_err(lost)?.map_err(|error| self.refuse(error))?;
         Ok(Response::new(receiver.into()))
     }
 }
@@ -128,6 +128,23 @@ struct Line {
 }
 
 impl Line {
+    /// Has the node's Hello decided.
+    async fn join(&self, hello: crate::coordinator::input::Hello) -> Result<pb::Welcome, ApiError> {
+        let joined = Input::Joined { session: self.session, hello: Box::new(hello) };
+        match self.service.engine.decide(joined).await.map_err(stopped)? {
+            Reply::Welcome { epoch, heartbeat_interval } => Ok(pb::Welcome {
+                session: self.session.0,
+                epoch: epoch.0,
+                protocol: PROTOCOL,
+                heartbeat_interval: Some(wire::time::duration(heartbeat_interval)),
+            }),
+            Reply::Refused(refusal) => Err(orders::refused(refusal)),
+            Reply::Done | Reply::Run(_) | Reply::Fault(_) => {
+                Err(ApiError::Internal { request_id: String::new() })
+            }
+        }
+    }
+
     async fn run(
         self,
         mut incoming: Streaming<pb::SessionRequest>,
@@ -136,6 +153,7 @@ impl Line {
     ) {
         let (acks, mut beats) = mpsc::channel::<u64>(QUEUE);
         let most = usize::try_from(self.service.settings.mesh.batch_size).unwrap_or(1).max(1);
+        let patience = self.service.settings.mesh.message_timeout;
         let write = async {
             let mut number = 0;
             loop {
@@ -155,8 +173,14 @@ impl Line {
                     payloads.push(wire::session::payload(more));
                 }
                 let batch = self.batch(payloads, &mut number);
-                if node.send(Ok(batch)).await.is_err() {
-                    return;
+                // One that beats but reads nothing would keep work that it never learns of.
+                match tokio::time::timeout(patience, node.send(Ok(batch))).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return,
+                    Err(_) => {
+                        tracing::warn!(node = %self.node, "closing a connection that is not read");
+                        return;
+                    }
                 }
             }
         };
@@ -175,6 +199,7 @@ impl Line {
         tokio::select! {
             () = write => {}
             () = read => {}
+            () = node.closed() => {}
         }
         self.service.engine.sessions().close(self.session);
         let closed = Input::SessionClosed { session: self.session, node: self.node };
