@@ -20,8 +20,8 @@ use crate::workspace::blobs::{BlobError, BlobStore, Pin};
 /// How long blobs that a client asked about stay, so that it has time to upload the rest and start its run.
 pub const SNAPSHOT_KEPT: Duration = Duration::from_secs(600);
 
-/// How many such promises are kept at a time; the oldest is broken first.
-const MAX_PROMISES: usize = 1000;
+/// How many blobs are promised at a time, one asked about twice counted twice; the oldest promises are broken first.
+const MAX_PROMISED: usize = 1_000_000;
 
 /// How a coordinator treats trees that are read where they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +58,27 @@ pub struct Service {
 #[derive(Default)]
 struct Pins {
     runs: BTreeMap<RunId, Vec<Pin>>,
-    promised: VecDeque<(Instant, Pin)>,
+    promises: VecDeque<Promise>,
+    /// Blobs in all promises together.
+    promised: usize,
+}
+
+struct Promise {
+    until: Instant,
+    blobs: usize,
+    _pin: Pin,
+}
+
+impl Pins {
+    /// Breaks the promises that are over, and the oldest of the others until there is room for so many blobs.
+    fn make_room(&mut self, blobs: usize, now: Instant) {
+        while let Some(oldest) = self.promises.front()
+            && (oldest.until <= now || self.promised.saturating_add(blobs) > MAX_PROMISED)
+        {
+            self.promised -= oldest.blobs;
+            self.promises.pop_front();
+        }
+    }
 }
 
 impl Service {
@@ -92,15 +112,18 @@ impl Service {
 
     /// Keeps blobs that a client asked about for a while.
     pub fn promise(&self, digests: &[Digest]) {
-        let pin = self.blobs.pin(digests.iter().copied());
-        let now = Instant::now();
-        let mut pins = self.lock();
-        while pins.promised.front().is_some_and(|(until, _)| *until <= now)
-            || pins.promised.len() >= MAX_PROMISES
-        {
-            pins.promised.pop_front();
+        if digests.is_empty() {
+            return;
         }
-        pins.promised.push_back((now + SNAPSHOT_KEPT, pin));
+        let promise = Promise {
+            until: Instant::now() + SNAPSHOT_KEPT,
+            blobs: digests.len(),
+            _pin: self.blobs.pin(digests.iter().copied()),
+        };
+        let mut pins = self.lock();
+        pins.make_room(promise.blobs, Instant::now());
+        pins.promised += promise.blobs;
+        pins.promises.push_back(promise);
     }
 
     /// Keeps blobs for as long as a run that has started needs them.
@@ -108,9 +131,14 @@ impl Service {
         self.lock().runs.entry(run.clone()).or_default().extend(pins);
     }
 
-    /// Lets go of what ended runs no longer need: all but their results; and of everything of forgotten runs.
+    /// Lets go of what ended runs no longer need: all but their results; of everything of forgotten runs; and of
+    /// promises that are over.
     pub async fn release_ended(&self) {
-        let held: Vec<RunId> = self.lock().runs.keys().cloned().collect();
+        let held: Vec<RunId> = {
+            let mut pins = self.lock();
+            pins.make_room(0, Instant::now());
+            pins.runs.keys().cloned().collect()
+        };
         let ended = self
             .engine
             .query(move |core, _| {
@@ -186,4 +214,30 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
         tracing::error!(%error, "a blocking task failed");
         ApiError::Internal { request_id: String::new() }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workspace::blobs::BlobLimits;
+
+    #[tokio::test(start_paused = true)]
+    async fn promises_end_by_time_and_the_oldest_are_broken_for_room() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let limits = BlobLimits { max_blob_bytes: 100, max_total_bytes: 100 };
+        let blobs = BlobStore::open(dir.path(), limits).expect("opens");
+        let mut pins = Pins::default();
+        let now = Instant::now();
+        for (blobs_in_it, seconds) in [(400_000, 1), (600_000, 2)] {
+            let until = now + Duration::from_secs(seconds);
+            pins.promises.push_back(Promise { until, blobs: blobs_in_it, _pin: blobs.pin([]) });
+            pins.promised += blobs_in_it;
+        }
+        pins.make_room(0, now);
+        assert_eq!((pins.promises.len(), pins.promised), (2, 1_000_000), "full, and nothing is over");
+        pins.make_room(1, now);
+        assert_eq!((pins.promises.len(), pins.promised), (1, 600_000));
+        pins.make_room(0, now + Duration::from_secs(2));
+        assert_eq!((pins.promises.len(), pins.promised), (0, 0));
+    }
 }
