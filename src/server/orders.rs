@@ -78,13 +78,18 @@ pub async fn start(
         timeout,
         source: tree.source,
     };
-    let reply =
-        service.engine.decide(Input::StartRun { run, order: Box::new(order) }).await.map_err(stopped)?;
-    match reply {
-        Reply::Run(run) => {
-            service.keep_for(&run, tree.pins);
-            Ok(run)
+    let (shared, pins) = (service.clone(), tree.pins);
+    // A task of its own: if the client goes away meanwhile this call is dropped, but the run that starts all the same
+    // must keep its blobs.
+    let decided = tokio::spawn(async move {
+        let reply = shared.engine.decide(Input::StartRun { run, order: Box::new(order) }).await;
+        if let Ok(Reply::Run(run)) = &reply {
+            shared.keep_for(run, pins);
         }
+        reply
+    });
+    match decided.await.map_err(|_| ApiError::Internal { request_id: String::new() })?.map_err(stopped)? {
+        Reply::Run(run) => Ok(run),
         Reply::Refused(refusal) => Err(refused(refusal)),
         Reply::Done | Reply::Welcome { .. } | Reply::Fault(_) => {
             Err(ApiError::Internal { request_id: String::new() })
