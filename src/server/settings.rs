@@ -47,7 +47,12 @@ pub fn inbound(settings: &Settings) -> InboundLimits {
     InboundLimits {
         requests_in_flight: server.max_concurrent_requests as usize,
         streams_per_caller: server.max_streams_per_client as usize,
-        deadlines: DeadlineSettings { unary_default: server.request_timeout, ..DeadlineSettings::default() },
+        deadlines: DeadlineSettings {
+            unary_default: server.request_timeout,
+            // What configuration gives to all, no limit of this program takes away.
+            unary_max: DeadlineSettings::default().unary_max.max(server.request_timeout),
+            ..DeadlineSettings::default()
+        },
         max_message_bytes: server.max_message_bytes,
     }
 }
@@ -66,4 +71,22 @@ pub fn tokens(settings: &Settings) -> Vec<Token> {
         })
     };
     settings.auth.tokens.iter().filter_map(token).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_request_timeout_is_never_cut_by_the_limit_on_what_clients_may_wish() {
+        let mut settings = Settings::default();
+        for (seconds, longest) in [(60, 600), (900, 900)] {
+            settings.server.request_timeout = Duration::from_secs(seconds);
+            let deadlines = inbound(&settings).deadlines;
+            let given = (deadlines.unary_default.as_secs(), deadlines.unary_max.as_secs());
+            assert_eq!(given, (seconds, longest));
+        }
+    }
 }
