@@ -39,6 +39,8 @@ use crate::workspace::blobs::{BlobError, BlobLimits, BlobStore};
 
 /// Open `Watch` streams of one prober on the admin listener.
 const ADMIN_STREAMS: usize = 16;
+/// Streams of the nodes of one machine: their sessions, and the blobs of what they run.
+const NODE_STREAMS: usize = 1024;
 /// Requests to start a node that may wait for the launcher.
 const RESTARTS: usize = 16;
 
@@ -200,6 +202,8 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
     let session_limits = InboundLimits {
         // A session lasts as long as its node.
         deadlines: DeadlineSettings { stream_default: None, stream_max: None, ..inbound.deadlines },
+        // Counted by address, which the nodes of one machine share; the setting is about clients.
+        streams_per_caller: NODE_STREAMS,
         ..inbound
     };
     let node_stack = stack::peer(node_routes, secrets, session_limits, random.clone());
