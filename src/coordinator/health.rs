@@ -124,8 +124,9 @@ impl Coordinator {
             };
             if let Some(tool) = &task.task.tool {
                 let share = shares.entry((node.clone(), tool.clone())).or_default();
-                share.0 += done * task.cost.max(1);
-                share.1 += task.cost.max(1);
+                let cost = task.cost.max(1);
+                share.0 = share.0.saturating_add(done * cost);
+                share.1 = share.1.saturating_add(cost);
             }
         }
         let mut progress: BTreeMap<NodeId, BTreeMap<ToolName, f64>> = BTreeMap::new();

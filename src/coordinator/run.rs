@@ -169,13 +169,14 @@ impl Run {
             };
             let (counts, done_cost, all_cost) = entry;
             let cost = task.cost.max(1);
-            *all_cost += cost;
+            // Costs are a node's word: they may be anything.
+            *all_cost = all_cost.saturating_add(cost);
             match task.state {
                 TaskState::Queued => counts.queued += 1,
                 TaskState::Running { .. } => counts.running += 1,
                 TaskState::Done { .. } | TaskState::GivenUp { .. } => {
                     counts.done += 1;
-                    *done_cost += cost;
+                    *done_cost = done_cost.saturating_add(cost);
                 }
             }
         }
