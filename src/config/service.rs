@@ -71,12 +71,12 @@ impl SecretHash {
         self.0 == Some(Digest::of(presented))
     }
 
-    /// Whether a hash was given; a missing one is reported when settings are loaded and matches nothing.
     /// The hash itself, for comparing in constant time; none if it was not given.
     pub const fn digest(&self) -> Option<Digest> {
         self.0
     }
 
+    /// Whether a hash was given; a missing one is reported when settings are loaded and matches nothing.
     pub(super) fn is_set(&self) -> bool {
         self.0.is_some()
     }
