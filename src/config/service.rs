@@ -56,7 +56,7 @@ section! {
         cert: Option<PathBuf> = None, FILE;
         /// Its private key, PEM.
         key: Option<PathBuf> = None, FILE;
-        /// Authorities, PEM; if set, clients must show a certificate of one of them.
+        /// Authorities, PEM; if set, clients of the API must show a certificate of one of them.
         client_ca: Option<PathBuf> = None, FILE;
     }
 }

@@ -119,7 +119,7 @@ pub struct RunningServer {
 /// Binds every listener, then serves. Nothing is left behind if one cannot be bound.
 pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<RunningServer, StartError> {
     let settings = &options.settings;
-    let tls = tls(settings)?;
+    let (api_tls, node_tls) = tls(settings)?.map(<(_, _)>::from).unzip();
     let api = bind(settings.server.listen, "server.listen").await?;
     let nodes = bind(settings.server.node_listen, "server.node_listen").await?;
     let admin_listener = match options.admin {
@@ -198,7 +198,7 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
         engine: Mutex::new(engine),
     };
     let api_stack = stack::api(api_routes, tokens, inbound, random.clone());
-    running.listen(api, api_stack, listener_limits(ConnectionLimits::default()), tls.clone());
+    running.listen(api, api_stack, listener_limits(ConnectionLimits::default()), api_tls);
     let session_limits = InboundLimits {
         // A session lasts as long as its node.
         deadlines: DeadlineSettings { stream_default: None, stream_max: None, ..inbound.deadlines },
@@ -208,7 +208,7 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
     };
     let node_stack = stack::peer(node_routes, secrets, session_limits, random.clone());
     // On loopback the certificate's name cannot fit, and the enrolment secret never leaves the machine.
-    let node_tls = tls.filter(|_| !settings.server.node_listen.ip().is_loopback());
+    let node_tls = node_tls.filter(|_| !settings.server.node_listen.ip().is_loopback());
     running.listen(nodes, node_stack, listener_limits(ConnectionLimits::for_nodes()), node_tls);
     if let Some(listener) = admin_listener {
         let routes = admin::routes(health_service, handle);
@@ -340,7 +340,9 @@ fn with_reflection(routes: Routes) -> Routes {
     }
 }
 
-fn tls(settings: &Settings) -> Result<Option<TlsConfigs>, StartError> {
+/// TLS of the API and of the node listener. Only callers of the API may be asked for a certificate: nodes have none,
+/// their secret proves them.
+fn tls(settings: &Settings) -> Result<Option<[TlsConfigs; 2]>, StartError> {
     let tls = &settings.server.tls;
     let (Some(cert), Some(key)) = (&tls.cert, &tls.key) else { return Ok(None) };
     let read = |path: &PathBuf, setting| {
@@ -349,8 +351,8 @@ fn tls(settings: &Settings) -> Result<Option<TlsConfigs>, StartError> {
     let chain = read(cert, "server.tls.cert")?;
     let key = read(key, "server.tls.key")?;
     let client_ca = tls.client_ca.as_ref().map(|path| read(path, "server.tls.client_ca")).transpose()?;
-    let config = server_config(&chain, &key, client_ca.as_deref())?;
-    Ok(Some(watch::channel(config).1))
+    let configs = [server_config(&chain, &key, client_ca.as_deref())?, server_config(&chain, &key, None)?];
+    Ok(Some(configs.map(|config| watch::channel(config).1)))
 }
 
 /// Lets go of blobs whenever runs have ended.
