@@ -30,7 +30,7 @@ section! {
         admin_listen: SocketAddr = loopback(50052), ADDRESS;
         /// Sessions of the nodes. Beyond loopback it needs `server.tls` and a node secret.
         node_listen: SocketAddr = loopback(0), ADDRESS;
-        /// The address that nodes on other hosts are told to dial, if it is not `node_listen`.
+        /// What launched nodes dial if `node_listen` is beyond loopback: a name that the certificate has.
         advertise: Option<String> = None, any("HOST:PORT");
         /// The certificate of the public API and of the node listener.
         tls: TlsSettings = TlsSettings::default(), any("a table");
