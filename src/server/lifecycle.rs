@@ -39,6 +39,9 @@ use crate::workspace::blobs::{BlobError, BlobLimits, BlobStore};
 
 /// Open `Watch` streams of one prober on the admin listener.
 const ADMIN_STREAMS: usize = 16;
+/// Bytes of the largest message of a node, at least. A node sends its results as large as they are: with the limit of
+/// clients, a lowered one would refuse the same result for ever, and its run would never end.
+const NODE_MESSAGE_BYTES: usize = 4 << 20;
 /// Requests to start a node that may wait for the launcher.
 const RESTARTS: usize = 16;
 
@@ -172,11 +175,12 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
     if settings.server.reflection {
         api_routes = with_reflection(api_routes);
     }
+    let node_message = message.max(NODE_MESSAGE_BYTES);
     let node_routes = Routes::new(
-        NodeServiceServer::new(Sessions::new(service.clone())).max_decoding_message_size(message),
+        NodeServiceServer::new(Sessions::new(service.clone())).max_decoding_message_size(node_message),
     )
     .add_service(
-        WorkspaceServiceServer::new(Workspaces::new(service.clone())).max_decoding_message_size(message),
+        WorkspaceServiceServer::new(Workspaces::new(service.clone())).max_decoding_message_size(node_message),
     );
 
     let random = options.random;
@@ -200,6 +204,7 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
     let session_limits = InboundLimits {
         // A session lasts as long as its node.
         deadlines: DeadlineSettings { stream_default: None, stream_max: None, ..inbound.deadlines },
+        max_message_bytes: node_message as u64,
         ..inbound
     };
     let node_stack = stack::peer(node_routes, secrets, session_limits, random.clone());
