@@ -33,7 +33,7 @@ section! {
     pub struct MeshSettings {
         /// Seconds between two heartbeats of a node.
         heartbeat_interval: Duration = Duration::from_secs(5), POSITIVE;
-        /// Seconds of silence after which a node is FAILED; also the longest processing of one message.
+        /// Seconds of silence after which a node is FAILED.
         message_timeout: Duration = Duration::from_secs(30), POSITIVE;
         /// Share of the roster that must agree to a decision.
         consensus_threshold: f64 = 0.75, SHARE;

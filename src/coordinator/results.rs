@@ -11,6 +11,9 @@ use crate::types::{
     AttemptRef, Incarnation, Measured, NodeId, Outcome, Plan, RunId, Stage, TaskId, ToolName,
 };
 
+/// Shards of one tool in a plan that is believed. Far more than is ever asked for; each becomes tasks that are kept.
+const MOST_SHARDS: usize = 1024;
+
 impl Coordinator {
     pub(super) fn task_ended(
         &mut self,
@@ -73,6 +76,9 @@ impl Coordinator {
         match facts {
             Facts::Plan(plan) if !plan.tools.iter().map(|tool| &tool.tool).eq(run.order.tools.keys()) => {
                 Some("its plan is not of the tools that were asked for")
+            }
+            Facts::Plan(plan) if plan.tools.iter().any(|tool| tool.shards.len() > MOST_SHARDS) => {
+                Some("its plan has more shards than any run needs")
             }
             Facts::Aggregate { outcome, .. } => match outcome {
                 Outcome::Cancelled => Some("its result is of a run that was cancelled"),

@@ -12,7 +12,7 @@ use crate::engine::watch::{LoggedEvent, RunLog};
 use crate::proto::v1;
 use crate::proto::v1::run_event::Event;
 use crate::status::ApiError;
-use crate::types::{ClassifiedOutput, Digest, RunId, Stage};
+use crate::types::{ClassifiedOutput, Diagnostic, Digest, RunId, Stage};
 use crate::wire;
 
 /// Events read from the log at a time.
@@ -21,6 +21,8 @@ const PAGE: usize = 64;
 const QUEUE: usize = 16;
 /// Bytes of diagnostics in one message, about half of what the protocol promises as the most.
 const BATCH_BYTES: usize = 512 * 1024;
+/// Bytes of a tool's message in a diagnostic that is too large otherwise.
+const MESSAGE_BYTES: usize = 64 * 1024;
 
 /// What a client receives.
 pub type Events = tokio_stream::wrappers::ReceiverStream<Result<v1::RunEvent, Status>>;
@@ -132,22 +134,87 @@ impl Follower {
                 ApiError::Internal { request_id: String::new() }
             })?;
             drop(bytes);
-            let (mut batches, mut batch, mut size) = (Vec::new(), Vec::new(), 0);
-            for diagnostic in classified.diagnostics {
-                let diagnostic = v1::Diagnostic::from(diagnostic);
-                size += diagnostic.encoded_len();
-                batch.push(diagnostic);
-                if size >= BATCH_BYTES {
-                    let diagnostics = std::mem::take(&mut batch);
-                    batches.push(v1::DiagnosticBatch { task: Some(task.clone()), diagnostics });
-                    size = 0;
-                }
-            }
-            if !batch.is_empty() {
-                batches.push(v1::DiagnosticBatch { task: Some(task), diagnostics: batch });
-            }
-            Ok(batches)
+            Ok(split(&task, classified.diagnostics))
         })
         .await?
+    }
+}
+
+/// In as many messages as keep each below the protocol's limit.
+fn split(task: &v1::TaskRef, diagnostics: Vec<Diagnostic>) -> Vec<v1::DiagnosticBatch> {
+    let batch = |diagnostics| v1::DiagnosticBatch { task: Some(task.clone()), diagnostics };
+    let (mut batches, mut open, mut size) = (Vec::new(), Vec::new(), 0);
+    for diagnostic in diagnostics {
+        let mut diagnostic = v1::Diagnostic::from(diagnostic);
+        if diagnostic.encoded_len() > BATCH_BYTES {
+            shorten(&mut diagnostic.message);
+            diagnostic.reported_by.iter_mut().for_each(|reported| shorten(&mut reported.message));
+        }
+        let length = diagnostic.encoded_len();
+        if size + length > BATCH_BYTES && !open.is_empty() {
+            batches.push(batch(std::mem::take(&mut open)));
+            size = 0;
+        }
+        size += length;
+        open.push(diagnostic);
+    }
+    if !open.is_empty() {
+        batches.push(batch(open));
+    }
+    batches
+}
+
+/// Cuts a message that no stream can carry whole; a tool may quote a line as long as a file.
+fn shorten(message: &mut String) {
+    if message.len() > MESSAGE_BYTES {
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
+        message.push('…');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Reported, Severity, ToolName, TreePath};
+
+    fn diagnostic(message: &str) -> Diagnostic {
+        let tool = ToolName::new("ruff").expect("valid");
+        Diagnostic {
+            path: TreePath::new("a.py").expect("valid"),
+            line: 1,
+            column: None,
+            end: None,
+            tool: tool.clone(),
+            code: "F821".into(),
+            name: None,
+            message: message.into(),
+            severity: Severity::High,
+            url: None,
+            fingerprint: String::new(),
+            line_hash: String::new(),
+            reported_by: vec![Reported {
+                tool,
+                line: 1,
+                column: None,
+                code: "F821".into(),
+                message: message.into(),
+            }],
+        }
+    }
+
+    #[test]
+    fn no_message_is_over_the_limit_and_none_is_left_out() {
+        let task = v1::TaskRef { tool: "ruff".into(), ..v1::TaskRef::default() };
+        let sizes = [10, 100_000, 100_000, 100_000, 10, 255_000, 10, 3_000_000, 10];
+        let batches = split(&task, sizes.iter().map(|size| diagnostic(&"é".repeat(size / 2))).collect());
+        assert!(batches.iter().all(|batch| batch.encoded_len() < 600 << 10 && !batch.diagnostics.is_empty()));
+        let told: Vec<_> = batches.iter().flat_map(|batch| &batch.diagnostics).collect();
+        assert_eq!(told.len(), sizes.len());
+        for (told, size) in told.iter().zip(sizes) {
+            assert_eq!(told.message, told.reported_by[0].message);
+            assert_eq!(told.message.len() == size, size < 1_000_000, "only what does not fit is cut");
+        }
+        assert!(told[7].message.len() <= MESSAGE_BYTES + 3 && told[7].message.ends_with('…'));
+        assert_eq!(split(&task, Vec::new()), []);
     }
 }

@@ -41,6 +41,9 @@ use crate::workspace::blobs::{BlobError, BlobLimits, BlobStore};
 const ADMIN_STREAMS: usize = 16;
 /// Streams of the nodes of one machine: their sessions, and the blobs of what they run.
 const NODE_STREAMS: usize = 1024;
+/// Bytes of the largest message of a node, at least. A node sends its results as large as they are: with the limit of
+/// clients, a lowered one would refuse the same result for ever, and its run would never end.
+const NODE_MESSAGE_BYTES: usize = 4 << 20;
 /// Requests to start a node that may wait for the launcher.
 const RESTARTS: usize = 16;
 
@@ -174,11 +177,12 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
     if settings.server.reflection {
         api_routes = with_reflection(api_routes);
     }
+    let node_message = message.max(NODE_MESSAGE_BYTES);
     let node_routes = Routes::new(
-        NodeServiceServer::new(Sessions::new(service.clone())).max_decoding_message_size(message),
+        NodeServiceServer::new(Sessions::new(service.clone())).max_decoding_message_size(node_message),
     )
     .add_service(
-        WorkspaceServiceServer::new(Workspaces::new(service.clone())).max_decoding_message_size(message),
+        WorkspaceServiceServer::new(Workspaces::new(service.clone())).max_decoding_message_size(node_message),
     );
 
     let random = options.random;
@@ -204,6 +208,7 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
         deadlines: DeadlineSettings { stream_default: None, stream_max: None, ..inbound.deadlines },
         // Counted by address, which the nodes of one machine share; the setting is about clients.
         streams_per_caller: NODE_STREAMS,
+        max_message_bytes: node_message as u64,
         ..inbound
     };
     let node_stack = stack::peer(node_routes, secrets, session_limits, random.clone());

@@ -12,6 +12,19 @@ const DEFAULT_PAGE: usize = 50;
 /// Runs on a page at most.
 const MAX_PAGE: usize = 500;
 
+/// Bytes of a page, about half of what the protocol promises as the most; the first run of a page is always on it.
+const PAGE_BYTES: usize = 512 * 1024;
+
+/// How many runs of these sizes go on one page.
+fn fitting(sizes: impl Iterator<Item = usize>, most: usize) -> usize {
+    let mut bytes = 0;
+    let fits = |length: &usize| {
+        bytes += length;
+        bytes <= PAGE_BYTES
+    };
+    sizes.take(most).take_while(fits).count().max(1)
+}
+
 /// One page. The token is the last run of the page before, so that runs that start meanwhile shift nothing.
 pub async fn list(service: &Service, request: v1::ListRunsRequest) -> Result<v1::ListRunsResponse, ApiError> {
     let mut bad = Vec::new();
@@ -66,12 +79,27 @@ pub async fn list(service: &Service, request: v1::ListRunsRequest) -> Result<v1:
                 .take(size + 1)
                 .map(|(id, run)| wire::run::run(id, run, &engine::progress(core, id)))
                 .collect();
-            let more = page.len() > size;
-            page.truncate(size);
+            let kept = fitting(page.iter().map(prost::Message::encoded_len), size);
+            let more = page.len() > kept;
+            page.truncate(kept);
             let last = page.last().filter(|_| more);
             let next_page_token = last.map(|run| run.run_id.clone()).unwrap_or_default();
             v1::ListRunsResponse { runs: page, next_page_token }
         })
         .await
         .map_err(stopped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_bounded_in_runs_and_in_bytes_and_always_goes_on() {
+        let page = |sizes: &[usize], most| fitting(sizes.iter().copied(), most);
+        assert_eq!(page(&[1000; 20], 50), 20);
+        assert_eq!(page(&[1000; 51], 50), 50);
+        assert_eq!(page(&[100 << 10; 20], 50), 5);
+        assert_eq!(page(&[2 << 20, 10], 50), 1, "else the next page would be the same one");
+    }
 }

@@ -16,6 +16,7 @@ mod hostile_files;
 mod killed_node;
 mod lint_command;
 mod linter_process;
+mod logs;
 mod mesh_rpcs;
 mod node_admission;
 mod node_session;

@@ -111,6 +111,16 @@ fn a_plan_that_leaves_a_tool_out_or_adds_one_is_a_failed_attempt() {
 }
 
 #[test]
+fn a_plan_with_absurdly_many_shards_is_a_failed_attempt() {
+    let mut mesh = TestMesh::full();
+    let run = mesh.planned(&["ruff"], 1025);
+    assert_eq!(mesh.tasks(&run, Stage::Plan)[0].crashes, 1);
+    assert!(mesh.tasks(&run, Stage::Lint).is_empty());
+    mesh.plan_done(&run, 1024);
+    assert_eq!(mesh.tasks(&run, Stage::Lint).len(), 1024);
+}
+
+#[test]
 fn words_of_strangers_and_absurd_loads_are_harmless() {
     let mut mesh = TestMesh::full();
     let revision = mesh.core.revision();

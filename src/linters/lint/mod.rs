@@ -18,6 +18,9 @@ use super::process::{Exceeded, Finished, Limits, ProcessError, ProcessSpec};
 use super::toolchain::{ToolBinary, Toolchain};
 use crate::types::{LintOutput, RawDiagnostic, Shard, ToolError, ToolErrorKind, ToolPlan};
 
+/// Bytes of a tool's error. It travels in events and answers, and some tools print without end.
+const ERROR_BYTES: usize = 8 << 10;
+
 /// Runs one process. The real one goes through the shim; tests feed recorded outputs.
 pub trait ProcessRunner: Sync {
     /// Runs the process to its end, to a limit, or until cancelled.
@@ -223,10 +226,16 @@ async fn assemble(
         error.message = cleaner.clean(&error.message);
     }
     errors.dedup();
-    let error = errors.into_iter().reduce(|first, next| ToolError {
+    let mut error = errors.into_iter().reduce(|first, next| ToolError {
         kind: first.kind,
         message: format!("{}\n{}", first.message, next.message),
     });
+    if let Some(ToolError { message, .. }) = &mut error
+        && message.len() > ERROR_BYTES
+    {
+        message.truncate(message.floor_char_boundary(ERROR_BYTES));
+        message.push('…');
+    }
     (diagnostics, error)
 }
 

@@ -13,8 +13,9 @@ use crate::proto::peer::v1::mesh_message::Payload;
 
 /// The most messages of a batch.
 const BATCH_MESSAGES: usize = 10;
-/// A batch takes no further message when it has this many bytes, so that it stays far below the message limit.
-const BATCH_BYTES: usize = 1 << 20;
+/// A batch takes no further message when it has this many bytes, so that with the largest result inside a message it
+/// stays below the protocol's 1 MiB.
+const BATCH_BYTES: usize = 512 << 10;
 
 /// What is around every message of a node.
 pub(super) struct Envelope {
@@ -98,7 +99,7 @@ mod tests {
 
     #[tokio::test]
     async fn large_results_do_not_add_up_to_a_message_that_is_refused() {
-        let sent = batches(&[600 << 10; 4]).await;
-        assert_eq!(sent, [vec![1, 2], vec![3, 4]]);
+        let sent = batches(&[crate::node::stages::INLINE_BYTES; 5]).await;
+        assert_eq!(sent, [vec![1, 2], vec![3, 4], vec![5]]);
     }
 }

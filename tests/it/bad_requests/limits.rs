@@ -111,3 +111,19 @@ async fn open_runs_are_bounded_and_make_room_when_they_end() {
     ruff.open();
     assert_eq!(finished(&watched(&mut client, &third, 0).await).outcome(), Outcome::Clean);
 }
+
+#[tokio::test]
+async fn limits_for_clients_do_not_stop_the_results_of_nodes() {
+    let limits =
+        "[workspace]\nmax_file_bytes = 2000\nmax_inline_bytes = 2000\n[server]\nmax_message_bytes = 3000\n";
+    let serve = Serve::start(limits).await;
+    let names: String = (0..200).map(|number| format!("u{number}\n")).collect();
+    let asked = CoordinateRequest {
+        timeout: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+        ..request(inline(&[("a.py", &names)]), &["ruff"])
+    };
+    let events = run(&mut serve.coordinator(), asked).await;
+    let finished = finished(&events);
+    assert_eq!(finished.outcome(), Outcome::Findings);
+    assert!(finished.summary.expect("counts").reported >= 200, "each name is undefined");
+}

@@ -35,6 +35,19 @@ async fn a_list_longer_than_a_command_line_reaches_the_tool_whole() {
 }
 
 #[tokio::test]
+async fn what_many_processes_complain_of_makes_one_error_of_bounded_length() {
+    let names: Vec<String> = (0..6000).map(|n| format!("package_{n:0>30}/module.py")).collect();
+    let files: Vec<&str> = names.iter().map(String::as_str).collect();
+    let complaint = |n: usize| end(70 + i32::try_from(n).expect("few"), b"", "é".repeat(3000).as_bytes());
+    let runner = Recorded::new((0..9).map(complaint));
+    let error = lint_with("flake8", &files, &runner, None).await.expect("an answer").output.error;
+    let message = error.expect("a failure").message;
+    assert!(message.starts_with("flake8 ended with status 70: é"), "{message}");
+    assert!(message.contains("\nflake8 ended with status 71") && message.ends_with('…'), "{message}");
+    assert!(message.len() <= ERROR_BYTES + '…'.len_utf8(), "{}", message.len());
+}
+
+#[tokio::test]
 async fn the_project_s_interpreter_is_asked_once_and_shown_to_the_tool() {
     let python = Path::new("/home/p/.venv/bin/python");
     let paths = br#"["/home/p/.venv/lib/site-packages", "/home/p/.venv/lib/site-packages"]"#;
