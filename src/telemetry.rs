@@ -68,7 +68,9 @@ pub fn init(default: &'static str) -> Result<(), TelemetryError> {
     let filter = EnvFilter::try_new(&text)
         .map_err(|error| TelemetryError::Filter { value: text, reason: error.to_string() })?;
     let terminal = stderr().is_terminal();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    // A line that cannot be written would be complained about on the same closed pipe, with a panic.
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).log_internal_errors(false);
     // A second call (several commands in one test process) keeps the first subscriber.
     let _ = if terminal {
         builder.with_ansi(std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())).try_init()

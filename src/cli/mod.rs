@@ -118,7 +118,7 @@ pub fn main() -> ExitCode {
     let exit = match start(cli.command) {
         Ok(exit) => exit,
         Err(error) => {
-            eprintln!("{}", error::render(&error));
+            output::say(&error::render(&error));
             Exit::Error
         }
     };

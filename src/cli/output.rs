@@ -1,4 +1,4 @@
-//! Standard output: what a command was asked for, and nothing else.
+//! Standard output: what a command was asked for, and nothing else. Standard error: all other words.
 
 use std::io::{self, Write as _};
 
@@ -11,6 +11,11 @@ pub fn print(bytes: &[u8]) -> io::Result<()> {
 /// Writes a line.
 pub fn print_line(text: &str) -> io::Result<()> {
     print(format!("{text}\n").as_bytes())
+}
+
+/// Writes a line to standard error. That nobody reads it (`2>&1 | head`, a full disk) stops no work.
+pub fn say(text: &str) {
+    let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }
 
 /// Takes a closed pipe for a good end.

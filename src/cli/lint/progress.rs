@@ -7,6 +7,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::cli::follow::Watcher;
+use crate::cli::output;
 use crate::cli::run_view::{RunView, tool_line};
 use crate::proto::v1::RunEvent;
 use crate::proto::v1::run_event::Event;
@@ -64,8 +65,8 @@ impl Progress {
 
     fn say(&self, text: &str) {
         match &self.bars {
-            Some(bars) => bars.all.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(bars) => bars.all.suspend(|| output::say(text)),
+            None => output::say(text),
         }
     }
 }
