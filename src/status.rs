@@ -86,6 +86,15 @@ pub enum ApiError {
         /// After which time trying again makes sense.
         retry: Duration,
     },
+    /// The disk that keeps blobs is full; the same request can succeed when there is room.
+    #[error(
+        "the disk of the blob store is full; free some space there, or choose another folder with \
+         workspace.blob_dir or TMPDIR"
+    )]
+    DiskFull {
+        /// After which time trying again makes sense.
+        retry: Duration,
+    },
     /// The service, or a part that it needs, cannot answer now; the same request can succeed later.
     #[error("{message}")]
     Unavailable {
@@ -196,6 +205,7 @@ impl ApiError {
                 (Code::FailedPrecondition, conditions.first().map_or("PRECONDITION_FAILED", |c| c.kind))
             }
             ApiError::ResourceExhausted { .. } => (Code::ResourceExhausted, "LIMIT_REACHED"),
+            ApiError::DiskFull { .. } => (Code::ResourceExhausted, "DISK_FULL"),
             ApiError::Unavailable { reason, .. } => (Code::Unavailable, reason),
             ApiError::Unauthenticated(_) => (Code::Unauthenticated, "CREDENTIALS_REFUSED"),
             ApiError::PermissionDenied { .. } => (Code::PermissionDenied, "ROLE_TOO_LOW"),
@@ -232,7 +242,9 @@ impl ApiError {
             ApiError::IdReused { field, id } => vec![(*field, id.clone())],
             ApiError::InvalidArgument(violations) => vec![("violations", violations.len().to_string())],
             ApiError::FailedPrecondition(conditions) => vec![("violations", conditions.len().to_string())],
-            ApiError::Unavailable { .. } | ApiError::Unauthenticated(_) => Vec::new(),
+            ApiError::DiskFull { .. } | ApiError::Unavailable { .. } | ApiError::Unauthenticated(_) => {
+                Vec::new()
+            }
         };
         pairs.into_iter().map(|(key, value)| (key.to_owned(), shortened(value, 256))).collect()
     }
@@ -265,7 +277,9 @@ impl From<ApiError> for Status {
                     details.add_precondition_failure_violation(kind, subject, description);
                 }
             }
-            ApiError::ResourceExhausted { retry, .. } | ApiError::Unavailable { retry, .. } => {
+            ApiError::ResourceExhausted { retry, .. }
+            | ApiError::DiskFull { retry }
+            | ApiError::Unavailable { retry, .. } => {
                 details.set_retry_info(Some(retry));
             }
             ApiError::Unauthenticated(_)
@@ -327,6 +341,7 @@ mod tests {
         let retry = Duration::from_secs(7);
         for error in [
             ApiError::ResourceExhausted { what: "requests in flight", limit: 3, retry },
+            ApiError::DiskFull { retry },
             ApiError::Unavailable { reason: "CIRCUIT_OPEN", message: "node is down".into(), retry },
         ] {
             let details = Status::from(error).get_error_details();

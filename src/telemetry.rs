@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::{IsTerminal as _, stderr};
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 
 /// Why logs could not be set up. The user must fix the environment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,13 +63,18 @@ fn check(text: &str) -> Result<(), TelemetryError> {
     EnvFilter::try_new(text).map(|_| ()).map_err(|error| refused(error.to_string()))
 }
 
-/// Starts logging to standard error. `default` is the filter when the environment names none.
-pub fn init(default: &'static str) -> Result<(), TelemetryError> {
+/// Starts logging to standard error, by way of `writer`. `default` is the filter when the environment names none.
+pub fn init<W>(default: &'static str, writer: W) -> Result<(), TelemetryError>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let text = directives(std::env::var_os("MESH_LOG_LEVEL"), std::env::var_os("MESH_DEBUG"), default)?;
     let filter = EnvFilter::try_new(&text)
         .map_err(|error| TelemetryError::Filter { value: text, reason: error.to_string() })?;
     let terminal = stderr().is_terminal();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    // A line that cannot be written would be complained about on the same closed pipe, with a panic.
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).log_internal_errors(false);
     // A second call (several commands in one test process) keeps the first subscriber.
     let _ = if terminal {
         builder.with_ansi(std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())).try_init()

@@ -116,7 +116,8 @@ fn sandbox(status: &SandboxStatus) -> Check {
 
 async fn linters(settings: Settings) -> Check {
     let managed = settings.toolchain.mode == ToolchainChoice::Managed;
-    let provide = move || linters::toolchain(&settings, &mut |text| eprintln!("lintmesh: {text}"));
+    let provide =
+        move || linters::toolchain(&settings, &mut |text| output::say(&format!("lintmesh: {text}")));
     match tokio::task::spawn_blocking(provide).await {
         Ok(Ok(found)) => toolchain_check(&found),
         Ok(Err(cause)) => Check::wrong(

@@ -85,7 +85,8 @@ pub async fn follow(
                 return Err(FollowError::Interrupted);
             }
         };
-        let action = if view.run_id.is_empty() { "starting the run" } else { "following the run" };
+        let is_new = view.run_id.is_empty() && matches!(start, Start::New(_));
+        let action = if is_new { "starting the run" } else { "following the run" };
         if !is_transient(&broken) || failures >= RETRIES {
             return Err(FollowError::refused(action, broken));
         }

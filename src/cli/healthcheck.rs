@@ -12,6 +12,7 @@ use tonic_health::pb::health_client::HealthClient;
 use super::arguments::{ConfigArgs, parse_duration};
 use super::connect;
 use super::exit::Exit;
+use super::output;
 
 /// The exit codes of grpc-health-probe, which probes and scripts know.
 const BAD_ARGUMENTS: Exit = Exit::Code(1);
@@ -45,9 +46,10 @@ pub(super) struct HealthcheckArgs {
 pub(super) async fn run(args: HealthcheckArgs) -> Exit {
     let (exit, text) = check(args).await;
     if exit == Exit::Success {
-        println!("{text}");
+        // The exit code is the answer, whoever reads the word.
+        let _ = output::print_line(&text);
     } else {
-        eprintln!("{text}");
+        output::say(&text);
     }
     exit
 }

@@ -118,7 +118,7 @@ pub fn main() -> ExitCode {
     let exit = match start(cli.command) {
         Ok(exit) => exit,
         Err(error) => {
-            eprintln!("{}", error::render(&error));
+            output::say(&error::render(&error));
             Exit::Error
         }
     };
@@ -136,7 +136,7 @@ fn usage_exit(error: &clap::Error) -> Exit {
 }
 
 fn start(command: Command) -> anyhow::Result<Exit> {
-    telemetry::init(command.log_default())?;
+    telemetry::init(command.log_default(), || output::LogLines)?;
     // A node chooses its own runtime.
     if let Command::Node(args) = command {
         return node::node(args.command()?).map(|()| Exit::Success);

@@ -1,6 +1,12 @@
-//! Standard output: what a command was asked for, and nothing else.
+//! Standard output: what a command was asked for, and nothing else. Standard error: all other words.
 
-use std::io::{self, Write as _};
+use std::io::{self, Write};
+use std::sync::{Mutex, PoisonError};
+
+use indicatif::MultiProgress;
+
+/// The bars on standard error, if there are any now.
+static BARS: Mutex<Option<MultiProgress>> = Mutex::new(None);
 
 /// Writes all of `bytes`. A reader that has seen enough (`| head`) is no error.
 pub fn print(bytes: &[u8]) -> io::Result<()> {
@@ -11,6 +17,36 @@ pub fn print(bytes: &[u8]) -> io::Result<()> {
 /// Writes a line.
 pub fn print_line(text: &str) -> io::Result<()> {
     print(format!("{text}\n").as_bytes())
+}
+
+/// Writes a line to standard error. That nobody reads it (`2>&1 | head`, a full disk) stops no work.
+pub fn say(text: &str) {
+    let _ = LogLines.write_all(format!("{text}\n").as_bytes());
+}
+
+/// Tells which bars are drawn from now on, so that lines are written above them, not through them.
+pub fn set_bars(bars: Option<MultiProgress>) {
+    *BARS.lock().unwrap_or_else(PoisonError::into_inner) = bars;
+}
+
+/// Standard error, for whole lines.
+#[derive(Debug, Clone, Copy)]
+pub struct LogLines;
+
+impl Write for LogLines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let bars = BARS.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let write = || io::stderr().lock().write_all(bytes);
+        match bars {
+            Some(bars) => bars.suspend(write),
+            None => write(),
+        }?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
 }
 
 /// Takes a closed pipe for a good end.

@@ -28,7 +28,8 @@ enum ToolchainCommand {
 pub(super) async fn run(args: ToolchainArgs) -> anyhow::Result<Exit> {
     let ToolchainCommand::Install { config } = args.command;
     let settings = config.settings()?;
-    let provide = move || linters::toolchain(&settings, &mut |text| eprintln!("lintmesh: {text}"));
+    let provide =
+        move || linters::toolchain(&settings, &mut |text| output::say(&format!("lintmesh: {text}")));
     let toolchain = tokio::task::spawn_blocking(provide).await.context("installing the linters")??;
     output::print(listing(&toolchain).as_bytes())?;
     Ok(if is_complete(&toolchain) { Exit::Success } else { Exit::Findings })

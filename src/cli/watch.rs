@@ -40,7 +40,7 @@ impl Watcher for Lines {
     }
 
     fn notice(&mut self, text: &str) {
-        eprintln!("lintmesh: {text}");
+        output::say(&format!("lintmesh: {text}"));
     }
 }
 

@@ -183,11 +183,7 @@ pub fn blob_error(error: BlobError) -> ApiError {
         BlobError::Full { limit, .. } => {
             ApiError::ResourceExhausted { what: "bytes in the blob store", limit, retry: later }
         }
-        BlobError::DiskFull { .. } => ApiError::ResourceExhausted {
-            what: "bytes on the disk of the blob store",
-            limit: 0,
-            retry: later,
-        },
+        BlobError::DiskFull { .. } => ApiError::DiskFull { retry: later },
         BlobError::InUse { .. } | BlobError::Io { .. } => {
             tracing::error!(%error, "blob store");
             ApiError::Unavailable {

@@ -56,6 +56,22 @@ fn help_explains_each_command_with_its_exit_codes() {
 }
 
 #[test]
+fn an_error_that_nobody_reads_keeps_its_exit_code() {
+    let here = folder();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = Command::new(env!("CARGO_BIN_EXE_lintmesh"))
+        .args(["lint", "no-such-folder"])
+        .current_dir(here.path())
+        .env_clear()
+        .env("HOME", here.path())
+        .stderr(writer)
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(2), "a panic would be 101");
+}
+
+#[test]
 fn wrong_usage_is_exit_2_and_names_the_argument() {
     let here = folder();
     for (arguments, named) in [

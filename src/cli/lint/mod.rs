@@ -53,7 +53,7 @@ async fn lint(args: LintArgs, mut progress: Progress, interrupt: &Interrupt) -> 
         progress.finish();
         let nothing = tree.found.manifest.unreadable().is_empty();
         if nothing && !args.quiet {
-            eprintln!("nothing to lint: no Python file in {}", tree.described());
+            output::say(&format!("nothing to lint: no Python file in {}", tree.described()));
         }
         return Ok(if nothing { Exit::Success } else { Exit::Incomplete });
     }
@@ -81,7 +81,7 @@ async fn lint(args: LintArgs, mut progress: Progress, interrupt: &Interrupt) -> 
     };
     progress.finish();
     let Some(report) = run.report else {
-        eprintln!("error: the run was cancelled: {}", run.finished.detail);
+        output::say(&format!("error: the run was cancelled: {}", run.finished.detail));
         return Ok(Exit::Incomplete);
     };
     let written = write(&report, &args, &settings, &tree);
@@ -135,7 +135,7 @@ fn write(report: &Report, args: &LintArgs, settings: &Settings, tree: &Tree) -> 
     for file in &args.output {
         let bytes = render(file.format, false, terminal::DEFAULT_WIDTH)?;
         if let Err(error) = outputs::write_file(&file.path, &bytes) {
-            eprintln!("error: {}", outputs::write_problem(&file.path, &error));
+            output::say(&format!("error: {}", outputs::write_problem(&file.path, &error)));
             complete = false;
         }
     }

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, stderr};
 use std::time::Duration;
 
+use console::Term;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::cli::follow::Watcher;
+use crate::cli::output;
 use crate::cli::run_view::{RunView, tool_line};
 use crate::proto::v1::RunEvent;
 use crate::proto::v1::run_event::Event;
@@ -52,20 +54,14 @@ impl Progress {
             for bar in bars.tools.values() {
                 bar.finish_and_clear();
             }
+            output::set_bars(None);
         }
     }
 
     /// Something the user should know, unless they want quiet.
     pub(in crate::cli) fn tell(&self, text: &str) {
         if !self.quiet {
-            self.say(&format!("lintmesh: {text}"));
-        }
-    }
-
-    fn say(&self, text: &str) {
-        match &self.bars {
-            Some(bars) => bars.all.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            output::say(&format!("lintmesh: {text}"));
         }
     }
 }
@@ -80,8 +76,14 @@ impl Bars {
     /// None if the templates cannot be read: a run without progress is better than none.
     fn new() -> Option<Self> {
         let spinner = ProgressStyle::with_template("{spinner} {msg} {elapsed}").ok()?;
-        let bar = ProgressStyle::with_template("  {prefix:<8} {bar:24} {msg}").ok()?.progress_chars("━╸─");
+        // On a narrow terminal the words matter more than the bar; what does not fit is cut, never wrapped.
+        let template = match Term::stderr().size_checked() {
+            Some((_, columns)) if columns < 64 => "  {prefix:<8} {bar:8} {wide_msg}",
+            _ => "  {prefix:<8} {bar:24} {wide_msg}",
+        };
+        let bar = ProgressStyle::with_template(template).ok()?.progress_chars("━╸─");
         let all = MultiProgress::new();
+        output::set_bars(Some(all.clone()));
         let headline = all.add(ProgressBar::new_spinner().with_style(spinner.clone()));
         headline.enable_steady_tick(SPIN);
         Some(Self { all, headline, tools: BTreeMap::new(), spinner, bar })
