@@ -181,7 +181,8 @@ impl Executor {
 
     async fn execute(self, assignment: Assignment, revoked: CancellationToken) {
         let key = assignment.key.clone();
-        tracing::debug!(stage = %assignment.stage, tool = ?assignment.tool, shard = assignment.shard, "started");
+        let tool = assignment.tool.as_ref().map(tracing::field::display);
+        tracing::debug!(stage = %assignment.stage, tool, shard = assignment.shard, "started");
         let started = Instant::now();
         let ended = self.run_stage(assignment, &revoked).await;
         let mut work = self.work();

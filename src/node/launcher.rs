@@ -173,7 +173,8 @@ impl Launcher {
         let exits = self.exits.clone();
         let exited_node = node_id.clone();
         let on_exit = move |Exit { pid, status }| {
-            tracing::info!(node = %exited_node, pid, ?status, "node process ended");
+            let ended = status.map(tracing::field::display);
+            tracing::info!(node = %exited_node, pid, status = ended, "node process ended");
             let event = NodeExited { node_id: exited_node, pid, status };
             if exits.try_send(event).is_err() {
                 // Whoever listens finds out by the node's silence as well.
