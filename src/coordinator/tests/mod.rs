@@ -12,4 +12,4 @@ mod random;
 mod reconnecting;
 mod run_life;
 mod simulation;
-mod walk;
+mod simulator;

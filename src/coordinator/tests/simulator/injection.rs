@@ -1,0 +1,93 @@
+//! Faults of the script, done to the world.
+
+use std::time::Duration;
+
+use super::super::builders::fault;
+use super::fault::{Fault, Order, Place};
+use super::network::{Arrival, Segment};
+use super::world::{Happening, World};
+use crate::coordinator::input::Input;
+
+impl World {
+    pub(super) fn begin(&mut self, number: usize) {
+        if self.calm {
+            return;
+        }
+        let Some(fault) = self.fault(number) else { return };
+        let now = self.now();
+        self.checks.injected(now, &fault);
+        match fault.clone() {
+            Fault::Crash { node } => self.end_process(node),
+            Fault::PowerLoss { node, lasts } => {
+                self.lose_power(node, lasts);
+                self.disturb(number, fault);
+            }
+            Fault::Stall { place, lasts } => self.stall(place, number, lasts),
+            Fault::Cut { .. } | Fault::Partition { .. } | Fault::Loss { .. } | Fault::Slow { .. } => {
+                self.disturb(number, fault);
+            }
+            Fault::Reset { one, other } => self.reset(one, other),
+            Fault::Skew { node, millis } => self.hosts[node].skew_ms = millis,
+            Fault::StartsFail { node, times } => self.hosts[node].starts_fail += times,
+            Fault::Operator { node, order } => self.operate(number, node, order),
+            Fault::Repeat { results } => {
+                for _ in 0..results {
+                    let said = self.checks.results();
+                    if said.is_empty() {
+                        return;
+                    }
+                    let again = said[self.random.below(said.len())].clone();
+                    self.command(again);
+                }
+            }
+        }
+    }
+
+    fn disturb(&mut self, number: usize, fault: Fault) {
+        let lasts = fault.lasts();
+        self.network.disturb(number, fault);
+        self.schedule.after(lasts, Happening::Mends(number));
+    }
+
+    /// Both kernels see the end of each connection between two places at once.
+    fn reset(&mut self, one: Place, other: Place) {
+        for (connection, end) in self.network.of(one) {
+            if self.network.place(connection, end.other()) == Some(other) {
+                for (place, at) in [(one, end), (other, end.other())] {
+                    let arrival = Arrival { connection, at, segment: Segment::Fin };
+                    self.happen(Happening::Arrives(place, arrival));
+                }
+            }
+        }
+    }
+
+    fn operate(&mut self, number: usize, node: usize, order: Order) {
+        let request = fault(&format!("fault-{number}"), &self.hosts[node].name);
+        self.command(match order {
+            Order::Fail => Input::FailNode(request),
+            Order::Recover => Input::RecoverNode(request),
+        });
+    }
+
+    /// Everything is mended, every process runs and gets time, and an operator brings every node back.
+    pub(super) fn calm_down(&mut self) {
+        self.calm = true;
+        self.network.mend_all();
+        self.resume_all();
+        let now = self.now();
+        for node in 0..self.hosts.len() {
+            let host = &mut self.hosts[node];
+            host.starts_fail = 0;
+            host.off_until = now;
+            if host.process.is_none() {
+                self.start_process(node);
+            }
+        }
+        // Once they are connected, so that nobody's launcher has to be asked.
+        self.run_until(self.elapsed() + Duration::from_secs(15));
+        for node in 0..self.hosts.len() {
+            let request = fault("", &self.hosts[node].name);
+            self.command(Input::RecoverNode(request));
+        }
+    }
+}
