@@ -15,6 +15,9 @@ use super::simulator::{self, Account, Mode};
 
 /// A few seconds in a debug build.
 const SEEDS: u64 = 200;
+const SOAKS: u64 = 2;
+/// Virtual time of one seed of the soak.
+const SOAK: Duration = Duration::from_secs(1800);
 
 fn variable(name: &str) -> Option<u64> {
     let text = std::env::var(format!("LINTMESH_SIMULATION_{name}")).ok()?;
@@ -51,9 +54,69 @@ fn whatever_happens_every_run_ends_with_each_task_done_once_or_given_up() {
         all.add(&simulator::mixed(seed, mode()));
         count += 1;
     }
+    tell("mixed faults", count, started, &all);
+    if count >= SEEDS {
+        // A simulation that never meets the hard cases would prove nothing.
+        for hard in HARD {
+            let times = all.met.get(hard).copied().unwrap_or(0);
+            assert!(times >= 20, "the simulations met `{hard}` {times} times only: {:#?}", all.met);
+        }
+    }
+}
+
+/// What the simulations must meet.
+const HARD: &[&str] = &[
+    "attempt failed",
+    "fault handled",
+    "node degraded",
+    "node failed",
+    "packets lost",
+    "redistributed",
+    "revoked",
+    "run cancelled",
+    "run complete",
+    "run forgotten",
+    "run incomplete",
+    "stale results",
+    "task given up",
+];
+
+/// Four healthy nodes on a network that loses a tenth of everything, while one at a time, or the coordinator, gets no
+/// time for up to 25 s.
+#[test]
+fn a_soak_of_loss_and_stalls_takes_nobody_for_dead() {
+    let started = Instant::now();
+    let end = variable("SOAK_SECONDS").map(|seconds| started + Duration::from_secs(seconds));
+    let (first, seeds) = match variable("SEED") {
+        Some(seed) => (seed, 1),
+        None => (variable("FIRST").unwrap_or(0), end.map_or(SOAKS, |_| u64::MAX / 2)),
+    };
+    let (mut all, mut count) = (Account::default(), 0);
+    for seed in (first..first + seeds).take_while(|_| end.is_none_or(|end| Instant::now() < end)) {
+        all.add(&simulator::soak(seed, SOAK, mode()));
+        count += 1;
+    }
+    tell(&format!("soak from seed {first}"), count, started, &all);
+    assert_eq!(all.met.get("node failed"), None, "nobody died");
+    for hard in ["node degraded", "packets lost", "run complete"] {
+        assert!(all.met.contains_key(hard), "the soak met no `{hard}`: {:#?}", all.met);
+    }
+}
+
+#[test]
+fn a_grey_network_changes_a_status_at_most_once_with_each_fault_and_once_with_its_end() {
+    for grey in simulator::GREY {
+        for seed in seeds(20) {
+            let taken = grey.take(seed, mode());
+            println!("{grey:?} seed {seed}: {taken:?}");
+        }
+    }
+}
+
+fn tell(what: &str, seeds: u64, started: Instant, all: &Account) {
     println!(
-        "{count} seeds, {:.1} h simulated in {:.1} s, {} happenings: {:#?}",
-        all.simulated.as_secs_f64() / 3600.0,
+        "{what}: {seeds} seeds, {:.2} days simulated in {:.1} s, {} happenings: {:#?}",
+        all.simulated.as_secs_f64() / 86_400.0,
         started.elapsed().as_secs_f64(),
         all.happened,
         all.met

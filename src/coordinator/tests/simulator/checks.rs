@@ -14,6 +14,9 @@ use crate::types::{AttemptRef, Epoch, FaultCause, NodeId, NodeStatus, RunId, Ses
 
 /// The longest stall that must never be taken for a death.
 const LONGEST_STALL: Duration = Duration::from_secs(25);
+/// The longest cut that must never be: senders pause ever longer while nothing gets through, and are heard this much
+/// later.
+const LONGEST_CUT: Duration = Duration::from_secs(15);
 /// Between two silences of a node for it to be heard in between, over a network that loses much.
 const BREATH: Duration = Duration::from_secs(20);
 /// Loss that must never be taken for a death, in percent.
@@ -100,17 +103,11 @@ impl Checks {
                     self.silence(node, now, Duration::ZERO);
                 }
             }
-            Fault::Cut { from, to, .. } => {
-                for place in [from, to] {
-                    if let Place::Node(node) = place {
-                        self.silence(*node, now, lasts);
-                    }
-                }
-            }
-            Fault::Partition { apart, .. } => {
+            Fault::Cut { .. } | Fault::Partition { .. } => {
                 for node in 0..self.names.len() {
-                    if apart.contains(&Place::Node(node)) != apart.contains(&Place::Coordinator) {
-                        self.silence(node, now, lasts);
+                    let (node_at, seat) = (Place::Node(node), Place::Coordinator);
+                    if fault.cuts(node_at, seat) || fault.cuts(seat, node_at) {
+                        self.silence(node, now, lasts + LONGEST_STALL.saturating_sub(LONGEST_CUT));
                     }
                 }
             }
@@ -196,7 +193,7 @@ impl Checks {
                 let excused = self.excused[number];
                 let is_alive = hosts[number].process.is_some();
                 assert!(
-                    *status != NodeStatus::Failed || !is_alive || now < excused,
+                    *status != NodeStatus::Failed || !is_alive || now < excused || *cause == Some(FaultCause::SessionLost),
                     "{node} is healthy and was taken for dead: {cause:?}"
                 );
             }

@@ -5,6 +5,7 @@ mod checks;
 mod clients;
 mod coverage;
 mod fault;
+mod grey;
 mod host;
 mod injection;
 mod launcher;
@@ -20,6 +21,7 @@ mod world;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+pub(super) use grey::ALL as GREY;
 use scenario::Scenario;
 pub(super) use trace::Mode;
 use world::World;

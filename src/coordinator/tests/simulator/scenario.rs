@@ -74,6 +74,13 @@ impl Scenario {
         Self { seed, nodes: 4, settings, asks, patience: seconds(900), lasts, script }
     }
 
+    /// Four nodes with work, on a network that is unkind to one of them.
+    pub(super) fn grey(seed: u64, script: Script) -> Self {
+        let asks = Some((seconds(1), seconds(10)));
+        let settings = Settings { kept_runs: 20, ..Settings::default() };
+        Self { seed, nodes: 4, settings, asks, patience: seconds(900), lasts: seconds(600), script }
+    }
+
     /// Every fault of the script, as text to read.
     pub(super) fn told(&self) -> String {
         let mut text = format!("{} nodes for {:?}", self.nodes, self.lasts);

@@ -9,7 +9,7 @@ use super::host::Session;
 use super::network::{ConnectionId, End};
 use super::world::{Happening, Said, World};
 use crate::coordinator::input::{Assign, Ending, Facts, Input};
-use crate::types::{AttemptRef, Incarnation, Measured, Outcome, Stage, Summary, Tick};
+use crate::types::{AttemptRef, Digest, Incarnation, Measured, Outcome, Stage, Summary, Tick};
 
 /// Results that a node keeps, with those it still makes.
 const OUTBOX: usize = 64;
@@ -50,6 +50,12 @@ pub(super) struct Held {
     relayed_at: Option<Tick>,
 }
 
+/// Whether a task breaks wherever it runs.
+fn is_cursed(assign: &Assign) -> bool {
+    let name = format!("{} {}", assign.attempt.run, assign.attempt.task);
+    assign.task.stage == Stage::Lint && Digest::of(name.as_bytes()).to_string().starts_with("00")
+}
+
 impl World {
     pub(super) fn take(&mut self, node: usize, life: u64, assign: Assign) {
         let (now, attempt) = (self.now(), assign.attempt.clone());
@@ -75,6 +81,7 @@ impl World {
         }
         let fate = match self.random.below(100) {
             _ if is_calm => Fate::Ends,
+            _ if is_cursed(&assign) => Fate::Breaks,
             0..3 => Fate::Breaks,
             3 => Fate::Hangs,
             _ => Fate::Ends,

@@ -23,6 +23,11 @@ const START: Tick = Tick(1_000_000_000);
 /// What a process finds when it goes on after a stall, at most; its kernel's queues are no longer.
 const BACKLOG: usize = 100_000;
 
+/// Connections between two places, those included of which one end does not know yet that they are over; and what is
+/// planned for them.
+const CONNECTIONS: usize = 16;
+const PLANNED: usize = 1000;
+
 /// What is said in a connection.
 #[derive(Debug, Clone)]
 pub(super) enum Said {
@@ -139,7 +144,11 @@ impl World {
 
     /// Since the start.
     pub(super) fn elapsed(&self) -> Duration {
-        self.now().since(START)
+        self.since_start(self.now())
+    }
+
+    pub(super) fn since_start(&self, moment: Tick) -> Duration {
+        moment.since(START)
     }
 
     /// Lets everything happen until a moment after the start.
@@ -148,6 +157,9 @@ impl World {
             self.happened += 1;
             self.trace.write(self.schedule.now(), &happening);
             self.happen(happening);
+            let places = self.hosts.len() + 1;
+            assert!(self.network.len() <= CONNECTIONS * places * places, "connections are bounded");
+            assert!(self.schedule.len() <= PLANNED * places * places, "what is planned is bounded");
         }
     }
 
