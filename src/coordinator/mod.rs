@@ -12,6 +12,7 @@ pub mod input;
 pub mod invariants;
 pub mod node;
 pub mod placement;
+pub mod queue;
 pub mod run;
 pub mod settings;
 pub mod state;
@@ -30,6 +31,7 @@ use breaker::{Breaker, BreakerSettings};
 use event::{Event, RunEvent};
 use input::{Decision, Effect, Input, Reply};
 use node::Presence;
+use queue::FairQueue;
 use settings::Settings;
 use state::State;
 
@@ -45,6 +47,7 @@ pub struct Coordinator {
     state: State,
     presences: BTreeMap<NodeId, Presence>,
     deadlines: BTreeMap<RunId, Tick>,
+    queue: FairQueue,
     /// When time should be let pass next, to notice that it was not.
     due: Option<Tick>,
     /// Silence before this moment was perhaps this process's own.
@@ -64,6 +67,7 @@ impl Coordinator {
     /// A coordinator that starts now.
     pub fn new(settings: Settings, epoch: Epoch) -> Self {
         Self {
+            queue: FairQueue::new(settings.task_timeout),
             settings,
             state: State::new(epoch),
             presences: BTreeMap::new(),
@@ -137,6 +141,11 @@ impl Coordinator {
         &self.presences
     }
 
+    /// Whose turn it is.
+    pub const fn queue(&self) -> &FairQueue {
+        &self.queue
+    }
+
     /// Results that were dropped because another attempt had taken their place.
     pub const fn stale_results(&self) -> u64 {
         self.stale_results
@@ -149,6 +158,11 @@ impl Coordinator {
 
     fn record(&mut self, draft: &mut Draft, event: Event) {
         self.state.apply(&event);
+        if let Event::Run { run: id, event, .. } = &event
+            && let Some(run) = self.state.runs.get(id)
+        {
+            self.queue.follow(draft.now.tick, id, run, event);
+        }
         draft.events.push(event);
     }
 

@@ -62,6 +62,10 @@ pub struct Settings {
     pub health_check_interval: Duration,
     /// Runs that may be open at a time.
     pub max_open_runs: usize,
+    /// Tasks of one project that may run at a time; none: no limit.
+    pub max_tasks_per_project: Option<usize>,
+    /// Runs of one project that may be open at a time; none: no limit.
+    pub max_runs_per_project: Option<usize>,
     /// Runs that are remembered after they ended.
     pub kept_runs: usize,
     /// Capabilities each stage needs.
@@ -116,6 +120,8 @@ impl Default for Settings {
             flush_interval: Duration::from_secs(1),
             health_check_interval: Duration::from_secs(30),
             max_open_runs: 64,
+            max_tasks_per_project: None,
+            max_runs_per_project: None,
             kept_runs: 1000,
             required: RequiredCapabilities {
                 plan: set(&["tool_orchestration", "dependency_management"]),

@@ -11,5 +11,6 @@ mod placing;
 mod random;
 mod reconnecting;
 mod run_life;
+mod sharing;
 mod simulation;
 mod walk;
