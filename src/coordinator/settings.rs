@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::recovery::RestartPolicy;
 use crate::types::Stage;
 
 /// How the scheduler chooses among the nodes that may take a task.
@@ -64,6 +65,10 @@ pub struct Settings {
     pub max_open_runs: usize,
     /// Runs that are remembered after they ended.
     pub kept_runs: usize,
+    /// How long a drained node may take to finish what it runs, if its operator does not say.
+    pub drain_timeout: Duration,
+    /// How node processes are started again.
+    pub restart: RestartPolicy,
     /// Capabilities each stage needs.
     pub required: RequiredCapabilities,
 }
@@ -117,6 +122,8 @@ impl Default for Settings {
             health_check_interval: Duration::from_secs(30),
             max_open_runs: 64,
             kept_runs: 1000,
+            drain_timeout: Duration::from_secs(30),
+            restart: RestartPolicy::default(),
             required: RequiredCapabilities {
                 plan: set(&["tool_orchestration", "dependency_management"]),
                 lint: set(&["adapter_pattern_implementation", "linter_output_normalization"]),

@@ -56,6 +56,8 @@ pub struct NodeSettings {
     pub toolchain: Toolchain,
     /// What each linter may use.
     pub limits: Limits,
+    /// How long it may go on with what it runs once it is asked to end.
+    pub drain_timeout: Duration,
     /// Where it makes its private folder, which it removes at its end.
     pub work_dir: PathBuf,
     /// The cores of its machine that linters may use.

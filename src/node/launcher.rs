@@ -47,6 +47,8 @@ pub struct LaunchOptions {
     pub toolchain: Toolchain,
     /// What each linter may use.
     pub limits: Limits,
+    /// How long they may go on with what they run once they are asked to end.
+    pub drain_timeout: Duration,
     /// Where nodes make their private folders.
     pub work_dir: PathBuf,
     /// The cores that linters may use.
@@ -172,8 +174,8 @@ impl Launcher {
         while stopping.join_next().await.is_some() {}
     }
 
-    /// Starts a process for the node, with a new secret. One that is left of it is killed.
-    pub fn launch(&mut self, node_id: &NodeId) -> Result<(), LaunchError> {
+    /// Starts a process for the node, with a new secret, and answers its id. One that is left of it is killed.
+    pub fn launch(&mut self, node_id: &NodeId) -> Result<u32, LaunchError> {
         let node = self.nodes.get_mut(node_id).ok_or_else(|| LaunchError::Unknown(node_id.clone()))?;
         let options = &mut self.options;
         let settings = NodeSettings {
@@ -187,6 +189,7 @@ impl Launcher {
             environment_class: options.environment_class.clone(),
             toolchain: options.toolchain.clone(),
             limits: options.limits.clone(),
+            drain_timeout: options.drain_timeout,
             work_dir: options.work_dir.clone(),
             cpu_slots: options.cpu_slots,
             shim: options.shim.clone(),
@@ -206,8 +209,9 @@ impl Launcher {
             Child::start(&options.program, &options.arguments, &settings, on_exit).map_err(|source| {
                 LaunchError::Start { node_id: node_id.clone(), program: options.program.clone(), source }
             })?;
-        tracing::info!(node = %node_id, pid = child.running_pid(), "node process started");
+        let pid = child.pid();
+        tracing::info!(node = %node_id, pid, "node process started");
         node.child = Some(child);
-        Ok(())
+        Ok(pid)
     }
 }

@@ -75,6 +75,8 @@ impl Follower {
             // A full queue means the client is slow: progress is what it loses.
             let _ = self.client.try_send(Ok(told));
             tokio::select! {
+                // Events first: a run that ends because the server stops is told to have ended.
+                biased;
                 changed = progress.changed() => if changed.is_err() {
                     // The run was forgotten while it was watched.
                     return;

@@ -63,6 +63,11 @@ impl Child {
         Ok(Self { pid, running, stop, ended })
     }
 
+    /// Its process id, which means nothing any more once it was reaped.
+    pub(super) const fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// Its process id, as long as it runs.
     pub(super) fn running_pid(&self) -> Option<u32> {
         self.running.load(Ordering::Acquire).then_some(self.pid)
