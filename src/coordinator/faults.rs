@@ -16,7 +16,12 @@ impl Coordinator {
                 return Vec::new();
             }
             if self.is_leaving(node) {
-                return self.left(draft, node);
+                let taken = self.left(draft, node);
+                if cause == FaultCause::ProcessExited {
+                    // Whoever launched it wants it to be there.
+                    self.replace_process(node);
+                }
+                return taken;
             }
         }
         self.set_status(draft, node, NodeStatus::Failed, Some(cause));

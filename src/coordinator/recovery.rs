@@ -181,6 +181,13 @@ impl Coordinator {
         can
     }
 
+    /// A process that its launcher had started ended in order: another takes its place.
+    pub(super) fn replace_process(&mut self, node: &NodeId) {
+        let recovery = self.recoveries.nodes.entry(node.clone()).or_default();
+        recovery.stage = Stage::Fallen;
+        recovery.cause = None;
+    }
+
     /// What recovery has to do at the end of a decision.
     pub(super) fn recover(&mut self, draft: &mut Draft) {
         let now = draft.now.tick;
@@ -202,14 +209,18 @@ impl Coordinator {
     fn plan_start(&mut self, draft: &mut Draft, node: &NodeId) {
         let now = draft.now.tick;
         let policy = &self.settings.restart;
-        if self.state.members.get(node).is_some_and(|member| member.drained) {
+        let hindrance = if self.state.members.get(node).is_some_and(|member| member.drained) {
+            Some("it is drained: recover it to start it")
+        } else if !policy.can_start(node) {
+            Some("no launcher: start the node again by hand")
+        } else if policy.budget == 0 {
+            Some("nodes.restart_budget is 0: recover it to start it")
+        } else {
+            None
+        };
+        if let Some(hindrance) = hindrance {
             self.set_stage(node, Stage::GivenUp);
-            return self.tell(draft, node, RecoveryStep::GivenUp, "it is drained: recover it to start it".into());
-        }
-        if !policy.can_start(node) {
-            self.set_stage(node, Stage::GivenUp);
-            let detail = "no launcher: start the node again by hand";
-            return self.tell(draft, node, RecoveryStep::GivenUp, detail.into());
+            return self.tell(draft, node, RecoveryStep::GivenUp, hindrance.to_owned());
         }
         let Some(recovery) = self.recoveries.nodes.get_mut(node) else { return };
         match recovery.starts.next(now, policy) {

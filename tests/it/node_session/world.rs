@@ -84,6 +84,7 @@ impl World {
             environment_class: "cpython-3.11 linux x86_64".into(),
             toolchain: toolchain(&self.ruff),
             limits: limits(),
+            drain_timeout: super::coordinator::DEADLINE,
             work_dir: self.work_dir(),
             cpu_slots: 2,
             shim: env!("CARGO_BIN_EXE_lintmesh").into(),
