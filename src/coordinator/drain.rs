@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::event::{Event, RecoveryStep};
-use super::input::Reply;
+use super::input::{Effect, Message, Reply};
 use super::{Coordinator, Draft};
 use crate::types::{AttemptRef, FaultCause, Incarnation, NodeId, NodeStatus, SessionId, Tick};
 
@@ -16,8 +16,16 @@ use crate::types::{AttemptRef, FaultCause, Incarnation, NodeId, NodeStatus, Sess
 pub(super) struct Drains {
     /// Until when a drained node may finish what it runs; gone once it runs nothing.
     deadlines: BTreeMap<NodeId, Tick>,
-    /// The processes that were asked to end, and why.
-    leaving: BTreeMap<NodeId, (Incarnation, String)>,
+    /// The processes that were asked to end.
+    leaving: BTreeMap<NodeId, Leaving>,
+}
+
+#[derive(Debug)]
+struct Leaving {
+    incarnation: Incarnation,
+    reason: String,
+    /// The connection by which it was told that nothing of it is missed any more.
+    dismissed: Option<SessionId>,
 }
 
 impl Drains {
@@ -43,7 +51,7 @@ impl Coordinator {
     /// Whether the node's process was asked to end.
     pub(super) fn is_leaving(&self, node: &NodeId) -> bool {
         let current = self.state.members.get(node).and_then(|member| member.incarnation);
-        self.drains.leaving.get(node).is_some_and(|(incarnation, _)| Some(*incarnation) == current)
+        self.drains.leaving.get(node).is_some_and(|leaving| Some(leaving.incarnation) == current)
     }
 
     /// A node says that it was asked to end.
@@ -65,13 +73,14 @@ impl Coordinator {
     pub(super) fn note_leaving(&mut self, node: &NodeId, reason: &str) {
         if let Some(incarnation) = self.state.members.get(node).and_then(|member| member.incarnation) {
             let reason = reason.chars().take(200).collect();
-            self.drains.leaving.insert(node.clone(), (incarnation, reason));
+            self.drains.leaving.insert(node.clone(), Leaving { incarnation, reason, dismissed: None });
         }
     }
 
     /// The drained node gets no new work, and is told so to people.
     fn hold(&mut self, draft: &mut Draft, node: &NodeId, reason: &str) {
-        if matches!(self.status(node), Some(NodeStatus::Active | NodeStatus::Degraded)) {
+        let already = self.state.members.get(node).is_some_and(|at| at.cause == Some(FaultCause::Draining));
+        if !already && matches!(self.status(node), Some(NodeStatus::Active | NodeStatus::Degraded)) {
             self.set_status(draft, node, NodeStatus::Degraded, Some(FaultCause::Draining));
             let held = self.presences.get(node).map_or(0, |presence| presence.running.len());
             let detail = format!("{reason}; {held} running tasks to finish");
@@ -114,6 +123,7 @@ impl Coordinator {
 
     /// Drains that are done, or whose time is over.
     pub(super) fn end_drains(&mut self, draft: &mut Draft) {
+        self.dismiss_leaving(draft);
         let now = draft.now.tick;
         let runs = |node: &NodeId| self.presences.get(node).is_some_and(|presence| !presence.running.is_empty());
         let ended: Vec<NodeId> = self
@@ -136,6 +146,25 @@ impl Coordinator {
         }
     }
 
+    /// Tells nodes that were asked to end, once they have nothing left, that they may: before, they cannot know whether
+    /// their word and their results arrived.
+    fn dismiss_leaving(&mut self, draft: &mut Draft) {
+        let members = &self.state.members;
+        self.drains.leaving.retain(|node, leaving| {
+            members.get(node).is_some_and(|member| member.incarnation == Some(leaving.incarnation))
+        });
+        for (node, leaving) in &mut self.drains.leaving {
+            let presence = self.presences.get(node).filter(|presence| presence.running.is_empty());
+            if let Some(session) = presence.and_then(|presence| presence.session)
+                && leaving.dismissed != Some(session)
+            {
+                leaving.dismissed = Some(session);
+                let message = Message::Shutdown { reason: "it has finished what it had".into() };
+                draft.effects.push(Effect::Send { node: node.clone(), session, message });
+            }
+        }
+    }
+
     /// The connection of a node ended. If it was asked to end and has nothing left, it is gone.
     pub(super) fn gone_if_leaving(&mut self, draft: &mut Draft, node: &NodeId) {
         let idle = self.presences.get(node).is_none_or(|presence| presence.running.is_empty());
@@ -146,7 +175,7 @@ impl Coordinator {
 
     /// A node that was asked to end is gone: no fault, and what it could not finish does not count.
     pub(super) fn left(&mut self, draft: &mut Draft, node: &NodeId) -> Vec<AttemptRef> {
-        let reason = self.drains.leaving.get(node).map(|(_, reason)| reason.clone()).unwrap_or_default();
+        let reason = self.drains.leaving.get(node).map(|at| at.reason.clone()).unwrap_or_default();
         let taken = self.take_work(draft, node, false, "its node was asked to end");
         if self.status(node) != Some(NodeStatus::Initializing) {
             self.set_status(draft, node, NodeStatus::Initializing, None);

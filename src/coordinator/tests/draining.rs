@@ -3,7 +3,7 @@
 use super::mesh::*;
 use crate::coordinator::breaker::State as Breaker;
 use crate::coordinator::event::{Event, FaultAnswer, RecoveryStep, RunEvent};
-use crate::coordinator::input::{Effect, Input, Reply};
+use crate::coordinator::input::{Effect, Input, Message, Reply};
 use crate::coordinator::settings::Settings;
 use crate::types::{FaultCause, NodeStatus, Outcome, RunId, Stage};
 
@@ -34,6 +34,11 @@ fn is_disturbed(mesh: &TestMesh, run: &RunId) -> bool {
                 | RunEvent::Redistributed { counts: true, .. }
         )
     })
+}
+
+/// How often the last input told a node that it may end.
+fn dismissed(mesh: &TestMesh) -> usize {
+    mesh.sent().iter().filter(|(_, message)| matches!(message, Message::Shutdown { .. })).count()
 }
 
 fn detail<'a>(mesh: &'a TestMesh, name: &str) -> &'a str {
@@ -134,6 +139,9 @@ fn a_node_that_is_asked_to_end_finishes_and_goes_without_a_fault() {
         mesh.finish(lint);
     }
     assert_eq!(mesh.running_on(BACKEND), []);
+    assert_eq!(dismissed(&mesh), 1, "it knows that its last result arrived");
+    mesh.beat(BACKEND);
+    assert_eq!(dismissed(&mesh), 0, "once");
     mesh.disconnect(BACKEND);
     assert_eq!(mesh.status(BACKEND), LEFT);
     assert_eq!(detail(&mesh, BACKEND), "it left in order: SIGTERM");
@@ -182,6 +190,7 @@ fn a_launched_node_that_ends_in_order_is_started_again() {
     settings.restart.launched = ALL.map(node).into();
     let mut mesh = TestMesh::full_with(settings);
     asked_to_end(&mut mesh, BACKEND);
+    assert_eq!(dismissed(&mesh), 1, "it has nothing to finish");
     mesh.disconnect(BACKEND);
     mesh.input(Input::ProcessExited { node: node(BACKEND), process_id: 1 });
     assert!(matches!(mesh.effects[..], [Effect::RestartProcess { start: 1, .. }]), "{:?}", mesh.effects);

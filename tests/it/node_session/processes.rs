@@ -102,7 +102,7 @@ async fn a_launched_node_ends_when_asked_and_comes_back_when_restarted() {
     launcher.stop(&node_id, DEADLINE).expect("launched here").await;
     launcher.launch(&node_id).expect("started again");
     let exit = exits.recv().await.expect("an exit");
-    assert_eq!((exit.node_id, exit.pid), (node_id.clone(), pid));
+    assert_eq!((&exit.node_id, exit.pid), (&node_id, pid));
     assert!(exit.ordered && exit.status.is_some_and(|status| status.success()), "an order, no crash: {exit}");
     until_gone(&mark).await;
 

@@ -97,7 +97,11 @@ impl World {
         coordinator: &Coordinator,
     ) -> (JoinHandle<Result<(), AgentError>>, CancellationToken) {
         let stop = CancellationToken::new();
-        let options = NodeOptions { settings: self.settings(coordinator), connector: link::tcp() };
+        let options = NodeOptions {
+            settings: self.settings(coordinator),
+            connector: link::tcp(),
+            drain: CancellationToken::new(),
+        };
         (tokio::spawn(agent::run(options, stop.clone())), stop)
     }
 }
