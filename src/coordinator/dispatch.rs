@@ -64,7 +64,7 @@ impl Coordinator {
         self.state.open_runs().any(|(_, run)| !run.waiting.is_empty())
     }
 
-    fn need<'a>(&'a self, run: &'a Run, task: &'a TaskRef) -> Need<'a> {
+    pub(super) fn need<'a>(&'a self, run: &'a Run, task: &'a TaskRef) -> Need<'a> {
         let tool = task.tool.as_ref().filter(|_| task.stage == Stage::Lint);
         Need {
             capabilities: self.settings.required.of(task.stage),

@@ -55,6 +55,54 @@ pub enum Refused {
     },
 }
 
+impl Refused {
+    /// The reason in words, for people.
+    pub fn describe(&self, now: Tick) -> String {
+        match self {
+            Refused::Status { status, cause: None } => format!("it is {status}"),
+            Refused::Status { status, cause: Some(cause) } => format!("it is {status} ({})", cause.as_str()),
+            Refused::NotConnected => "it has no session with the coordinator".to_owned(),
+            Refused::Breaker { next_probe, reason } => {
+                let why = match reason {
+                    None => "its circuit breaker lets nothing through",
+                    Some(TripReason::ConsecutiveFailures) => {
+                        "its circuit breaker is open: too many failures in a row"
+                    }
+                    Some(TripReason::SuccessRate) => "its circuit breaker is open: too few attempts end well",
+                    Some(TripReason::ProbeFailed) => "its circuit breaker is open: the probe failed too",
+                    Some(TripReason::DeclaredFailed) => {
+                        "its circuit breaker is open: the node was declared FAILED"
+                    }
+                };
+                match next_probe {
+                    Some(at) => {
+                        format!("{why}; it tries one task in {:.0} s", at.since(now).as_secs_f64().ceil())
+                    }
+                    None => format!("{why}; one task is tried now, and its result decides"),
+                }
+            }
+            Refused::CapabilitiesMissing(names) => {
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                format!("it lacks {}", names.join(", "))
+            }
+            Refused::Tool { tool, wanted, found } => match (wanted, found) {
+                (Some(wanted), Some(found)) => {
+                    format!("it has {tool} {found}; the run is pinned to {wanted}")
+                }
+                (Some(wanted), None) => format!("it does not have {tool}; the run is pinned to {wanted}"),
+                (None, found) => {
+                    let found = found.as_deref().unwrap_or("none");
+                    format!("it has {tool} {found}; the run was planned without the tool")
+                }
+            },
+            Refused::NoFreeSlot { running, slots } => format!("it runs {running} of at most {slots} tasks"),
+            Refused::CoresTaken { in_use, cores, .. } => {
+                format!("{in_use} of {cores} cores of its machine are taken")
+            }
+        }
+    }
+}
+
 /// One look at a node.
 struct Look<'a> {
     mesh: &'a Mesh<'a>,

@@ -8,7 +8,9 @@
 pub mod breaker;
 pub mod eligibility;
 pub mod event;
+pub mod explain;
 pub mod health;
+pub mod history;
 pub mod input;
 pub mod invariants;
 pub mod node;

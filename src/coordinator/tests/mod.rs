@@ -3,6 +3,7 @@
 mod budget;
 mod builders;
 mod detection;
+mod explaining;
 mod figures;
 mod lies;
 mod mesh;
