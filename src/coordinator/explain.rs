@@ -1,5 +1,7 @@
 //! Why a task is where it is: read from the committed state, with the scheduler's own eye for the nodes.
 
+mod words;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -75,9 +75,10 @@ pub fn attempts<'a>(
                 faults.insert(node, *cause);
             }
             RunEvent::Redistributed { from, tasks, counts } => {
+                // A later redistribution from the node has another reason: its process was started again, for example.
+                let cause = faults.remove(from);
                 for task in tasks {
-                    let ending =
-                        AttemptEnding::TakenBack { cause: faults.get(from).copied(), counts: *counts };
+                    let ending = AttemptEnding::TakenBack { cause, counts: *counts };
                     end(&mut stories, task.id, at, ending, |story| story.node == *from);
                 }
             }

@@ -6,6 +6,7 @@
 //! connected nodes (sessions, loads, running attempts) is apart, in [`node::Presence`].
 
 pub mod breaker;
+pub mod diagnose;
 pub mod eligibility;
 pub mod event;
 pub mod explain;

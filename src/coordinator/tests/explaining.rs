@@ -137,3 +137,31 @@ fn the_first_candidate_is_the_node_that_gets_the_task() {
         assert_eq!(mesh.holder(&taken), Some(best.to_string()));
     }
 }
+
+#[test]
+fn reason_and_remedy_name_nodes_tools_and_moments() {
+    let words = |mesh: &TestMesh, run: &RunId| {
+        let told = explain(mesh, run);
+        let task = told.tasks.iter().find(|task| task.obstacle.is_some()).expect("one waits");
+        (task.reason(mesh.now), task.remedy())
+    };
+    let mut mesh = TestMesh::with(Settings::default());
+    let run = mesh.start(&["ruff"]);
+    assert_eq!(words(&mesh, &run), ("the mesh has no node".into(), "start nodes".into()));
+    let mut bare = hello(BACKEND, 1);
+    bare.tools.clear();
+    mesh.connect(bare);
+    mesh.plan_done(&run, 1);
+    let (reason, remedy) = words(&mesh, &run);
+    assert!(reason.contains("none of 1 nodes has its tool") && reason.contains("pinned to 1"), "{reason}");
+    assert!(remedy.contains("a node that has ruff 1"), "{remedy}");
+    mesh.join(DOCS);
+    let lint = mesh.running_of(&run, Stage::Lint)[0].clone();
+    let other = mesh.planned(&["mypy", "ruff"], 3);
+    let (reason, remedy) = words(&mesh, &other);
+    assert!(reason.starts_with("it waits for room: "), "{reason}");
+    assert!(remedy.contains("more nodes, slots or cores"), "{remedy}");
+    let running = mesh.core.explain(mesh.now, &run, Some(lint.task.id), TaskId(0), 1).expect("a task");
+    let reason = running.tasks[0].reason(mesh.now);
+    assert!(reason.starts_with("api-docs runs it as attempt 1."), "{reason}");
+}

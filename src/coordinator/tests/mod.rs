@@ -3,6 +3,7 @@
 mod budget;
 mod builders;
 mod detection;
+mod diagnosing;
 mod explaining;
 mod figures;
 mod lies;
