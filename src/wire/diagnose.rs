@@ -16,6 +16,7 @@ pub fn response(at: UnixMillis, sections: &[SectionDiagnosis]) -> v1::DiagnoseRe
         time: Some(time::timestamp(at)),
         result: v1::DiagnosisResult::from(worst).into(),
         sections: sections.iter().map(section).collect(),
+        server_version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }
 
