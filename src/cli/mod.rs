@@ -159,7 +159,7 @@ async fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Lint(args) => lint::run(*args, &listen()?).await,
         Command::Serve(args) => serve::run(args, &listen()?).await,
         Command::Node(_) => unreachable!("a node is started without this runtime"),
-        Command::Status(args) => status::run(args).await,
+        Command::Status(args) => status::run(args, &listen()?).await,
         Command::Doctor(args) => doctor::run(args).await,
         Command::Explain(args) => explain::run(args).await,
         Command::Fault(args) => fault::run(args).await,

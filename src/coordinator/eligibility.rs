@@ -1,6 +1,6 @@
 //! What keeps a node from taking a task: the scheduler acts on it and ExplainTask tells it, so the two cannot differ.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::breaker::TripReason;
 use super::node::{Member, Presence};
@@ -109,6 +109,7 @@ struct Look<'a> {
     member: &'a Member,
     presence: &'a Presence,
     need: &'a Need<'a>,
+    cores_in_use: &'a BTreeMap<&'a str, u32>,
 }
 
 /// In the order in which they are told: first what takes longest to change.
@@ -117,11 +118,13 @@ const CHECKS: [fn(&Look<'_>) -> Option<Refused>; 7] =
 
 impl Mesh<'_> {
     /// What keeps a node from taking the task now, looked for only as far as the caller reads on. Empty: it may.
+    /// `cores_in_use` is what [`Mesh::cores_in_use`] answers.
     pub fn refusals<'a>(
         &'a self,
         node: &NodeId,
         member: &'a Member,
         need: &'a Need<'a>,
+        cores_in_use: &'a BTreeMap<&'a str, u32>,
     ) -> impl Iterator<Item = Refused> + 'a {
         let presence = self.presences.get(node);
         // A node that was never heard from has no session either, which goes without saying.
@@ -129,7 +132,7 @@ impl Mesh<'_> {
             NodeStatus::Active => Refused::NotConnected,
             status => Refused::Status { status, cause: member.cause },
         };
-        let looks = presence.map(|presence| Look { mesh: self, member, presence, need });
+        let looks = presence.map(|presence| Look { mesh: self, member, presence, need, cores_in_use });
         presence.is_none().then_some(unheard).into_iter().chain(
             looks.into_iter().flat_map(|look| CHECKS.into_iter().filter_map(move |check| check(&look))),
         )
@@ -179,7 +182,8 @@ fn by_slots(look: &Look<'_>) -> Option<Refused> {
 
 fn by_cores(look: &Look<'_>) -> Option<Refused> {
     let needed = look.need.cpu_slots;
-    let (in_use, cores) = (look.mesh.cores_in_use(&look.presence.host_id), look.presence.cpu_slots);
+    let cores = look.presence.cpu_slots;
+    let in_use = look.cores_in_use.get(look.presence.host_id.as_str()).copied().unwrap_or(0);
     // A machine that says it has fewer cores than a task needs still works, one task at a time.
     (in_use + needed > cores.max(needed)).then_some(Refused::CoresTaken { in_use, cores, needed })
 }

@@ -184,12 +184,13 @@ impl Coordinator {
             strategy: self.settings.load_balancing_strategy,
             now,
         };
+        let cores_in_use = mesh.cores_in_use();
         let mut all: Vec<_> = self
             .state
             .members
             .iter()
             .map(|(id, member)| {
-                let refused: Vec<Refused> = mesh.refusals(id, member, need).collect();
+                let refused: Vec<Refused> = mesh.refusals(id, member, need, &cores_in_use).collect();
                 (refused, mesh.fit(id, member, need))
             })
             .collect();

@@ -77,9 +77,10 @@ pub struct Mesh<'a> {
 impl Mesh<'_> {
     /// The node that should get the task now; none if it has to wait.
     pub fn choose(&self, need: &Need<'_>) -> Option<NodeId> {
+        let cores_in_use = self.cores_in_use();
         self.members
             .iter()
-            .filter(|(id, member)| self.refusals(id, member, need).next().is_none())
+            .filter(|(id, member)| self.refusals(id, member, need, &cores_in_use).next().is_none())
             .map(|(id, member)| self.fit(id, member, need))
             .min_by(|a, b| self.compare(a, b))
             .map(|best| best.node.clone())
@@ -132,8 +133,12 @@ impl Mesh<'_> {
             .map(|(id, _)| id)
     }
 
-    /// Cores of a machine that its nodes' attempts use.
-    pub(super) fn cores_in_use(&self, host: &str) -> u32 {
-        self.presences.values().filter(|node| node.host_id == host).map(Presence::cpu_slots_in_use).sum()
+    /// The cores in use, by machine. Summed once for all of its nodes: there may be a thousand.
+    pub fn cores_in_use(&self) -> BTreeMap<&str, u32> {
+        let mut used: BTreeMap<&str, u32> = BTreeMap::new();
+        for presence in self.presences.values() {
+            *used.entry(&presence.host_id).or_default() += presence.cpu_slots_in_use();
+        }
+        used
     }
 }

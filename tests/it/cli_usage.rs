@@ -221,9 +221,7 @@ fn doctor_says_all_that_is_wrong_as_text_and_as_json() {
 fn doctor_finds_nothing_wrong_where_nothing_is_and_names_who_has_a_port() {
     let here = folder();
     let settings = |listen: &str| {
-        let text = format!(
-            "[server]\nlisten = \"{listen}\"\nadmin_listen = \"127.0.0.1:0\"\n[workspace]\nmax_blob_bytes = 1\n"
-        );
+        let text = format!("[server]\nlisten = \"{listen}\"\nadmin_listen = \"127.0.0.1:0\"\n");
         std::fs::write(here.path().join("lintmesh.toml"), text).unwrap();
     };
     settings("127.0.0.1:0");

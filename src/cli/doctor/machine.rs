@@ -32,7 +32,7 @@ pub(super) fn configuration(loaded: &Result<Loaded, SettingsError>) -> Section {
                 let remedy = if problem.unknown {
                     "remove it, or correct its name".to_owned()
                 } else {
-                    format!("use {}", problem.allowed)
+                    format!("allowed is {}", problem.allowed)
                 };
                 Check::wrong(&problem.key, Verdict::Failed, problem.to_string(), remedy)
             })

@@ -22,7 +22,14 @@ pub(super) async fn server(
 ) -> Vec<Section> {
     let named = args.server.clone().filter(|url| !url.is_empty());
     let is_needed = named.is_some() || node.is_some();
-    let url = named.unwrap_or_else(|| configured(settings));
+    let Some(url) = named.or_else(|| configured(settings)) else {
+        let evidence = "the system chooses the port of this configuration's server";
+        let verdict = if is_needed { Verdict::Failed } else { Verdict::NotMeasured };
+        return vec![Section::new(
+            "server",
+            vec![Check::wrong("connection", verdict, evidence, "name the server with --server")],
+        )];
+    };
     let args = ServerArgs { server: Some(url.clone()), ..args.clone() };
     let trouble = if is_needed { Verdict::Failed } else { Verdict::NotMeasured };
     let asked = timeout(ANSWER_BOUND, async {
@@ -53,15 +60,12 @@ pub(super) async fn server(
     }
 }
 
-/// Where the server of this configuration would answer.
-fn configured(settings: Option<&Settings>) -> String {
-    match settings.map(|settings| &settings.server).filter(|server| server.listen.port() != 0) {
-        Some(server) => {
-            let scheme = if server.tls.cert.is_some() { "https" } else { "http" };
-            format!("{scheme}://{}", connect::dialled(server.listen))
-        }
-        None => DEFAULT_SERVER.to_owned(),
-    }
+/// Where the server of this configuration would answer; none if nobody can know.
+fn configured(settings: Option<&Settings>) -> Option<String> {
+    let Some(settings) = settings else { return Some(DEFAULT_SERVER.to_owned()) };
+    let (listen, tls) = (settings.server.listen, settings.server.tls.cert.is_some());
+    let scheme = if tls { "https" } else { "http" };
+    (listen.port() != 0).then(|| format!("{scheme}://{}", connect::dialled(listen)))
 }
 
 async fn diagnosis(
