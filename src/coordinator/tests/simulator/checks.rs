@@ -6,11 +6,12 @@ use std::time::Duration;
 use super::coverage::RunLog;
 use super::fault::{Fault, Place};
 use super::host::Host;
-use crate::coordinator::event::Event;
+use super::starts::Starts;
+use crate::coordinator::event::{Event, RecoveryStep};
 use crate::coordinator::input::{Decision, Effect, Input, Message, Reply};
 use crate::coordinator::state::State;
 use crate::coordinator::{Coordinator, invariants};
-use crate::types::{AttemptRef, Epoch, FaultCause, NodeId, NodeStatus, RunId, SessionId, Tick};
+use crate::types::{AttemptId, AttemptRef, Epoch, FaultCause, NodeId, NodeStatus, RunId, SessionId, Tick};
 
 /// The longest stall that must never be taken for a death.
 const LONGEST_STALL: Duration = Duration::from_secs(25);
@@ -51,12 +52,15 @@ pub(super) struct Checks {
     logs: BTreeMap<RunId, RunLog>,
     attempts: BTreeSet<AttemptRef>,
     live: BTreeMap<SessionId, NodeId>,
+    /// Attempts whose node was presumed dead for a while.
+    doubted: BTreeSet<AttemptId>,
     results: VecDeque<Input>,
     names: Vec<NodeId>,
     /// Until when a node may be taken for dead.
     excused: Vec<Tick>,
     /// Until when a node is or was silent.
     silent: Vec<Tick>,
+    starts: Starts,
     /// Each change of a status.
     pub(super) changes: Vec<(Tick, NodeId, NodeStatus, Option<FaultCause>)>,
     /// What was met, by name.
@@ -70,10 +74,12 @@ impl Checks {
             logs: BTreeMap::new(),
             attempts: BTreeSet::new(),
             live: BTreeMap::new(),
+            doubted: BTreeSet::new(),
             results: VecDeque::new(),
             names: hosts.iter().map(|host| host.node.clone()).collect(),
             excused: vec![Tick(0); hosts.len()],
             silent: vec![Tick(0); hosts.len()],
+            starts: Starts::default(),
             changes: Vec::new(),
             met: BTreeMap::new(),
         }
@@ -93,9 +99,16 @@ impl Checks {
         let lasts = fault.lasts();
         match fault {
             Fault::Crash { node }
+            | Fault::Terminate { node }
             | Fault::PowerLoss { node, .. }
-            | Fault::StartsFail { node, .. }
-            | Fault::Operator { node, .. } => self.excuse(*node, now + lasts),
+            | Fault::StartsFail { node, .. } => self.excuse(*node, now + lasts),
+            Fault::Operator { node, .. } => {
+                for number in 0..self.names.len() {
+                    if node.is_none_or(|node| node == number) {
+                        self.excuse(number, now);
+                    }
+                }
+            }
             Fault::Stall { place: Place::Node(node), .. } => self.silence(*node, now, lasts),
             Fault::Stall { place: Place::Coordinator, .. } => {
                 // Whoever was silent just before cannot be told from one that went on being silent.
@@ -174,7 +187,7 @@ impl Checks {
             _ => {}
         }
         for effect in &decision.effects {
-            self.look_at(effect);
+            self.look_at(now, effect);
         }
         self.look_at_bounds(core);
     }
@@ -183,6 +196,7 @@ impl Checks {
         match event {
             Event::NodeStatusChanged { node, status, cause } => {
                 self.changes.push((now, node.clone(), *status, *cause));
+                self.starts.follow(now, node, *status);
                 self.meet(match status {
                     NodeStatus::Initializing => "node initializing",
                     NodeStatus::Active => "node active",
@@ -193,7 +207,7 @@ impl Checks {
                 let excused = self.excused[number];
                 let is_alive = hosts[number].process.is_some();
                 assert!(
-                    *status != NodeStatus::Failed || !is_alive || now < excused || *cause == Some(FaultCause::SessionLost),
+                    *status != NodeStatus::Failed || !is_alive || now < excused,
                     "{node} is healthy and was taken for dead: {cause:?}"
                 );
             }
@@ -209,11 +223,19 @@ impl Checks {
                 self.attempts.retain(|attempt| attempt.run != *run);
                 self.meet("run forgotten");
             }
-            Event::NodeDeclared(_) | Event::NodeJoined { .. } => {}
+            Event::NodeRecovery { step, .. } => self.meet(match step {
+                RecoveryStep::GivenUp => "recovery given up",
+                RecoveryStep::Restarted => "restarted",
+                RecoveryStep::Linked => "linked",
+                RecoveryStep::Drained => "drained",
+                RecoveryStep::Left => "left in order",
+                _ => "recovery step",
+            }),
+            Event::NodeDrained { .. } | Event::NodeDeclared(_) | Event::NodeJoined { .. } => {}
         }
     }
 
-    fn look_at(&mut self, effect: &Effect) {
+    fn look_at(&mut self, now: Tick, effect: &Effect) {
         match effect {
             Effect::Send { node, session, message } => {
                 assert_eq!(self.live.get(session), Some(node), "{session} is live: {message:?}");
@@ -236,11 +258,14 @@ impl Checks {
                 let was_live = self.live.remove(session).is_some();
                 assert!(was_live, "{session} was live");
             }
-            Effect::RestartProcess(_) => self.meet("restart"),
+            Effect::RestartProcess { node, cause, .. } => {
+                self.meet("start ordered");
+                self.starts.note(now, node, cause);
+            }
         }
     }
 
-    fn look_at_bounds(&self, core: &Coordinator) {
+    fn look_at_bounds(&mut self, core: &Coordinator) {
         let (state, settings) = (core.state(), core.settings());
         assert!(state.open.len() <= settings.max_open_runs, "open runs are bounded");
         assert!(
@@ -252,9 +277,27 @@ impl Checks {
         assert!(state.faults.len() <= 1000 && state.faults.len() == state.fault_order.len());
         assert!(core.presences().len() <= self.names.len() && state.members.len() <= self.names.len());
         assert!(self.live.len() <= 2 * self.names.len(), "a node has one session, and one that ends");
+        self.look_at_cores(core);
+    }
+
+    /// The LINT tasks of a machine never outnumber its cores; but for those of nodes that were presumed dead, whose
+    /// cores are given to others.
+    fn look_at_cores(&mut self, core: &Coordinator) {
+        let presences = core.presences();
+        let held: BTreeSet<AttemptId> =
+            presences.values().flat_map(|presence| presence.running.keys().copied()).collect();
+        self.doubted.retain(|attempt| held.contains(attempt));
         let mut in_use: BTreeMap<&str, u32> = BTreeMap::new();
-        for presence in core.presences().values() {
-            *in_use.entry(&presence.host_id).or_default() += presence.cpu_slots_in_use();
+        for (node, presence) in presences {
+            let cause = core.state().members.get(node).and_then(|member| member.cause);
+            if matches!(cause, Some(FaultCause::Silent | FaultCause::SessionLost)) {
+                self.doubted.extend(presence.running.keys());
+            }
+            for (attempt, running) in &presence.running {
+                if !self.doubted.contains(attempt) {
+                    *in_use.entry(&presence.host_id).or_default() += running.cpu_slots;
+                }
+            }
         }
         assert!(in_use.values().all(|used| *used <= 2), "cores are not given twice: {in_use:?}");
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::builders::order;
 use super::world::{Happening, World};
 use crate::coordinator::input::Input;
-use crate::types::{Digest, RunId};
+use crate::types::{Digest, Priority, RunId};
 
 const TOOLS: [&[&str]; 3] = [&["ruff"], &["flake8", "ruff"], &["bandit", "mypy", "pylint"]];
 
@@ -35,6 +35,11 @@ impl World {
         self.clients.requests += u64::from(self.random.percent(90));
         order.request_id = format!("request-{}", self.clients.requests);
         order.body = Digest::of(order.request_id.as_bytes());
+        order.project = ["one", "two", ""][self.random.below(3)].into();
+        order.priority = [Priority::LOWEST, Priority::default(), Priority::HIGHEST][self.random.below(3)];
+        if self.random.percent(20) {
+            order.supersede_key = "branch".into();
+        }
         self.clients.asked += 1;
         let run = RunId::new(&format!("run-{}", self.clients.asked)).expect("a valid run id");
         if self.random.percent(8) {

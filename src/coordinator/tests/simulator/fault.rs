@@ -14,6 +14,8 @@ pub(super) enum Place {
 pub(super) enum Fault {
     /// A node's process ends: its kernel closes its connections, and its launcher is told.
     Crash { node: usize },
+    /// A node's process is asked to end: it finishes what it has, and goes.
+    Terminate { node: usize },
     /// A node's machine is off for a while: nobody is told anything. Its process starts again with it.
     PowerLoss { node: usize, lasts: Duration },
     /// A process gets no time at all; its kernel goes on taking what is sent to it.
@@ -32,8 +34,8 @@ pub(super) enum Fault {
     Skew { node: usize, millis: i64 },
     /// The next starts of a node's process fail.
     StartsFail { node: usize, times: u32 },
-    /// An operator calls HandleFault.
-    Operator { node: usize, order: Order },
+    /// An operator calls HandleFault, for one node or all.
+    Operator { node: Option<usize>, order: Order },
     /// Results that arrived once arrive again.
     Repeat { results: usize },
 }
@@ -51,6 +53,9 @@ pub(super) enum Way {
 pub(super) enum Order {
     Fail,
     Recover,
+    Drain,
+    ResetBreaker,
+    RebuildConnections,
 }
 
 /// Faults, each at its moment after the start.

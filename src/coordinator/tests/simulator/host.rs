@@ -53,6 +53,8 @@ pub(super) struct Process {
     pub(super) abstaining: bool,
     /// It was late since its last beat.
     was_late: bool,
+    /// It was asked to end: it takes no new work.
+    pub(super) draining: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +104,7 @@ impl Host {
         hello.spec.node_id = self.node.clone();
         hello.host_id = if number.is_multiple_of(2) { "one".into() } else { "two".into() };
         hello.peer_endpoint = Some(format!("http://{}:1", self.name));
+        hello.draining = process.draining;
         hello.running = process.running.keys().cloned().collect();
         hello.unacknowledged = process.outbox.iter().map(|held| held.attempt.clone()).collect();
         Some(hello)
@@ -130,6 +133,7 @@ impl World {
             due: Tick(u64::MAX),
             abstaining: false,
             was_late: false,
+            draining: false,
         });
         let pause = self.random.duration(Duration::from_millis(100), Duration::from_millis(600));
         self.schedule.after(pause, Happening::Dials { node, life });

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::super::builders::fault;
 use super::fault::{Fault, Order, Place};
 use super::network::{Arrival, Segment};
 use super::world::{Happening, World};
-use crate::coordinator::input::Input;
+use crate::coordinator::input::{FaultAction, FaultRequest, FaultTarget, Input};
+use crate::types::Digest;
 
 impl World {
     pub(super) fn begin(&mut self, number: usize) {
@@ -18,6 +18,7 @@ impl World {
         self.checks.injected(now, &fault);
         match fault.clone() {
             Fault::Crash { node } => self.end_process(node),
+            Fault::Terminate { node } => self.terminate(node),
             Fault::PowerLoss { node, lasts } => {
                 self.lose_power(node, lasts);
                 self.disturb(number, fault);
@@ -61,15 +62,26 @@ impl World {
         }
     }
 
-    fn operate(&mut self, number: usize, node: usize, order: Order) {
-        let request = fault(&format!("fault-{number}"), &self.hosts[node].name);
-        self.command(match order {
-            Order::Fail => Input::FailNode(request),
-            Order::Recover => Input::RecoverNode(request),
-        });
+    /// Some ids are used again, for the same request or another.
+    fn operate(&mut self, number: usize, node: Option<usize>, order: Order) {
+        let fault_id = format!("fault-{}", number % 7);
+        let action = match order {
+            Order::Fail => FaultAction::Fail,
+            Order::Recover => FaultAction::Recover,
+            Order::Drain => {
+                let bound = self.random.duration(Duration::ZERO, Duration::from_secs(20));
+                FaultAction::Drain { bound: Some(bound) }
+            }
+            Order::ResetBreaker => FaultAction::ResetBreaker,
+            Order::RebuildConnections => FaultAction::RebuildConnections,
+        };
+        let target = node.map_or(FaultTarget::All, |node| FaultTarget::Node(self.hosts[node].node.clone()));
+        let body = Digest::of(format!("{action:?} {target:?}").as_bytes());
+        self.command(Input::HandleFault(FaultRequest { fault_id, body, action, target }));
     }
 
-    /// Everything is mended, every process runs and gets time, and an operator brings every node back.
+    /// Everything is mended, every machine runs, every process gets time, and an operator brings the nodes back that
+    /// did not come back by themselves.
     pub(super) fn calm_down(&mut self) {
         self.calm = true;
         self.network.mend_all();
@@ -78,16 +90,14 @@ impl World {
         for node in 0..self.hosts.len() {
             let host = &mut self.hosts[node];
             host.starts_fail = 0;
-            host.off_until = now;
-            if host.process.is_none() {
+            if now < host.off_until {
+                host.off_until = now;
                 self.start_process(node);
             }
         }
-        // Once they are connected, so that nobody's launcher has to be asked.
-        self.run_until(self.elapsed() + Duration::from_secs(15));
-        for node in 0..self.hosts.len() {
-            let request = fault("", &self.hosts[node].name);
-            self.command(Input::RecoverNode(request));
-        }
+        self.run_until(self.elapsed() + Duration::from_secs(90));
+        let target = FaultTarget::All;
+        let (fault_id, body, action) = (String::new(), Digest::of(b"all"), FaultAction::Recover);
+        self.command(Input::HandleFault(FaultRequest { fault_id, body, action, target }));
     }
 }

@@ -12,12 +12,12 @@ use crate::types::{LinkReport, LinkState, NodeId, Tick};
 /// Probes in a row without an answer that make a link SILENT.
 const MISSED: u32 = 2;
 /// Silence after which a link is closed and dialled anew.
-const HOPELESS: Duration = Duration::from_secs(10);
+const HOPELESS: Duration = Duration::from_secs(5);
 /// How long a dial may take, and an asked-for look.
 const DIAL_DEADLINE: Duration = Duration::from_secs(5);
 const LOOK_DEADLINE: Duration = Duration::from_secs(1);
 /// The first pause before a link is dialled again, and the longest.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// A node's links.
 #[derive(Default)]
@@ -44,6 +44,8 @@ struct Link {
     answered_at: Option<Tick>,
     round_trip: Option<Duration>,
     failures: u32,
+    /// The peer said that it does not take the link (yet).
+    turned_away: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +131,7 @@ impl World {
                 answered_at: None,
                 round_trip: None,
                 failures: 0,
+                turned_away: false,
             });
         }
         for (connection, end) in gone {
@@ -154,21 +157,23 @@ impl World {
                 Line::Dialling { connection, since } if now >= since + DIAL_DEADLINE => {
                     close.push(connection);
                 }
-                Line::Dialling { .. } => {}
+                Line::Dialling { .. } => link.unanswered += 1,
                 Line::Open { connection, since } => {
                     let heard = link.answered_at.map_or(since, |at| at.max(since));
                     if link.unanswered >= MISSED && now >= heard + HOPELESS {
                         close.push(connection);
                     } else {
-                        if link.unanswered >= MISSED {
-                            silent.push(link.peer.node.clone());
-                        }
                         link.probes += 1;
                         link.unanswered += 1;
                         link.sent_at = now;
                         probe.push((connection, link.probes));
                     }
                 }
+            }
+            // A refusal says more than the silence after it.
+            let unknown = matches!(link.state, LinkState::Connecting | LinkState::Up);
+            if link.unanswered > MISSED && unknown && !abstaining {
+                silent.push(link.peer.node.clone());
             }
         }
         let over: Vec<_> = process.links.looks.extract_if(.., |(_, _, until)| now >= *until).collect();
@@ -180,7 +185,7 @@ impl World {
         }
         for connection in close {
             self.close(connection, End::Dialer);
-            self.link_down(node, life, connection, LinkState::Silent);
+            self.link_down(node, life, connection, None);
         }
         for peer in dial {
             self.dial_peer(node, life, &peer);
@@ -214,7 +219,7 @@ impl World {
         }
     }
 
-    fn link_down(&mut self, node: usize, life: u64, connection: ConnectionId, state: LinkState) {
+    fn link_down(&mut self, node: usize, life: u64, connection: ConnectionId, state: Option<LinkState>) {
         let now = self.now();
         let Some(link) = self.process(node, life).and_then(|process| process.links.of(connection)) else {
             return;
@@ -222,12 +227,24 @@ impl World {
         let peer = link.peer.node.clone();
         let most = BACKOFF.0.saturating_mul(2_u32.saturating_pow(link.failures)).min(BACKOFF.1);
         link.failures += 1;
-        link.unanswered = 0;
+        let turned_away = std::mem::take(&mut link.turned_away);
+        let state = match (state, link.state) {
+            (Some(LinkState::Reset), LinkState::Up | LinkState::Silent) if turned_away => {
+                Some(LinkState::Connecting)
+            }
+            (Some(LinkState::Reset), _) if turned_away => None,
+            (state, _) => state,
+        };
+        if state.is_some() {
+            link.unanswered = 0;
+        }
         let pause = self.random.duration(Duration::ZERO, most);
         if let Some(link) = self.process(node, life).and_then(|process| process.links.of(connection)) {
             link.line = Line::Down { dial_at: now + pause };
         }
-        self.link_is(node, life, &peer, state);
+        if let Some(state) = state {
+            self.link_is(node, life, &peer, state);
+        }
     }
 
     pub(super) fn hear_peer(&mut self, node: usize, life: u64, arrival: Arrival<Said>) {
@@ -249,11 +266,16 @@ impl World {
                 process.links.taken.remove(&connection);
                 self.close(connection, at);
                 if at == End::Dialer {
-                    self.link_down(node, life, connection, LinkState::Reset);
+                    self.link_down(node, life, connection, Some(LinkState::Reset));
                 }
             }
             (End::Dialer, Segment::Data(Said::ProbeAck { number })) => {
                 self.probe_answered(node, life, connection, number);
+            }
+            (End::Dialer, Segment::Data(Said::TurnedAway)) => {
+                if let Some(link) = process.links.of(connection) {
+                    link.turned_away = true;
+                }
             }
             (_, Segment::Data(Said::Relayed { message })) => self.obey(node, life, *message),
             (End::Acceptor, Segment::Data(said)) => self.serve_peer(node, life, connection, said),
@@ -294,6 +316,7 @@ impl World {
                 if receiver_life == life && process.links.accept.contains(&(peer.clone(), its_life)) {
                     process.links.taken.insert(connection, Some(peer));
                 } else {
+                    self.say(connection, End::Acceptor, Said::TurnedAway);
                     self.close(connection, End::Acceptor);
                 }
             }

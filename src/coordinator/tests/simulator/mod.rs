@@ -14,6 +14,7 @@ mod network;
 mod scenario;
 mod schedule;
 mod seat;
+mod starts;
 mod trace;
 mod work;
 mod world;

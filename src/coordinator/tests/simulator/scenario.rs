@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::super::random::Random;
+use super::host::Host;
 use super::fault::{Fault, Order, Place, Script, Way};
+use crate::coordinator::recovery::RestartPolicy;
 use crate::coordinator::settings::Settings;
 
 /// One simulation.
@@ -47,6 +49,7 @@ impl Scenario {
             progress_timeout: seconds(20),
             kept_runs: 3,
             max_open_runs: 3,
+            restart: launching(nodes),
             ..Settings::default()
         };
         let asks = Some((Duration::from_millis(500), seconds(8)));
@@ -70,14 +73,14 @@ impl Scenario {
             at += stalls + random.duration(seconds(25), seconds(60));
         }
         let asks = Some((seconds(5), seconds(60)));
-        let settings = Settings { kept_runs: 20, ..Settings::default() };
+        let settings = Settings { kept_runs: 20, restart: launching(4), ..Settings::default() };
         Self { seed, nodes: 4, settings, asks, patience: seconds(900), lasts, script }
     }
 
     /// Four nodes with work, on a network that is unkind to one of them.
     pub(super) fn grey(seed: u64, script: Script) -> Self {
         let asks = Some((seconds(1), seconds(10)));
-        let settings = Settings { kept_runs: 20, ..Settings::default() };
+        let settings = Settings { kept_runs: 20, restart: launching(4), ..Settings::default() };
         Self { seed, nodes: 4, settings, asks, patience: seconds(900), lasts: seconds(600), script }
     }
 
@@ -89,6 +92,12 @@ impl Scenario {
         }
         text
     }
+}
+
+/// The launcher of the coordinator's machine starts every node.
+fn launching(nodes: usize) -> RestartPolicy {
+    let launched = (0..nodes).map(|number| Host::new(number).node).collect();
+    RestartPolicy { launched, start_timeout: seconds(20), ..RestartPolicy::default() }
 }
 
 fn drawn(random: &mut Random, nodes: usize) -> Fault {
@@ -103,7 +112,8 @@ fn drawn(random: &mut Random, nodes: usize) -> Fault {
     };
     let long = random.duration(seconds(1), seconds(45));
     match random.below(100) {
-        0..14 => Fault::Crash { node },
+        0..12 => Fault::Crash { node },
+        12..14 => Fault::Terminate { node },
         14..18 => Fault::PowerLoss { node, lasts: long },
         18..30 => {
             Fault::Stall { place: Place::Node(node), lasts: random.duration(Duration::ZERO, seconds(25)) }
@@ -129,7 +139,14 @@ fn drawn(random: &mut Random, nodes: usize) -> Fault {
         }
         82..86 => Fault::StartsFail { node, times: 1 + u32::try_from(random.below(3)).unwrap_or(0) },
         86..94 => {
-            Fault::Operator { node, order: if random.percent(40) { Order::Fail } else { Order::Recover } }
+            let order = match random.below(10) {
+                0..3 => Order::Fail,
+                3..7 => Order::Recover,
+                7 => Order::Drain,
+                8 => Order::ResetBreaker,
+                _ => Order::RebuildConnections,
+            };
+            Fault::Operator { node: random.percent(90).then_some(node), order }
         }
         _ => Fault::Repeat { results: 1 + random.below(3) },
     }

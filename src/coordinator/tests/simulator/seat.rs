@@ -215,10 +215,9 @@ impl World {
                 self.close(connection, End::Acceptor);
                 self.line_over(connection, SessionEnding::Given);
             }
-            Effect::RestartProcess(node) => {
+            Effect::RestartProcess { node, start, .. } => {
                 if let Some(node) = self.hosts.iter().position(|host| host.node == node) {
-                    let pause = self.random.duration(Duration::from_millis(50), Duration::from_secs(1));
-                    self.schedule.after(pause, Happening::Launches { node });
+                    self.order_start(node, start);
                 }
             }
         }

@@ -58,10 +58,11 @@ fn is_cursed(assign: &Assign) -> bool {
 
 impl World {
     pub(super) fn take(&mut self, node: usize, life: u64, assign: Assign) {
-        let (now, attempt) = (self.now(), assign.attempt.clone());
+        let (now, is_calm, attempt) = (self.now(), self.calm, assign.attempt.clone());
         let most = self.hosts[node].most_tasks;
         let Some(process) = self.process(node, life) else { return };
-        let (running, held) = (process.running.len(), process.outbox.len());
+        let (running, held, draining) =
+            (process.running.len(), process.outbox.len(), process.draining);
         let is_held = process.outbox.iter_mut().find(|held| held.attempt == attempt);
         if let Some(held) = is_held {
             held.sent_in = None;
@@ -70,8 +71,7 @@ impl World {
         if process.running.contains_key(&attempt) {
             return;
         }
-        let is_calm = self.calm;
-        if running >= most || running + held >= OUTBOX || (!is_calm && self.random.percent(2)) {
+        if draining || running >= most || running + held >= OUTBOX || (!is_calm && self.random.percent(2)) {
             let reason = "BUSY".to_owned();
             return self.report(node, |_, node| Input::Rejected { node, attempt, reason });
         }

@@ -45,6 +45,8 @@ pub(super) enum Said {
     Message(Box<Message>),
     /// Between nodes: who dials, and whom it means.
     PeerHello { node: NodeId, life: u64, receiver_life: u64 },
+    /// Between nodes: this link is not planned here (yet).
+    TurnedAway,
     /// Between nodes.
     Probe { number: u64 },
     /// Between nodes.
@@ -77,9 +79,11 @@ pub(super) enum Happening {
     /// An attempt of a node ends.
     Ends { node: usize, life: u64, attempt: AttemptRef },
     /// The launcher of the coordinator's machine was asked to start a node's process.
-    Launches { node: usize },
-    /// Whatever looks after a node's machine finds whether its process runs.
-    Tends { node: usize },
+    Launches { node: usize, start: u64 },
+    /// A node's machine has its power back.
+    Boots { node: usize },
+    /// A process that was asked to end has had its time.
+    Killed { node: usize, life: u64 },
     /// The launcher is told that a process ended.
     Exited { node: usize, process_id: u32 },
     /// A client asks for a run.
@@ -180,8 +184,9 @@ impl World {
             Happening::Beats { node, life, connection } => self.beat(node, life, connection),
             Happening::Ticks { node, life } => self.tick(node, life),
             Happening::Ends { node, life, attempt } => self.end_attempt(node, life, &attempt),
-            Happening::Launches { node } => self.launch(node),
-            Happening::Tends { node } => self.tend(node),
+            Happening::Launches { node, start } => self.launch(node, start),
+            Happening::Boots { node } => self.boot(node),
+            Happening::Killed { node, life } => self.kill(node, life),
             Happening::Exited { node, process_id } => self.tell_exit(node, process_id),
             Happening::Asks => self.ask(),
             Happening::Cancels(run) => self.cancel(run),
@@ -317,7 +322,8 @@ fn place_of(happening: &Happening) -> Option<Place> {
         | Happening::Ends { node, .. } => Some(Place::Node(*node)),
         Happening::Moves(_)
         | Happening::Resumes { .. }
-        | Happening::Tends { .. }
+        | Happening::Boots { .. }
+        | Happening::Killed { .. }
         | Happening::Asks
         | Happening::Cancels(_)
         | Happening::Begins(_)
