@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::event::{Event, FaultAnswer, RunOrder, TaskRef};
+use super::metrics::Traffic;
 use crate::types::{
     AttemptRef, Digest, Epoch, Incarnation, LinkReport, LinkState, Load, Measured, NodeId, NodeSpec, Outcome,
     Plan, RunId, SessionId, Stage, Summary, TaskOutput, Tick, ToolError, ToolName,
@@ -134,6 +135,8 @@ pub enum Input {
     FailNode(FaultRequest),
     /// An operator brings a node back.
     RecoverNode(FaultRequest),
+    /// What the shell counted of the messages between coordinator and nodes since its start.
+    Traffic(Traffic),
     /// Time passed: silence and deadlines are looked at, with this input only.
     Timer,
 }

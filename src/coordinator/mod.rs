@@ -5,11 +5,13 @@
 //! [`Input::Timer`] alone, which the caller sends after each batch of inputs and at [`Decision::wake_at`]. Only [`State::apply`] changes what is durable; what is known of
 //! connected nodes (sessions, loads, running attempts) is apart, in [`node::Presence`].
 
+pub mod alert;
 pub mod breaker;
 pub mod event;
 pub mod health;
 pub mod input;
 pub mod invariants;
+pub mod metrics;
 pub mod node;
 pub mod placement;
 pub mod run;
@@ -26,9 +28,11 @@ mod runs;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use alert::Alerts;
 use breaker::{Breaker, BreakerSettings};
 use event::{Event, RunEvent};
 use input::{Decision, Effect, Input, Reply};
+use metrics::Metrics;
 use node::Presence;
 use settings::Settings;
 use state::State;
@@ -49,6 +53,8 @@ pub struct Coordinator {
     due: Option<Tick>,
     /// Silence before this moment was perhaps this process's own.
     awake_since: Tick,
+    metrics: Metrics,
+    alerts: Alerts,
     stale_results: u64,
     revision: u64,
 }
@@ -70,6 +76,8 @@ impl Coordinator {
             deadlines: BTreeMap::new(),
             due: None,
             awake_since: Tick(0),
+            metrics: Metrics::default(),
+            alerts: Alerts::default(),
             stale_results: 0,
             revision: 0,
         }
@@ -104,6 +112,10 @@ impl Coordinator {
             Input::CancelRun { run, reason } => self.cancel_run(&mut draft, &run, &reason),
             Input::FailNode(request) => self.fail_node(&mut draft, &request),
             Input::RecoverNode(request) => self.recover_node(&mut draft, &request),
+            Input::Traffic(traffic) => {
+                self.metrics.traffic(now.tick, traffic);
+                Reply::Done
+            }
             Input::Timer => Reply::Done,
         };
         // Not with every input: the next one in the queue may be the heartbeat or the result that is missed here.
@@ -112,11 +124,16 @@ impl Coordinator {
             self.end_overdue_work(&mut draft);
         }
         self.dispatch(&mut draft);
-        if !draft.events.is_empty() {
+        if !time_passes || !draft.events.is_empty() {
+            self.alerts.something_happened();
+        }
+        let alerts_changed = time_passes && self.watch_figures(now);
+        if alerts_changed || !draft.events.is_empty() {
             self.revision += 1;
         }
         debug_assert_eq!(invariants::broken(self), Vec::<String>::new());
-        let wakes = self.wakes(now.tick);
+        let mut wakes = self.wakes(now.tick);
+        wakes.extend(self.next_figure_change());
         self.due = wakes.iter().copied().filter(|wake| *wake > now.tick).min();
         let wake_at = if time_passes { self.due } else { wakes.into_iter().min() };
         Decision { reply, events: draft.events, effects: draft.effects, wake_at }
@@ -149,6 +166,7 @@ impl Coordinator {
 
     fn record(&mut self, draft: &mut Draft, event: Event) {
         self.state.apply(&event);
+        self.metrics.observe(draft.now.tick, &event);
         draft.events.push(event);
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::alert::AlertSettings;
 use crate::types::Stage;
 
 /// How the scheduler chooses among the nodes that may take a task.
@@ -64,6 +65,8 @@ pub struct Settings {
     pub max_open_runs: usize,
     /// Runs that are remembered after they ended.
     pub kept_runs: usize,
+    /// When alerts are raised and when they end.
+    pub alerts: AlertSettings,
     /// Capabilities each stage needs.
     pub required: RequiredCapabilities,
 }
@@ -117,6 +120,7 @@ impl Default for Settings {
             health_check_interval: Duration::from_secs(30),
             max_open_runs: 64,
             kept_runs: 1000,
+            alerts: AlertSettings::default(),
             required: RequiredCapabilities {
                 plan: set(&["tool_orchestration", "dependency_management"]),
                 lint: set(&["adapter_pattern_implementation", "linter_output_normalization"]),

@@ -6,6 +6,7 @@ mod detection;
 mod figures;
 mod lies;
 mod mesh;
+mod observing;
 mod operator;
 mod placing;
 mod random;
