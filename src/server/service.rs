@@ -8,11 +8,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::counts::Counts;
+use super::health_hub::HealthHub;
+use super::metrics;
 use crate::config::Settings;
 use crate::engine::Handle;
 use crate::linters::adapters;
 use crate::linters::toolchain::ToolchainMode;
 use crate::middleware::request_id::RandomBits;
+use crate::middleware::rpc_metrics::RpcMetrics;
 use crate::status::ApiError;
 use crate::types::{Digest, RunId, ToolName, UnixMillis};
 use crate::workspace::blobs::{BlobError, BlobStore, Pin};
@@ -50,6 +54,12 @@ pub struct Service {
     pub toolchain_mode: Option<ToolchainMode>,
     /// Randomness for ids.
     pub random: RandomBits,
+    /// What was refused, and what passed.
+    pub counts: Counts,
+    /// How long calls take and how they end.
+    pub calls: Arc<RpcMetrics>,
+    /// Measures the mesh's health for all who watch it.
+    pub health: HealthHub,
     /// Ends when the server stops; open streams end with it.
     pub stopping: CancellationToken,
     pins: Mutex<Pins>,
@@ -92,8 +102,20 @@ impl Service {
         random: RandomBits,
         stopping: CancellationToken,
     ) -> Arc<Self> {
-        let pins = Mutex::default();
-        Arc::new(Self { engine, blobs, settings, trees, toolchain_mode, random, stopping, pins })
+        let health = HealthHub::new(engine.clone(), Self::tools(), engine.now().wall);
+        Arc::new(Self {
+            engine,
+            blobs,
+            settings,
+            trees,
+            toolchain_mode,
+            random,
+            counts: Counts::default(),
+            calls: RpcMetrics::new(metrics::methods()),
+            health,
+            stopping,
+            pins: Mutex::default(),
+        })
     }
 
     /// The names of all linters, sorted.

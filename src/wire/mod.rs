@@ -2,6 +2,7 @@
 
 pub mod lint;
 pub mod mesh;
+pub mod mesh_health;
 pub mod peer;
 pub mod run;
 pub mod session;
