@@ -112,15 +112,22 @@ impl Watcher {
         let patience = self.service.settings.mesh.message_timeout;
         match timeout(patience, self.client.reserve_many(2)).await {
             Ok(_) => Ok(()),
-            Err(_) => Err(ApiError::Aborted {
+            Err(_) => {
+                tracing::info!(after_revision = self.told, "a reader of StreamHealth is too slow; ended");
+                Err(self.slow_consumer(patience))
+            }
+        }
+    }
+
+    fn slow_consumer(&self, patience: Duration) -> ApiError {
+        ApiError::Aborted {
                 reason: "SLOW_CONSUMER",
                 message: format!(
                     "nothing was read for {} s; resume with after_revision {}",
                     patience.as_secs_f64(),
                     self.told
                 ),
-                metadata: vec![("after_revision", self.told.to_string())],
-            }),
+            metadata: vec![("after_revision", self.told.to_string())],
         }
     }
 }
