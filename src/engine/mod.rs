@@ -230,6 +230,9 @@ impl<S: Store> Engine<S> {
         }
         self.commit(&events)?;
         self.publish(events);
+        // Alerts change without an event.
+        let revision = self.core.revision();
+        self.revision.send_if_modified(|told| std::mem::replace(told, revision) != revision);
         for effect in effects {
             self.perform(effect);
         }
@@ -290,7 +293,6 @@ impl<S: Store> Engine<S> {
         for run in forgotten {
             self.logs.forget(&run);
         }
-        self.revision.send_replace(self.core.revision());
     }
 
     fn perform(&self, effect: Effect) {
@@ -301,7 +303,8 @@ impl<S: Store> Engine<S> {
                 let order = RestartOrder { node, start, cause };
                 if let Err(error) = self.restarts.try_send(order) {
                     // The start is overdue some time later, which the core looks at.
-                    let (mpsc::error::TrySendError::Full(order) | mpsc::error::TrySendError::Closed(order)) = error;
+                    let (mpsc::error::TrySendError::Full(order) | mpsc::error::TrySendError::Closed(order)) =
+                        error;
                     tracing::warn!(node = %order.node, "no launcher takes the request to start this node");
                 }
             }
