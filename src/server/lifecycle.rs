@@ -12,13 +12,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 
-use super::accept::{ConnectionLimits, ServeOptions, Served, serve};
 use super::coordinator::Coordination;
 use super::enrolment::Secrets;
 use super::nodes::Sessions;
 use super::service::{Service, TreePolicy};
 use super::stack::{self, Inbound, InboundLimits};
-use super::tls::{TlsConfigs, TlsError, server_config};
 use super::workspace::Workspaces;
 use super::{admin, health, mesh};
 use crate::config::Settings;
@@ -34,6 +32,8 @@ use crate::proto::v1::FILE_DESCRIPTOR_SET;
 use crate::proto::v1::coordinator_service_server::CoordinatorServiceServer;
 use crate::proto::v1::workspace_service_server::WorkspaceServiceServer;
 use crate::store::Store;
+use crate::transport::accept::{ConnectionLimits, ServeOptions, Served, serve};
+use crate::transport::tls::{TlsConfigs, TlsError, server_config};
 use crate::types::NodeId;
 use crate::workspace::blobs::{BlobError, BlobLimits, BlobStore};
 

@@ -1,25 +1,20 @@
 //! The gRPC server: services, layer stacks, health, shutdown.
 
-pub mod accept;
 mod admin;
-mod connection;
 mod coordinator;
 mod enrolment;
 mod events;
 mod health;
 mod lifecycle;
-pub mod listener;
 mod mesh;
 mod nodes;
 mod orders;
 mod outputs;
 mod pages;
-mod preface;
 mod reports;
 mod service;
 mod settings;
 pub mod stack;
-pub mod tls;
 mod workspace;
 
 pub use enrolment::Secrets;
