@@ -133,6 +133,7 @@ impl Identity {
             process_id: std::process::id(),
             peer_endpoint: String::new(),
             draining: false,
+            sent_at: None,
         };
         Self { spec: settings.spec.clone(), messages: Arc::default(), hello }
     }

@@ -21,7 +21,7 @@ use crate::proto::peer::v1 as pb;
 use crate::proto::peer::v1::mesh_message::Payload;
 use crate::proto::peer::v1::node_service_client::NodeServiceClient;
 use crate::types::{Epoch, Load};
-use crate::wire::peer::{Assignment, attempt_of, beat, duration};
+use crate::wire::peer::{Assignment, attempt_of, duration};
 
 /// How long the coordinator may take to answer Hello with Welcome.
 const WELCOME_DEADLINE: Duration = Duration::from_secs(10);
@@ -153,7 +153,14 @@ async fn heartbeats(lasting: &Lasting, every: Duration, queue: mpsc::Sender<Payl
         let (running_tasks, capabilities_in_use) = lasting.executor.in_use();
         let load = Load { running_tasks, capabilities_in_use, cpu: usage.cpu, memory: usage.memory };
         number += 1;
-        let kind = pb::heartbeat::Kind::Beat(beat(number, &load));
+        let kind = pb::heartbeat::Kind::Beat(pb::Beat {
+            number,
+            running_tasks: load.running_tasks,
+            capabilities_in_use: load.capabilities_in_use,
+            cpu: load.cpu,
+            memory: load.memory,
+            ..pb::Beat::default()
+        });
         match queue.try_send(Payload::Heartbeat(pb::Heartbeat { kind: Some(kind) })) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(_)) => tracing::debug!(number, "a beat was left out"),

@@ -214,7 +214,8 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
     let node_stack = stack::peer(node_routes, secrets, session_limits, random.clone());
     // On loopback the certificate's name cannot fit, and the enrolment secret never leaves the machine.
     let node_tls = node_tls.filter(|_| !settings.server.node_listen.ip().is_loopback());
-    running.listen(nodes, node_stack, listener_limits(ConnectionLimits::for_nodes()), node_tls);
+    let node_limits = ConnectionLimits::for_nodes(settings.mesh.message_timeout);
+    running.listen(nodes, node_stack, listener_limits(node_limits), node_tls);
     if let Some(listener) = admin_listener {
         let routes = admin::routes(health_service, handle);
         let admin_stack = stack::admin(routes, ADMIN_STREAMS, random.clone());

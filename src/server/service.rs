@@ -12,6 +12,7 @@ use crate::config::Settings;
 use crate::engine::Handle;
 use crate::linters::adapters;
 use crate::linters::toolchain::ToolchainMode;
+use crate::middleware::refusals::Refusals;
 use crate::middleware::request_id::RandomBits;
 use crate::status::ApiError;
 use crate::types::{Digest, RunId, ToolName, UnixMillis};
@@ -52,6 +53,8 @@ pub struct Service {
     pub random: RandomBits,
     /// Ends when the server stops; open streams end with it.
     pub stopping: CancellationToken,
+    /// Messages and sessions of nodes that were refused.
+    pub refusals: Refusals,
     pins: Mutex<Pins>,
 }
 
@@ -93,7 +96,8 @@ impl Service {
         stopping: CancellationToken,
     ) -> Arc<Self> {
         let pins = Mutex::default();
-        Arc::new(Self { engine, blobs, settings, trees, toolchain_mode, random, stopping, pins })
+        let refusals = Refusals::default();
+        Arc::new(Self { engine, blobs, settings, trees, toolchain_mode, random, stopping, refusals, pins })
     }
 
     /// The names of all linters, sorted.
