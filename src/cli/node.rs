@@ -1,6 +1,7 @@
 //! `lintmesh node`: one agent node process.
 
 use std::io::BufReader;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -37,7 +38,7 @@ pub fn node(command: NodeCommand) -> anyhow::Result<()> {
         .context("cannot start the runtime")?;
     let ended = runtime.block_on(async {
         stop_on_signals(&stop).context("cannot listen for signals")?;
-        let options = NodeOptions { settings, connector: link::tcp() };
+        let options = NodeOptions { settings, connector: link::tcp(), random: Arc::new(link::jitter) };
         agent::run(options, stop).await.map_err(anyhow::Error::from)
     });
     // A stage that computes cannot be interrupted, and nobody waits for it any more.

@@ -23,6 +23,7 @@ mod node_session;
 mod offline_toolchain;
 mod overload;
 mod parity;
+mod peer_links;
 mod probes;
 mod readme;
 mod report_formats;
