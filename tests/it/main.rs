@@ -30,6 +30,7 @@ mod report_formats;
 mod rig;
 mod runs;
 mod same_result;
+mod session_rules;
 mod settings;
 mod silent_connections;
 mod support;

@@ -76,8 +76,9 @@ impl View {
     /// The peer's clock is compared with the middle of the round trip (Mills, RFC 5905, with one timestamp of the peer
     /// in place of two, since it answers at once).
     pub(super) fn answered(&mut self, number: u64, now: Instant, peer_ms: Option<i64>) -> Option<Duration> {
-        let index = self.probes.iter().position(|sent| sent.number == number)?;
-        let sent = self.probes.remove(index)?;
+        let sent = *self.probes.iter().find(|sent| sent.number == number)?;
+        // A connection keeps the order: what was sent before is not answered any more.
+        self.probes.retain(|later| later.number > number);
         let round_trip = now.saturating_duration_since(sent.at);
         if let Some(peer_ms) = peer_ms {
             let half = i64::try_from(round_trip.as_millis() / 2).unwrap_or(i64::MAX);

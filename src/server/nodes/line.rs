@@ -27,6 +27,8 @@ use crate::wire;
 const LOOKS: u32 = 6;
 /// The least time after which a node gives up a silent coordinator.
 const LEAST_SILENCE: Duration = Duration::from_secs(5);
+/// How long a node that is sent away may take to read why.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// One open session.
 pub(super) struct Line {
@@ -92,15 +94,13 @@ impl Line {
     ) {
         let (answers, answered) = mpsc::channel::<Payload>(QUEUE);
         let heard = AtomicU64::new(0);
+        let mut goodbye = None;
         let ending = tokio::select! {
             ending = self.write(outgoing, answered, &node) => ending,
             end = self.read(incoming, &answers, &heard) => match end {
                 ReadEnd::Reset => SessionEnding::Reset,
                 ReadEnd::Given(status) => {
-                    if let Some(status) = status {
-                        // One that reads nothing is not told; its connection ends all the same.
-                        let _ = node.try_send(Err(status));
-                    }
+                    goodbye = status;
                     SessionEnding::Given
                 }
             },
@@ -114,6 +114,10 @@ impl Line {
         let closed = Input::SessionClosed { session: self.session, node: self.node, ending };
         // A stopped coordinator has no more use for it.
         let _ = self.service.engine.decide(closed).await;
+        if let Some(status) = goodbye {
+            // Behind what is queued. One that reads nothing is not told; its connection ends all the same.
+            let _ = tokio::time::timeout(GOODBYE, node.send(Err(status))).await;
+        }
     }
 
     async fn write(
