@@ -14,13 +14,15 @@ impl Coordinator {
     /// Places every waiting task for which a node has room: older runs first, within a run the stages that only
     /// compute for a moment, since others wait for what they make, then the longest task.
     pub(super) fn dispatch(&mut self, draft: &mut Draft) {
+        // What runs on a node that fell silent was there first.
+        self.double(draft);
         // Room only shrinks while work is placed: if one task of a kind finds none, no other does.
         let mut stuck: BTreeSet<(Kind, Option<String>)> = BTreeSet::new();
         for run in self.state.open.clone() {
             while let Some((kind, task)) = self.next_waiting(&run, &stuck) {
-                let placed = self.choose(draft.now.tick, &run, task).is_some_and(|node| {
+                let placed = self.choose(draft.now.tick, &run, task, None).is_some_and(|node| {
                     // A node that was chosen takes it; if not, trying again at once would not end.
-                    self.assign(draft, &run, task, &node)
+                    self.assign(draft, &run, task, &node, false)
                 });
                 if !placed {
                     let version = self.version(&run, &kind);
@@ -49,7 +51,14 @@ impl Coordinator {
         self.state.runs.get(run)?.order.tools.get(tool.as_ref()?)?.clone()
     }
 
-    fn choose(&self, now: Tick, run: &RunId, task: TaskId) -> Option<NodeId> {
+    /// The node that should get a task now; another one than `beside`, which has it.
+    pub(super) fn choose(
+        &self,
+        now: Tick,
+        run: &RunId,
+        task: TaskId,
+        beside: Option<&NodeId>,
+    ) -> Option<NodeId> {
         let state = self.state.runs.get(run)?;
         let mesh = Mesh {
             members: &self.state.members,
@@ -57,7 +66,7 @@ impl Coordinator {
             strategy: self.settings.load_balancing_strategy,
             now,
         };
-        mesh.choose(&self.need(state, &state.task(task)?.task))
+        mesh.choose(&self.need(state, &state.task(task)?.task), beside)
     }
 
     pub(super) fn has_waiting_work(&self) -> bool {
@@ -73,7 +82,14 @@ impl Coordinator {
         }
     }
 
-    fn assign(&mut self, draft: &mut Draft, run: &RunId, task: TaskId, node: &NodeId) -> bool {
+    pub(super) fn assign(
+        &mut self,
+        draft: &mut Draft,
+        run: &RunId,
+        task: TaskId,
+        node: &NodeId,
+        second: bool,
+    ) -> bool {
         let now = draft.now.tick;
         let deadline = self.attempt_deadline(now);
         let timeout = self.settings.task_timeout;
@@ -111,6 +127,7 @@ impl Coordinator {
                 cpu_slots: cpu_slots(task.stage),
                 capabilities,
                 permit,
+                missed_beats: None,
             },
         );
         draft.effects.push(Effect::Send {
@@ -118,7 +135,7 @@ impl Coordinator {
             session,
             message: Message::Assign(Box::new(assign)),
         });
-        let assigned = RunEvent::TaskAssigned { task, attempt, node: node.clone(), incarnation };
+        let assigned = RunEvent::TaskAssigned { task, attempt, node: node.clone(), incarnation, second };
         self.record_run(draft, run, assigned);
         true
     }

@@ -20,8 +20,10 @@ pub struct MeshHealth {
     pub topology_health: f64,
     /// Live links.
     pub connections: u32,
-    /// Live links / `N * (N - 1)`.
+    /// Live links / those that all nodes would have: `N * (N - 1)` in a full mesh.
     pub connectivity: f64,
+    /// Links to hold now, between the nodes that are there.
+    pub planned_connections: u32,
     /// ACTIVE nodes.
     pub active_nodes: u32,
     /// All nodes.
@@ -57,12 +59,16 @@ pub struct NodeHealth {
     pub breaker: BreakerState,
     /// Tasks it runs.
     pub running_tasks: u32,
+    /// Live links to peers.
+    pub connection_count: u32,
 }
 
 impl Coordinator {
     /// Measures. `tools` are the tools whose progress is shown even if no run has used them.
     pub fn mesh_health(&self, now: Now, tools: &[ToolName]) -> MeshHealth {
-        let nodes = self
+        let links = self.live_links(now.tick);
+        let live = links.values().map(Vec::len).sum::<usize>();
+        let nodes: BTreeMap<NodeId, NodeHealth> = self
             .state
             .members
             .iter()
@@ -78,6 +84,7 @@ impl Coordinator {
                     last_heartbeat: presence.and_then(|at| at.heard_at).map(|(_, wall)| wall),
                     breaker: presence.map_or(BreakerState::Closed, |at| at.breaker.state(now.tick)),
                     running_tasks: presence.map_or(0, |at| count(at.running.len())),
+                    connection_count: links.get(id).map_or(0, |peers| count(peers.len())),
                 };
                 (id.clone(), health)
             })
@@ -88,9 +95,12 @@ impl Coordinator {
             at: now.wall,
             revision: self.revision,
             topology_health: self.state.health(),
-            // Links between nodes are counted once they are measured; there are none to measure yet.
-            connections: 0,
-            connectivity: if self.state.members.len() > 1 { 0.0 } else { 1.0 },
+            connections: count(live),
+            connectivity: match self.planned_links() {
+                0 => 1.0,
+                planned => live as f64 / planned as f64,
+            },
+            planned_connections: count(self.links.links().count()),
             active_nodes: count(self.state.active().count()),
             total_nodes: count(self.state.members.len()),
             nodes,
@@ -117,16 +127,14 @@ impl Coordinator {
     fn node_progress(&self, runs: &[&Run]) -> BTreeMap<NodeId, BTreeMap<ToolName, f64>> {
         let mut shares: BTreeMap<(NodeId, ToolName), (u64, u64)> = BTreeMap::new();
         for task in runs.iter().flat_map(|run| run.stage(Stage::Lint)) {
-            let (node, done) = match &task.state {
-                TaskState::Running { node, .. } => (node, 0),
-                TaskState::Done { node, .. } => (node, 1),
-                TaskState::Queued | TaskState::GivenUp { .. } => continue,
-            };
-            if let Some(tool) = &task.task.tool {
-                let share = shares.entry((node.clone(), tool.clone())).or_default();
-                let cost = task.cost.max(1);
-                share.0 = share.0.saturating_add(done * cost);
-                share.1 = share.1.saturating_add(cost);
+            let done = u64::from(task.output().is_some());
+            for node in task.nodes() {
+                if let Some(tool) = &task.task.tool {
+                    let share = shares.entry((node.clone(), tool.clone())).or_default();
+                    let cost = task.cost.max(1);
+                    share.0 = share.0.saturating_add(done * cost);
+                    share.1 = share.1.saturating_add(cost);
+                }
             }
         }
         let mut progress: BTreeMap<NodeId, BTreeMap<ToolName, f64>> = BTreeMap::new();

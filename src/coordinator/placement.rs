@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::node::{Member, Presence};
 use super::settings::Strategy;
-use crate::types::{NodeId, NodeSpec, NodeStatus, Tick, ToolName};
+use crate::types::{FaultCause, NodeId, NodeSpec, NodeStatus, Tick, ToolName};
 
 /// What a task asks of a node.
 #[derive(Debug, Clone)]
@@ -58,11 +58,11 @@ impl Mesh<'_> {
     /// The node that should get the task now; none if it has to wait.
     ///
     /// Among the nodes made for the job that have room the strategy chooses; if there is none, the least loaded
-    /// fallback node takes it, so that no core idles while work waits.
-    pub fn choose(&self, need: &Need<'_>) -> Option<NodeId> {
+    /// fallback node takes it, so that no core idles while work waits. It is another one than `beside`.
+    pub fn choose(&self, need: &Need<'_>, beside: Option<&NodeId>) -> Option<NodeId> {
         let mut made = Vec::new();
         let mut fallback = Vec::new();
-        for (id, member) in self.members {
+        for (id, member) in self.members.iter().filter(|(id, _)| Some(*id) != beside) {
             let Some(presence) = self.presences.get(id) else { continue };
             if !self.is_eligible(member, presence, need) || !self.has_room(member, presence, need) {
                 continue;
@@ -130,7 +130,13 @@ impl Mesh<'_> {
             && self.cores_in_use(&presence.host_id) + need.cpu_slots <= presence.cpu_slots.max(need.cpu_slots)
     }
 
+    /// Work of nodes that are presumed dead uses no cores: its second attempts may need them.
     fn cores_in_use(&self, host: &str) -> u32 {
-        self.presences.values().filter(|node| node.host_id == host).map(Presence::cpu_slots_in_use).sum()
+        let present = |id: &NodeId| {
+            let cause = self.members.get(id).and_then(|member| member.cause);
+            !matches!(cause, Some(FaultCause::Silent | FaultCause::SessionLost))
+        };
+        let nodes = self.presences.iter().filter(|(id, node)| node.host_id == host && present(id));
+        nodes.map(|(_, node)| node.cpu_slots_in_use()).sum()
     }
 }

@@ -109,6 +109,9 @@ pub fn refused(refusal: Refusal) -> ApiError {
             limit: open as u64,
             retry: Duration::from_secs(5),
         },
+        Refusal::TooManyNodes(most) => {
+            ApiError::ResourceExhausted { what: "nodes", limit: most as u64, retry: Duration::from_secs(60) }
+        }
         Refusal::DeclaredOtherwise(node) => ApiError::FailedPrecondition(vec![Precondition {
             kind: "NODE_DECLARED_OTHERWISE",
             subject: node.to_string(),

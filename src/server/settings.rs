@@ -31,6 +31,7 @@ pub fn core(settings: &Settings) -> CoreSettings {
         batch_size: mesh.batch_size,
         flush_interval: mesh.flush_interval,
         health_check_interval: mesh.health_check_interval,
+        max_nodes: mesh.max_nodes as usize,
         max_open_runs: settings.runs.max_open as usize,
         kept_runs: settings.runs.keep as usize,
         required: RequiredCapabilities {

@@ -8,7 +8,7 @@ use crate::coordinator::health::MeshHealth;
 use crate::coordinator::node::{Member, Presence};
 use crate::coordinator::settings::Settings;
 use crate::proto::v1;
-use crate::types::{FaultCause, NodeStatus, Now};
+use crate::types::{FaultCause, NodeId, NodeStatus, Now};
 
 use super::time;
 
@@ -34,14 +34,14 @@ impl From<BreakerState> for v1::BreakerState {
 }
 
 /// A node as the coordinator knows it.
-fn node(member: &Member, presence: Option<&Presence>, now: Now) -> v1::NodeInfo {
+fn node(member: &Member, presence: Option<&Presence>, peers: &[NodeId], now: Now) -> v1::NodeInfo {
     let breaker = presence.map_or(BreakerState::Closed, |at| at.breaker.state(now.tick));
     v1::NodeInfo {
         specialist: Some((&member.spec).into()),
         status: v1::NodeStatus::from(member.status).into(),
         cause: cause(member.cause),
         last_heartbeat_time: presence.and_then(|at| at.heard_at).map(|(_, wall)| time::timestamp(wall)),
-        peers: Vec::new(),
+        peers: peers.iter().map(ToString::to_string).collect(),
         incarnation: member.incarnation.map_or(0, |incarnation| incarnation.0),
         tools: presence
             .map(|at| at.tools.iter().map(|(tool, version)| (tool.to_string(), version.clone())).collect())
@@ -58,10 +58,12 @@ fn cause(cause: Option<FaultCause>) -> String {
 
 /// All nodes, by id.
 pub fn nodes(core: &Coordinator, now: Now) -> BTreeMap<String, v1::NodeInfo> {
+    let links = core.live_links(now.tick);
+    let peers = |id| links.get(id).map_or(&[][..], Vec::as_slice);
     core.state()
         .members
         .iter()
-        .map(|(id, member)| (id.to_string(), node(member, core.presences().get(id), now)))
+        .map(|(id, member)| (id.to_string(), node(member, core.presences().get(id), peers(id), now)))
         .collect()
 }
 
@@ -88,7 +90,7 @@ pub fn health(health: &MeshHealth) -> v1::MeshHealth {
                     capability_load: node.load.capabilities,
                     resource_load: node.load.resources,
                     last_heartbeat_age: node.last_heartbeat_age.map(time::duration),
-                    connection_count: 0,
+                    connection_count: node.connection_count,
                     breaker: v1::BreakerState::from(node.breaker).into(),
                     running_tasks: node.running_tasks,
                 };

@@ -3,6 +3,7 @@
 mod budget;
 mod builders;
 mod detection;
+mod doubles;
 mod figures;
 mod lies;
 mod mesh;
