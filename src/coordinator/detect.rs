@@ -302,9 +302,11 @@ impl Coordinator {
         match (verdict, status) {
             (Verdict::Present, _) => {
                 self.watch.doubted.remove(node);
-                if status != NodeStatus::Active && !deliberate && self.is_proved(node, now) {
+                if status != NodeStatus::Active && self.is_proved(node, now) {
                     self.presence(node).contact.is_excused = false;
-                    self.set_status(draft, node, NodeStatus::Active, None);
+                    if let Some((status, cause)) = self.status_on_contact(node) {
+                        self.set_status(draft, node, status, cause);
+                    }
                 } else if evidence.silence >= limits.quiet + self.settings.probe_interval
                     && self.is_watched(node)
                 {
@@ -335,10 +337,10 @@ impl Coordinator {
     fn is_proved(&self, node: &NodeId, now: Tick) -> bool {
         let Some(presence) = self.presences.get(node) else { return false };
         let since = presence.contact.since.filter(|_| presence.session.is_some());
-        since.is_some_and(|since| now >= since + self.hold(presence, now))
+        since.is_some_and(|since| now >= since + self.hold_down(presence, now))
     }
 
-    fn hold(&self, presence: &Presence, now: Tick) -> Duration {
+    fn hold_down(&self, presence: &Presence, now: Tick) -> Duration {
         if presence.contact.is_excused {
             return Duration::ZERO;
         }
@@ -375,7 +377,7 @@ impl Coordinator {
                 heard + self.settings.message_timeout,
             ]);
             moments.extend(presence.breaker.next_probe());
-            moments.extend(contact.since.map(|since| since + self.hold(presence, now)));
+            moments.extend(contact.since.map(|since| since + self.hold_down(presence, now)));
         }
         if self.is_watched(node) {
             if let Some(at) = presence.disconnected_at.filter(|_| presence.session.is_none()) {

@@ -29,7 +29,9 @@ impl Coordinator {
             })
             .collect();
         for (doubted, attempt) in lone {
-            if let Some(node) = self.choose(draft.now.tick, &attempt.run, attempt.task, Some(&doubted)) {
+            let run = self.state.runs.get(&attempt.run);
+            let node = run.and_then(|run| self.choose(draft.now.tick, run, attempt.task, Some(&doubted)));
+            if let Some(node) = node {
                 self.assign(draft, &attempt.run, attempt.task, &node, true);
             }
         }

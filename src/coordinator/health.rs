@@ -66,7 +66,7 @@ pub struct NodeHealth {
 impl Coordinator {
     /// Measures. `tools` are the tools whose progress is shown even if no run has used them.
     pub fn mesh_health(&self, now: Now, tools: &[ToolName]) -> MeshHealth {
-        let links = self.live_links(now.tick);
+        let links = self.links_alive(now.tick);
         let live = links.values().map(Vec::len).sum::<usize>();
         let nodes: BTreeMap<NodeId, NodeHealth> = self
             .state

@@ -55,12 +55,12 @@ impl LinkPlan {
     }
 
     /// Whom a node dials.
-    pub fn dials(&self, node: &NodeId) -> impl Iterator<Item = &NodeId> {
+    pub fn dials(&self, node: &NodeId) -> impl Iterator<Item = &NodeId> + Clone {
         self.dials.get(node).into_iter().flatten()
     }
 
     /// Who dials a node.
-    pub fn observers(&self, node: &NodeId) -> impl Iterator<Item = &NodeId> {
+    pub fn observers(&self, node: &NodeId) -> impl Iterator<Item = &NodeId> + Clone {
         self.observers.get(node).into_iter().flatten()
     }
 

@@ -111,12 +111,15 @@ impl Coordinator {
             presence.breaker.half_open_now();
         }
         self.reconcile(draft, &node, session, hello.incarnation, &hello.running, &hello.unacknowledged);
-        let by_operator = self.state.members.get(&node).is_some_and(|member| {
-            member.status == NodeStatus::Failed && member.cause == Some(FaultCause::Operator)
-        });
+        if hello.draining {
+            self.note_leaving(&node, "its process was asked to end");
+        }
         let starts = is_new_process || self.status(&node) == Some(NodeStatus::Initializing);
-        if !by_operator && (starts || is_back_at_once) {
-            self.set_status(draft, &node, NodeStatus::Active, None);
+        let proves_itself = !starts && !is_back_at_once;
+        if let Some((status, cause)) = self.status_on_contact(&node)
+            && !(status == NodeStatus::Active && proves_itself)
+        {
+            self.set_status(draft, &node, status, cause);
         }
         self.clear_suspicion(&node, now.tick);
         self.relink(&node);
@@ -210,6 +213,7 @@ impl Coordinator {
             if was_active {
                 self.set_status(draft, node, NodeStatus::Degraded, Some(FaultCause::SessionLost));
             }
+            self.gone_if_leaving(draft, node);
         }
         Reply::Done
     }

@@ -6,13 +6,19 @@
 //! connected nodes (sessions, loads, running attempts) is apart, in [`node::Presence`].
 
 pub mod breaker;
+pub mod diagnose;
+pub mod eligibility;
 pub mod event;
+pub mod explain;
 pub mod health;
+pub mod history;
 pub mod input;
 pub mod invariants;
 pub mod links;
 pub mod node;
 pub mod placement;
+pub mod queue;
+pub mod recovery;
 pub mod run;
 pub mod settings;
 pub mod state;
@@ -22,6 +28,7 @@ mod contact;
 mod detect;
 mod dispatch;
 mod doubles;
+mod drain;
 mod faults;
 mod membership;
 mod overdue;
@@ -34,10 +41,13 @@ use std::time::Duration;
 
 use breaker::{Breaker, BreakerSettings};
 use detect::Watch;
+use drain::Drains;
 use event::{Event, RunEvent};
 use input::{Decision, Effect, Input, Reply};
 use links::LinkPlan;
 use node::Presence;
+use queue::FairQueue;
+use recovery::Recoveries;
 pub use results::Dropped;
 use results::Executor;
 use rosters::Rosters;
@@ -59,6 +69,9 @@ pub struct Coordinator {
     state: State,
     presences: BTreeMap<NodeId, Presence>,
     deadlines: BTreeMap<RunId, Tick>,
+    queue: FairQueue,
+    recoveries: Recoveries,
+    drains: Drains,
     links: LinkPlan,
     rosters: Rosters,
     watch: Watch,
@@ -78,10 +91,13 @@ impl Coordinator {
     /// A coordinator that starts now.
     pub fn new(settings: Settings, epoch: Epoch) -> Self {
         Self {
+            queue: FairQueue::new(settings.task_timeout),
             settings,
             state: State::new(epoch),
             presences: BTreeMap::new(),
             deadlines: BTreeMap::new(),
+            recoveries: Recoveries::default(),
+            drains: Drains::default(),
             links: LinkPlan::default(),
             rosters: Rosters::default(),
             watch: Watch::default(),
@@ -123,7 +139,9 @@ impl Coordinator {
             Input::ProbeReported { session, node, subject, round_trip, .. } => {
                 self.probe_reported(&draft, session, &node, &subject, round_trip.is_some())
             }
-            Input::NodeDraining { .. } => Reply::Done,
+            Input::NodeDraining { session, node, reason } => {
+                self.node_draining(&mut draft, session, &node, &reason)
+            }
             Input::Rejected { node, attempt, reason } => self.rejected(&mut draft, &node, &attempt, &reason),
             Input::TaskEnded { executor, incarnation, attempt, ending, measured, via } => {
                 let executor = Executor { node: executor, incarnation, via };
@@ -131,8 +149,10 @@ impl Coordinator {
             }
             Input::StartRun { run, order } => self.start_run(&mut draft, run, *order),
             Input::CancelRun { run, reason } => self.cancel_run(&mut draft, &run, &reason),
-            Input::FailNode(request) => self.fail_node(&mut draft, &request),
-            Input::RecoverNode(request) => self.recover_node(&mut draft, &request),
+            Input::HandleFault(request) => self.handle_fault(&mut draft, &request),
+            Input::RestartFailed { node, start, reason } => {
+                self.restart_failed(&mut draft, &node, start, &reason)
+            }
             Input::Timer => Reply::Done,
         };
         let mut is_sweep = false;
@@ -143,8 +163,14 @@ impl Coordinator {
             is_sweep = self.sweep(&mut draft);
         }
         let has_news = is_sweep || std::mem::take(&mut self.watch.has_probe) || !draft.events.is_empty();
+        if time_passes || makes_room || has_news {
+            self.end_drains(&mut draft);
+        }
         if makes_room || has_news || !self.watch.doubted.is_empty() {
             self.dispatch(&mut draft);
+        }
+        if time_passes || makes_room || has_news {
+            self.recover(&mut draft);
         }
         self.tell_rosters(&mut draft);
         if !draft.events.is_empty() {
@@ -171,6 +197,7 @@ impl Coordinator {
     fn next_wake(&self, after: Option<Tick>) -> Option<Tick> {
         let has_more = self.has_waiting_work() || self.links.links().next().is_some();
         let moments = self.deadlines.values().copied().chain(has_more.then_some(self.watch.sweep_at));
+        let moments = moments.chain(self.recoveries.wakes()).chain(self.drains.wakes());
         let moments = moments.filter(|moment| after.is_none_or(|after| *moment > after));
         moments.chain(self.next_alarm(after)).min()
     }
@@ -197,6 +224,11 @@ impl Coordinator {
     /// What is known of the nodes while they are connected.
     pub const fn presences(&self) -> &BTreeMap<NodeId, Presence> {
         &self.presences
+    }
+
+    /// Whose turn it is.
+    pub const fn queue(&self) -> &FairQueue {
+        &self.queue
     }
 
     /// The moment of the last decision.
@@ -231,6 +263,12 @@ impl Coordinator {
 
     fn record(&mut self, draft: &mut Draft, event: Event) {
         self.state.apply(&event);
+        if let Event::Run { run: id, event, .. } = &event
+            && let Some(run) = self.state.runs.get(id)
+        {
+            self.queue.follow(draft.now.tick, id, run, event);
+        }
+        self.recoveries.follow(draft.now.tick, &event);
         draft.events.push(event);
     }
 

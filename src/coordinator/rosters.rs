@@ -28,7 +28,7 @@ pub(super) struct Rosters {
 
 impl Coordinator {
     /// The planned links.
-    pub const fn links(&self) -> &LinkPlan {
+    pub const fn link_plan(&self) -> &LinkPlan {
         &self.links
     }
 
@@ -126,7 +126,7 @@ impl Coordinator {
     }
 
     /// Whether a planned link was lately measured alive between ACTIVE nodes.
-    fn is_live(&self, now: Tick, observer: &NodeId, subject: &NodeId) -> bool {
+    pub(super) fn is_live(&self, now: Tick, observer: &NodeId, subject: &NodeId) -> bool {
         let is_active = |node| self.status(node) == Some(NodeStatus::Active);
         let memory = self.settings.heartbeat_interval * 2;
         is_active(observer)
@@ -144,7 +144,7 @@ impl Coordinator {
     }
 
     /// The peers of each node to which it holds a live link.
-    pub fn live_links(&self, now: Tick) -> BTreeMap<&NodeId, Vec<NodeId>> {
+    pub fn links_alive(&self, now: Tick) -> BTreeMap<&NodeId, Vec<NodeId>> {
         self.state.members.keys().map(|node| (node, self.live_peers(now, node))).collect()
     }
 

@@ -40,6 +40,7 @@ fn node(member: &Member, presence: Option<&Presence>, peers: &[NodeId], now: Now
         specialist: Some((&member.spec).into()),
         status: v1::NodeStatus::from(member.status).into(),
         cause: cause(member.cause),
+        cause_detail: member.detail.clone(),
         last_heartbeat_time: presence.and_then(|at| at.heard_at).map(|(_, wall)| time::timestamp(wall)),
         peers: peers.iter().map(ToString::to_string).collect(),
         incarnation: member.incarnation.map_or(0, |incarnation| incarnation.0),
@@ -58,7 +59,7 @@ fn cause(cause: Option<FaultCause>) -> String {
 
 /// All nodes, by id.
 pub fn nodes(core: &Coordinator, now: Now) -> BTreeMap<String, v1::NodeInfo> {
-    let links = core.live_links(now.tick);
+    let links = core.links_alive(now.tick);
     let peers = |id| links.get(id).map_or(&[][..], Vec::as_slice);
     core.state()
         .members
