@@ -1,13 +1,19 @@
-//! Figures about the mesh, measured from what the coordinator knows.
+//! The health of the mesh and of each node, measured from what the coordinator knows.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Coordinator;
+use super::alert::Alert;
 use super::breaker::State as BreakerState;
+use super::input::Topology;
+use super::metrics::Figures;
 use super::node::LoadScore;
+use super::placement::{Mesh, Need};
 use super::run::{Run, TaskState};
-use crate::types::{FaultCause, NodeId, NodeStatus, Now, RunId, Stage, ToolName, UnixMillis};
+use crate::types::{
+    FaultCause, LinkReport, NodeId, NodeStatus, Now, RunId, Stage, Tick, ToolName, UnixMillis,
+};
 
 /// The health of the mesh at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,8 +26,12 @@ pub struct MeshHealth {
     pub topology_health: f64,
     /// Live links.
     pub connections: u32,
-    /// Live links / `N * (N - 1)`.
+    /// Links to hold now, between the nodes that are there.
+    pub planned_connections: u32,
+    /// Live links / those that all nodes would have: `N * (N - 1)` in a full mesh.
     pub connectivity: f64,
+    /// The shape in force.
+    pub topology: Topology,
     /// ACTIVE nodes.
     pub active_nodes: u32,
     /// All nodes.
@@ -38,6 +48,23 @@ pub struct MeshHealth {
     pub running_tasks: u32,
     /// Runs with work to do.
     pub open_runs: u32,
+    /// The thirteen figures.
+    pub figures: Figures,
+    /// The alerts that are raised.
+    pub alerts: Vec<Alert>,
+    /// What the mesh still stands.
+    pub tolerance: FaultTolerance,
+}
+
+/// How many nodes may still fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FaultTolerance {
+    /// Nodes that may be other than ACTIVE at a time: fault_tolerance_level of all, rounded down.
+    pub tolerated: u32,
+    /// Nodes that are.
+    pub unavailable: u32,
+    /// Nodes that may still fail.
+    pub remaining: u32,
 }
 
 /// The health of one node.
@@ -57,12 +84,27 @@ pub struct NodeHealth {
     pub breaker: BreakerState,
     /// Tasks it runs.
     pub running_tasks: u32,
+    /// Tasks that wait and are meant for it: it is the one made for them that suits best.
+    pub queued_tasks: u32,
+    /// Where other nodes reach it.
+    pub peer_endpoint: Option<String>,
+    /// Its process.
+    pub process_id: u32,
+    /// Its links, as it last told of them.
+    pub links: Vec<LinkReport>,
+    /// Those of them that are live.
+    pub connection_count: u32,
+    /// Its clock less the coordinator's, in milliseconds.
+    pub clock_offset_ms: Option<i64>,
 }
 
 impl Coordinator {
     /// Measures. `tools` are the tools whose progress is shown even if no run has used them.
     pub fn mesh_health(&self, now: Now, tools: &[ToolName]) -> MeshHealth {
-        let nodes = self
+        let queued = self.queued_by_node(now);
+        let links = self.links_alive(now.tick);
+        let live = links.values().map(Vec::len).sum::<usize>();
+        let nodes: BTreeMap<NodeId, NodeHealth> = self
             .state
             .members
             .iter()
@@ -78,6 +120,12 @@ impl Coordinator {
                     last_heartbeat: presence.and_then(|at| at.heard_at).map(|(_, wall)| wall),
                     breaker: presence.map_or(BreakerState::Closed, |at| at.breaker.state(now.tick)),
                     running_tasks: presence.map_or(0, |at| count(at.running.len())),
+                    queued_tasks: queued.get(id).copied().unwrap_or(0),
+                    peer_endpoint: presence.and_then(|at| at.peer_endpoint.clone()),
+                    process_id: presence.map_or(0, |at| at.process_id),
+                    links: presence.map(|at| at.links.values().cloned().collect()).unwrap_or_default(),
+                    connection_count: links.get(id).map_or(0, |peers| count(peers.len())),
+                    clock_offset_ms: presence.and_then(|at| at.clock_offset_ms),
                 };
                 (id.clone(), health)
             })
@@ -88,9 +136,10 @@ impl Coordinator {
             at: now.wall,
             revision: self.revision,
             topology_health: self.state.health(),
-            // Links between nodes are counted once they are measured; there are none to measure yet.
-            connections: 0,
-            connectivity: if self.state.members.len() > 1 { 0.0 } else { 1.0 },
+            connections: count(live),
+            planned_connections: count(self.links.links().count()),
+            connectivity: self.connectivity(now.tick),
+            topology: self.links.topology(),
             active_nodes: count(self.state.active().count()),
             total_nodes: count(self.state.members.len()),
             nodes,
@@ -101,7 +150,43 @@ impl Coordinator {
                 tasks().filter(|task| matches!(task.state, TaskState::Running { .. })).count(),
             ),
             open_runs: count(self.state.open.len()),
+            figures: self.figures(now.tick),
+            alerts: self.alerts().collect(),
+            tolerance: self.fault_tolerance(),
         }
+    }
+
+    /// Live links / those that all nodes would have; 1 if there are none to have.
+    pub fn connectivity(&self, now: Tick) -> f64 {
+        match self.planned_links() {
+            0 => 1.0,
+            planned => self.links_alive(now).values().map(Vec::len).sum::<usize>() as f64 / planned as f64,
+        }
+    }
+
+    fn fault_tolerance(&self) -> FaultTolerance {
+        let nodes = self.state.members.len();
+        let tolerated = (self.settings.fault_tolerance_level * nodes as f64).floor() as u32;
+        let unavailable = count(nodes - self.state.active().count());
+        FaultTolerance { tolerated, unavailable, remaining: tolerated.saturating_sub(unavailable) }
+    }
+
+    /// How many waiting tasks are meant for each node.
+    fn queued_by_node(&self, now: Now) -> BTreeMap<NodeId, u32> {
+        let mesh = Mesh {
+            members: &self.state.members,
+            presences: &self.presences,
+            strategy: self.settings.load_balancing_strategy,
+            now: now.tick,
+        };
+        let mut queued = BTreeMap::new();
+        for ((stage, _), tasks) in self.state.open_runs().flat_map(|(_, run)| &run.waiting) {
+            let need = Need { capabilities: self.settings.required.of(*stage), tool: None, cpu_slots: 0 };
+            if let Some(node) = mesh.meant_for(&need) {
+                *queued.entry(node.clone()).or_insert(0) += count(tasks.len());
+            }
+        }
+        queued
     }
 
     /// The open runs, or the newest run if none is open.
@@ -117,16 +202,14 @@ impl Coordinator {
     fn node_progress(&self, runs: &[&Run]) -> BTreeMap<NodeId, BTreeMap<ToolName, f64>> {
         let mut shares: BTreeMap<(NodeId, ToolName), (u64, u64)> = BTreeMap::new();
         for task in runs.iter().flat_map(|run| run.stage(Stage::Lint)) {
-            let (node, done) = match &task.state {
-                TaskState::Running { node, .. } => (node, 0),
-                TaskState::Done { node, .. } => (node, 1),
-                TaskState::Queued | TaskState::GivenUp { .. } => continue,
-            };
-            if let Some(tool) = &task.task.tool {
-                let share = shares.entry((node.clone(), tool.clone())).or_default();
-                let cost = task.cost.max(1);
-                share.0 = share.0.saturating_add(done * cost);
-                share.1 = share.1.saturating_add(cost);
+            let done = u64::from(task.output().is_some());
+            for node in task.nodes() {
+                if let Some(tool) = &task.task.tool {
+                    let share = shares.entry((node.clone(), tool.clone())).or_default();
+                    let cost = task.cost.max(1);
+                    share.0 = share.0.saturating_add(done * cost);
+                    share.1 = share.1.saturating_add(cost);
+                }
             }
         }
         let mut progress: BTreeMap<NodeId, BTreeMap<ToolName, f64>> = BTreeMap::new();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::event::{Event, FaultAnswer, RunOrder, TaskRef};
+use super::metrics::Traffic;
 use crate::types::{
     AttemptRef, Digest, Epoch, Incarnation, LinkReport, LinkState, Load, Measured, NodeId, NodeSpec, Outcome,
     Plan, RunId, SessionId, Stage, Summary, TaskOutput, Tick, ToolError, ToolName,
@@ -141,6 +142,8 @@ pub enum Input {
         /// In words.
         reason: String,
     },
+    /// What the shell counted of the messages between coordinator and nodes since its start.
+    Traffic(Traffic),
     /// Time passed: silence and deadlines are looked at, with this input only.
     Timer,
 }
@@ -354,6 +357,9 @@ pub enum Refusal {
     /// Fix: the id was used for another request.
     #[error("id `{0}` was used before for another request; use a new one")]
     IdReused(String),
+    /// Fix: the mesh has as many nodes as its settings allow.
+    #[error("the mesh has {0} nodes at most, see mesh.max_nodes")]
+    TooManyNodes(usize),
     /// Try again: too many runs are open.
     #[error("{0} runs are open, as many as the server allows")]
     TooManyRuns(usize),

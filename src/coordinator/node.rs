@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::breaker::{Breaker, Permit};
+use super::suspicion::Contact;
 use crate::types::{
     AttemptId, FaultCause, Incarnation, LinkReport, Load, NodeId, NodeSpec, NodeStatus, RunId, SessionId,
     TaskId, Tick, ToolName, UnixMillis,
@@ -36,6 +37,8 @@ pub struct Presence {
     pub heard_at: Option<(Tick, UnixMillis)>,
     /// What it last measured of itself.
     pub load: Load,
+    /// Whether its present process has measured that.
+    pub measured: bool,
     /// Whether work is given to it.
     pub breaker: Breaker,
     /// Where other nodes reach it.
@@ -44,8 +47,10 @@ pub struct Presence {
     pub failure_domain: String,
     /// Its links, as it last told of them.
     pub links: BTreeMap<NodeId, LinkReport>,
-    /// Its clock less the coordinator's, in milliseconds, as the last answered probe measured it.
+    /// Its clock less the coordinator's, in milliseconds: the median of what the last answered probes measured.
     pub clock_offset_ms: Option<i64>,
+    /// What tells whether it is there.
+    pub contact: Contact,
     /// What it runs.
     pub running: BTreeMap<AttemptId, RunningAttempt>,
     /// Its machine.
@@ -81,6 +86,9 @@ pub struct RunningAttempt {
     pub capabilities: BTreeSet<String>,
     /// The breaker's leave to start it.
     pub permit: Permit,
+    /// Heartbeats since it was given that did not tell of it; none while the first one is awaited, which may have been
+    /// on its way before.
+    pub missed_beats: Option<u32>,
 }
 
 impl Presence {
@@ -91,11 +99,13 @@ impl Presence {
             disconnected_at: None,
             heard_at: None,
             load: Load::default(),
+            measured: false,
             breaker,
             peer_endpoint: None,
             failure_domain: String::new(),
             links: BTreeMap::new(),
             clock_offset_ms: None,
+            contact: Contact::default(),
             running: BTreeMap::new(),
             host_id: String::new(),
             cpu_slots: 0,

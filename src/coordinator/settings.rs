@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::alert::AlertSettings;
 use super::recovery::RestartPolicy;
 use crate::types::Stage;
 
@@ -61,6 +62,8 @@ pub struct Settings {
     pub flush_interval: Duration,
     /// Between full health reports.
     pub health_check_interval: Duration,
+    /// Nodes that may belong to the mesh.
+    pub max_nodes: usize,
     /// Runs that may be open at a time.
     pub max_open_runs: usize,
     /// Tasks of one project that may run at a time; none: no limit.
@@ -73,6 +76,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// How node processes are started again.
     pub restart: RestartPolicy,
+    /// When alerts are raised and when they end.
+    pub alerts: AlertSettings,
     /// Capabilities each stage needs.
     pub required: RequiredCapabilities,
 }
@@ -124,12 +129,14 @@ impl Default for Settings {
             batch_size: 10,
             flush_interval: Duration::from_secs(1),
             health_check_interval: Duration::from_secs(30),
+            max_nodes: 1024,
             max_open_runs: 64,
             max_tasks_per_project: None,
             max_runs_per_project: None,
             kept_runs: 1000,
             drain_timeout: Duration::from_secs(30),
             restart: RestartPolicy::default(),
+            alerts: AlertSettings::default(),
             required: RequiredCapabilities {
                 plan: set(&["tool_orchestration", "dependency_management"]),
                 lint: set(&["adapter_pattern_implementation", "linter_output_normalization"]),

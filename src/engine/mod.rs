@@ -17,7 +17,6 @@ use tokio::sync::{mpsc, oneshot, watch as channel};
 use crate::coordinator::Coordinator;
 use crate::coordinator::event::Event;
 use crate::coordinator::input::{Effect, Input, Reply};
-use crate::coordinator::run::TaskState;
 use crate::coordinator::settings::Settings;
 use crate::store::{Store, StoreError};
 use crate::types::{NodeId, NodeStatus, Now, RunId, Tick};
@@ -230,6 +229,9 @@ impl<S: Store> Engine<S> {
         }
         self.commit(&events)?;
         self.publish(events);
+        // Links and alerts come and go without events.
+        let revision = self.core.revision();
+        self.revision.send_if_modified(|told| std::mem::replace(told, revision) != revision);
         for effect in effects {
             self.perform(effect);
         }
@@ -290,7 +292,6 @@ impl<S: Store> Engine<S> {
         for run in forgotten {
             self.logs.forget(&run);
         }
-        self.revision.send_replace(self.core.revision());
     }
 
     fn perform(&self, effect: Effect) {
@@ -301,7 +302,8 @@ impl<S: Store> Engine<S> {
                 let order = RestartOrder { node, start, cause };
                 if let Err(error) = self.restarts.try_send(order) {
                     // The start is overdue some time later, which the core looks at.
-                    let (mpsc::error::TrySendError::Full(order) | mpsc::error::TrySendError::Closed(order)) = error;
+                    let (mpsc::error::TrySendError::Full(order) | mpsc::error::TrySendError::Closed(order)) =
+                        error;
                     tracing::warn!(node = %order.node, "no launcher takes the request to start this node");
                 }
             }
@@ -329,18 +331,19 @@ pub fn progress(core: &Coordinator, id: &RunId) -> Progress {
                 NodeStatus::Active => "idle".to_owned(),
                 other => other.as_str().to_ascii_lowercase(),
             };
-            (node, (NodePart { status, ..NodePart::default() }, 0))
+            let connections = core.live_peers(core.decided_at(), node);
+            (node, (NodePart { status, connections, ..NodePart::default() }, 0))
         })
         .collect();
     for task in &run.tasks {
-        let (node, done) = match &task.state {
-            TaskState::Running { node, .. } => (node, 0),
-            TaskState::Done { node, .. } => (node, 1),
-            TaskState::Queued | TaskState::GivenUp { .. } => continue,
-        };
-        let (part, finished) = nodes.entry(node).or_default();
-        part.tasks.push(task.name.clone());
-        *finished += done;
+        for node in task.nodes() {
+            let (part, finished) = nodes.entry(node).or_default();
+            part.tasks.push(task.name.clone());
+            *finished += u32::from(task.output().is_some());
+            if part.status == "idle" {
+                part.status = "assigned".to_owned();
+            }
+        }
     }
     let nodes = nodes
         .into_iter()
@@ -382,8 +385,8 @@ fn log(event: &Event) {
             RunEvent::Started { order, .. } => {
                 tracing::info!(%run, files = order.files, project = order.project, "run started");
             }
-            RunEvent::TaskAssigned { task, attempt, node, .. } => {
-                tracing::debug!(%run, task = %task, %attempt, %node, "task assigned");
+            RunEvent::TaskAssigned { task, attempt, node, second, .. } => {
+                tracing::debug!(%run, task = %task, %attempt, %node, second, "task assigned");
             }
             RunEvent::TaskAccepted { task, attempt, node, .. } => {
                 tracing::debug!(%run, task = %task, %attempt, %node, "task accepted");

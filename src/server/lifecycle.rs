@@ -14,15 +14,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 
-use super::accept::{ConnectionLimits, ServeOptions, Served, serve};
+use super::alert_post::ClientError;
+use super::alertmanager::Alertmanager;
 use super::coordinator::Coordination;
 use super::enrolment::Secrets;
 use super::nodes::Sessions;
 use super::service::{Service, TreePolicy};
 use super::stack::{self, Inbound, InboundLimits};
-use super::tls::{TlsConfigs, TlsError, server_config};
 use super::workspace::Workspaces;
-use super::{admin, health, mesh};
+use super::{admin, health, mesh, observe};
 use crate::config::Settings;
 use crate::coordinator::input::Input;
 use crate::engine::clock::Clock;
@@ -36,6 +36,8 @@ use crate::proto::v1::FILE_DESCRIPTOR_SET;
 use crate::proto::v1::coordinator_service_server::CoordinatorServiceServer;
 use crate::proto::v1::workspace_service_server::WorkspaceServiceServer;
 use crate::store::Store;
+use crate::transport::accept::{ConnectionLimits, ServeOptions, Served, serve};
+use crate::transport::tls::{TlsConfigs, TlsError, server_config};
 use crate::workspace::blobs::{BlobError, BlobLimits, BlobStore};
 
 /// Open `Watch` streams of one prober on the admin listener.
@@ -96,6 +98,9 @@ pub enum StartError {
     /// Certificate and key cannot be used.
     #[error("server.tls: {0}")]
     Tls(#[from] TlsError),
+    /// An Alertmanager.
+    #[error(transparent)]
+    Alertmanager(#[from] ClientError),
     /// The blob store.
     #[error(transparent)]
     Blobs(#[from] BlobError),
@@ -133,6 +138,7 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
     let workspace = &settings.workspace;
     let limits =
         BlobLimits { max_blob_bytes: workspace.max_blob_bytes, max_total_bytes: workspace.max_store_bytes };
+    let alertmanagers = Alertmanager::all(&settings.alerts)?;
     let blobs = BlobStore::open(&options.blob_dir, limits)?;
 
     let (restart, restarts) = mpsc::channel(RESTARTS);
@@ -160,6 +166,8 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
         draining,
     );
     tokio::spawn(release_blobs(service.clone()));
+    tokio::spawn(observe::follow(service.clone(), alertmanagers));
+    let calls = service.calls.clone();
     let secrets =
         Arc::new(Secrets::new(settings.nodes.secrets.iter().map(|secret| secret.sha256.clone()).collect()));
     let inbound = super::settings::inbound(settings);
@@ -203,6 +211,7 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
         engine: Mutex::new(engine),
     };
     let api_stack = stack::api(api_routes, tokens, inbound, random.clone());
+    let api_stack = stack::metered(api_stack, calls.clone());
     running.listen(api, api_stack, listener_limits(ConnectionLimits::default()), api_tls);
     let session_limits = InboundLimits {
         // A session lasts as long as its node.
@@ -213,11 +222,13 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
         ..inbound
     };
     let node_stack = stack::peer(node_routes, secrets, session_limits, random.clone());
+    let node_stack = stack::metered(node_stack, calls);
     // On loopback the certificate's name cannot fit, and the enrolment secret never leaves the machine.
     let node_tls = node_tls.filter(|_| !settings.server.node_listen.ip().is_loopback());
-    running.listen(nodes, node_stack, listener_limits(ConnectionLimits::for_nodes()), node_tls);
+    let node_limits = ConnectionLimits::for_nodes(settings.mesh.message_timeout);
+    running.listen(nodes, node_stack, listener_limits(node_limits), node_tls);
     if let Some(listener) = admin_listener {
-        let routes = admin::routes(health_service, handle);
+        let routes = admin::routes(health_service, running.service.clone());
         let admin_stack = stack::admin(routes, ADMIN_STREAMS, random.clone());
         running.listen(listener, admin_stack, listener_limits(ConnectionLimits::default()), None);
     }
@@ -257,7 +268,7 @@ impl RunningServer {
 
     /// Waits until all nodes are ACTIVE, at most so long. Answers whether they are.
     pub async fn wait_ready(&self, wait: Duration) -> bool {
-        mesh::wait_until_ready(&self.service, wait).await.unwrap_or(false)
+        mesh::wait_until_active(&self.service, wait).await.unwrap_or(false)
     }
 
     /// Waits until the coordinator fails, which it does if it can no longer store its facts.

@@ -1,28 +1,33 @@
 //! The gRPC server: services, layer stacks, health, shutdown.
 
-pub mod accept;
 mod admin;
-mod connection;
+mod alert_post;
+mod alertmanager;
 mod coordinator;
+mod counts;
 mod diagnose;
 mod enrolment;
 mod events;
-mod faults;
 mod explain;
+mod exposition;
+mod faults;
 mod health;
+mod health_hub;
+mod health_stream;
 mod lifecycle;
-pub mod listener;
+mod links;
 mod mesh;
+mod metrics;
 mod nodes;
+mod observe;
 mod orders;
 mod outputs;
 mod pages;
-mod preface;
+mod refusals;
 mod reports;
 mod service;
 mod settings;
 pub mod stack;
-pub mod tls;
 mod workspace;
 
 pub use enrolment::Secrets;

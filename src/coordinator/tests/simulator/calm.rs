@@ -9,16 +9,23 @@ use crate::types::{LinkState, NodeStatus};
 /// How long the mesh may take until it is whole, once nothing goes wrong any more: the longest pauses of senders on a
 /// network that was cut, of nodes that dial, of breakers, and of runs that are waited for.
 const PATIENCE: Duration = Duration::from_secs(900);
+/// After how long an operator helps.
+const BY_HAND: Duration = Duration::from_secs(90);
 const STEP: Duration = Duration::from_secs(5);
 
 impl World {
-    /// The whole script, then calm until all is well.
+    /// The whole script, then calm until all is well. Whoever does not come back by himself is brought back by an
+    /// operator.
     pub(super) fn play(&mut self) {
         self.run_until(self.scenario.lasts);
         self.calm_down();
-        let end = self.elapsed() + PATIENCE;
+        let (by_hand, end) = (self.elapsed() + BY_HAND, self.elapsed() + PATIENCE);
+        let mut is_recovered = false;
         while !self.trouble().is_empty() {
             assert!(self.elapsed() < end, "after the calm: {:#?}", self.trouble());
+            if self.elapsed() >= by_hand && !std::mem::replace(&mut is_recovered, true) {
+                self.recover_all();
+            }
             self.run_until(self.elapsed() + STEP);
         }
     }
@@ -44,6 +51,9 @@ impl World {
             }
             if !process.running.is_empty() || !process.outbox.is_empty() {
                 trouble.push(format!("{name} holds attempts"));
+            }
+            if process.links.states().count() + 1 != self.hosts.len() {
+                trouble.push(format!("{name} does not link to every other node"));
             }
             trouble.extend(
                 process

@@ -13,8 +13,9 @@ use crate::types::{LinkState, NodeStatus};
 const SUBJECT: usize = 1;
 /// Until the mesh is up and at work.
 const BEFORE: Duration = Duration::from_secs(20);
-/// Two heartbeats.
-const SETTLED: Duration = Duration::from_secs(10);
+/// Until everybody must agree again: senders pause up to 25 s after a cut of 20 s, and a node that was often away is
+/// held back for up to a minute.
+const SETTLED: Duration = Duration::from_secs(100);
 
 /// What is done to the node's traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +52,9 @@ pub struct Taken {
     pub changes: Vec<(Duration, NodeStatus)>,
     /// Changes of other nodes' statuses.
     pub others: usize,
-    /// What did not agree two heartbeats after the last of them was over.
+    /// From the end of the last of them to the last change.
+    pub settled: Duration,
+    /// What did not agree in the end.
     pub disagreements: Vec<String>,
 }
 
@@ -84,9 +87,15 @@ impl Grey {
         let name = world.hosts[SUBJECT].node.clone();
         let during = &world.checks.changes[before..];
         let (own, others): (Vec<_>, Vec<_>) = during.iter().partition(|(_, node, ..)| *node == name);
+        let mut changes: Vec<_> =
+            own.iter().map(|(at, _, status, _)| (world.since_start(*at), *status)).collect();
+        // Another cause is no other status.
+        changes.dedup_by_key(|(_, status)| *status);
+        let end = changes.last().map(|(at, _)| *at).unwrap_or_default();
         Taken {
             faults,
-            changes: own.iter().map(|(at, _, status, _)| (world.since_start(*at), *status)).collect(),
+            settled: end.saturating_sub(last + fault.lasts()),
+            changes,
             others: others.len(),
             disagreements: world.disagreements(),
         }

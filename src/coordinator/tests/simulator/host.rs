@@ -14,8 +14,9 @@ use crate::types::{AttemptRef, Load, NodeId, SessionId, Tick};
 
 /// How long the coordinator may take to answer Hello.
 const WELCOME_DEADLINE: Duration = Duration::from_secs(10);
-/// Silence of the coordinator that the node's keep-alive takes: its interval and its timeout.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Silence of the coordinator after which a node asks it, and after which it gives its session up.
+const QUIET: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// The first pause before a node dials again, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// A timer that comes later than this tells a process that it was asleep.
@@ -49,6 +50,8 @@ pub(super) struct Process {
     pub(super) probe_interval: Duration,
     /// When the next tick should come.
     due: Tick,
+    /// Silence before this moment was perhaps its own.
+    awake_since: Tick,
     /// Its own timers came late; over with the next that is in time.
     pub(super) abstaining: bool,
     /// It was late since its last beat.
@@ -131,6 +134,7 @@ impl World {
             heartbeat_interval: Duration::from_secs(5),
             probe_interval: Duration::from_secs(1),
             due: Tick(u64::MAX),
+            awake_since: Tick(0),
             abstaining: false,
             was_late: false,
             draining: false,
@@ -280,18 +284,28 @@ impl World {
         process.abstaining = now >= process.due + SLIP;
         process.was_late |= process.abstaining;
         process.due = now + process.probe_interval;
-        let over = match process.session {
-            // After a sleep its own silence is no sign of the coordinator's.
-            Session::Joined { heard_at, connection } if now >= heard_at + PATIENCE && !process.abstaining => {
-                Some(connection)
+        if process.abstaining {
+            process.awake_since = now;
+        }
+        let (mut over, mut ask) = (None, None);
+        match process.session {
+            Session::Joined { heard_at, connection } => {
+                // After a sleep its own silence is no sign of the coordinator's.
+                let silence = now.since(heard_at.max(process.awake_since));
+                over = (silence >= PATIENCE).then_some(connection);
+                ask = (silence >= QUIET).then_some(connection);
             }
-            Session::Dialling { since, connection } if now >= since + WELCOME_DEADLINE => Some(connection),
-            _ => None,
-        };
+            Session::Dialling { since, connection } => {
+                over = (now >= since + WELCOME_DEADLINE).then_some(connection);
+            }
+            Session::None => {}
+        }
         let interval = process.probe_interval;
         if let Some(connection) = over {
             self.close(connection, End::Dialer);
             self.session_over(node, life);
+        } else if let Some(connection) = ask {
+            self.say(connection, End::Dialer, Said::Ask);
         }
         self.look_at_links(node, life);
         self.seek_relay(node, life);

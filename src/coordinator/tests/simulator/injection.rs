@@ -80,8 +80,7 @@ impl World {
         self.command(Input::HandleFault(FaultRequest { fault_id, body, action, target }));
     }
 
-    /// Everything is mended, every machine runs, every process gets time, and an operator brings the nodes back that
-    /// did not come back by themselves.
+    /// Everything is mended, every machine runs, and every process gets time.
     pub(super) fn calm_down(&mut self) {
         self.calm = true;
         self.network.mend_all();
@@ -95,7 +94,10 @@ impl World {
                 self.start_process(node);
             }
         }
-        self.run_until(self.elapsed() + Duration::from_secs(90));
+    }
+
+    /// An operator brings every node back.
+    pub(super) fn recover_all(&mut self) {
         let target = FaultTarget::All;
         let (fault_id, body, action) = (String::new(), Digest::of(b"all"), FaultAction::Recover);
         self.command(Input::HandleFault(FaultRequest { fault_id, body, action, target }));

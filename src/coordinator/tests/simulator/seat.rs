@@ -14,8 +14,8 @@ use crate::types::{Epoch, NodeId, Now, SessionId, Tick};
 
 /// Inputs that are decided at one moment, at most.
 const BATCH: usize = 256;
-/// Silence of a connection that the server's keep-alive takes: its interval and its timeout.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Silence of a connection that the server takes.
+const PATIENCE: Duration = Duration::from_secs(35);
 /// Probes of a connection whose sending is remembered.
 const PROBES: usize = 64;
 /// Between something to decide and its decision: the way through tasks and queues.
@@ -105,10 +105,11 @@ impl World {
                 let answered = Input::ProbeAnswered { session, node, number, round_trip, clock_offset_ms };
                 line.inbox.push_back(answered);
             }
+            Said::Ask => return self.say(connection, End::Acceptor, Said::Here),
             _ => return,
         }
         if is_beat {
-            self.say(connection, End::Acceptor, Said::BeatAck);
+            self.say(connection, End::Acceptor, Said::Here);
         }
         self.prompt();
     }

@@ -39,8 +39,10 @@ pub(super) enum Said {
     Welcome { heartbeat_interval: Duration, probe_interval: Duration },
     /// From the coordinator: no session; whether coming back is of no use.
     Refused { finally: bool },
-    /// From the coordinator: a beat arrived.
-    BeatAck,
+    /// From a node to the coordinator: is it there?
+    Ask,
+    /// From the coordinator: it is, and a beat or a question arrived.
+    Here,
     /// From the coordinator's core.
     Message(Box<Message>),
     /// Between nodes: who dials, and whom it means.
