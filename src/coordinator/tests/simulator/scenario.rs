@@ -106,9 +106,10 @@ fn drawn(random: &mut Random, nodes: usize) -> Fault {
         0 => Place::Coordinator,
         number => Place::Node(number - 1),
     };
-    let other = match random.below(2) {
-        0 => Place::Coordinator,
-        _ => Place::Node(random.below(nodes)),
+    let other = match place {
+        Place::Coordinator => Place::Node(node),
+        Place::Node(one) if random.percent(50) => Place::Node((one + 1 + random.below(nodes - 1)) % nodes),
+        Place::Node(_) => Place::Coordinator,
     };
     let long = random.duration(seconds(1), seconds(45));
     match random.below(100) {
@@ -121,7 +122,8 @@ fn drawn(random: &mut Random, nodes: usize) -> Fault {
         30..36 => {
             Fault::Stall { place: Place::Coordinator, lasts: random.duration(Duration::ZERO, seconds(25)) }
         }
-        36..46 => Fault::Cut { from: place, to: other, lasts: long },
+        36..41 => Fault::Cut { from: place, to: other, lasts: long },
+        41..46 => Fault::Cut { from: other, to: place, lasts: long },
         46..52 => {
             let apart = (0..nodes).filter(|_| random.percent(50)).map(Place::Node).collect();
             Fault::Partition { apart, lasts: long }
@@ -132,7 +134,7 @@ fn drawn(random: &mut Random, nodes: usize) -> Fault {
             Fault::Loss { at, way, percent: [2, 10, 30, 80][random.below(4)], lasts: long }
         }
         60..66 => Fault::Slow { at: place, by: random.duration(Duration::ZERO, seconds(2)), lasts: long },
-        66..78 => Fault::Reset { one: Place::Node(node), other },
+        66..78 => Fault::Reset { one: place, other },
         78..82 => {
             let millis = i64::try_from(random.below(120_000)).unwrap_or(0) - 60_000;
             Fault::Skew { node, millis }
