@@ -36,6 +36,7 @@ impl Coordinator {
         }
         let presence = self.presence(node);
         presence.load = beat.load;
+        presence.measured = true;
         presence.contact.abstains = beat.abstaining;
         for link in beat.links {
             self.see(now.tick, node, link);

@@ -1,13 +1,20 @@
-//! Figures about the mesh, measured from what the coordinator knows.
+//! The health of the mesh and of each node, measured from what the coordinator knows.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Coordinator;
+use super::alert::Alert;
 use super::breaker::State as BreakerState;
+use super::input::Topology;
+use super::links::LinkPlan;
+use super::metrics::Figures;
 use super::node::LoadScore;
+use super::placement::{Mesh, Need};
 use super::run::{Run, TaskState};
-use crate::types::{FaultCause, NodeId, NodeStatus, Now, RunId, Stage, ToolName, UnixMillis};
+use crate::types::{
+    FaultCause, LinkReport, NodeId, NodeStatus, Now, RunId, Stage, ToolName, UnixMillis,
+};
 
 /// The health of the mesh at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,10 +27,12 @@ pub struct MeshHealth {
     pub topology_health: f64,
     /// Live links.
     pub connections: u32,
-    /// Live links / those that all nodes would have: `N * (N - 1)` in a full mesh.
-    pub connectivity: f64,
-    /// Links to hold now, between the nodes that are there.
+    /// Links that should be there.
     pub planned_connections: u32,
+    /// Live links / planned links.
+    pub connectivity: f64,
+    /// The shape in force.
+    pub topology: Topology,
     /// ACTIVE nodes.
     pub active_nodes: u32,
     /// All nodes.
@@ -40,6 +49,23 @@ pub struct MeshHealth {
     pub running_tasks: u32,
     /// Runs with work to do.
     pub open_runs: u32,
+    /// The thirteen figures.
+    pub figures: Figures,
+    /// The alerts that are raised.
+    pub alerts: Vec<Alert>,
+    /// What the mesh still stands.
+    pub tolerance: FaultTolerance,
+}
+
+/// How many nodes may still fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FaultTolerance {
+    /// Nodes that may be other than ACTIVE at a time: fault_tolerance_level of all, rounded down.
+    pub tolerated: u32,
+    /// Nodes that are.
+    pub unavailable: u32,
+    /// Nodes that may still fail.
+    pub remaining: u32,
 }
 
 /// The health of one node.
@@ -59,15 +85,24 @@ pub struct NodeHealth {
     pub breaker: BreakerState,
     /// Tasks it runs.
     pub running_tasks: u32,
-    /// Live links to peers.
+    /// Tasks that wait and are meant for it: it is the one made for them that suits best.
+    pub queued_tasks: u32,
+    /// Where other nodes reach it.
+    pub peer_endpoint: Option<String>,
+    /// Its process.
+    pub process_id: u32,
+    /// Its links, as it last told of them.
+    pub links: Vec<LinkReport>,
+    /// Those of them that are live.
     pub connection_count: u32,
+    /// Its clock less the coordinator's, in milliseconds.
+    pub clock_offset_ms: Option<i64>,
 }
 
 impl Coordinator {
     /// Measures. `tools` are the tools whose progress is shown even if no run has used them.
     pub fn mesh_health(&self, now: Now, tools: &[ToolName]) -> MeshHealth {
-        let links = self.links_alive(now.tick);
-        let live = links.values().map(Vec::len).sum::<usize>();
+        let queued = self.queued_by_node(now);
         let nodes: BTreeMap<NodeId, NodeHealth> = self
             .state
             .members
@@ -84,7 +119,12 @@ impl Coordinator {
                     last_heartbeat: presence.and_then(|at| at.heard_at).map(|(_, wall)| wall),
                     breaker: presence.map_or(BreakerState::Closed, |at| at.breaker.state(now.tick)),
                     running_tasks: presence.map_or(0, |at| count(at.running.len())),
-                    connection_count: links.get(id).map_or(0, |peers| count(peers.len())),
+                    queued_tasks: queued.get(id).copied().unwrap_or(0),
+                    peer_endpoint: presence.and_then(|at| at.peer_endpoint.clone()),
+                    process_id: presence.map_or(0, |at| at.process_id),
+                    links: presence.map(|at| at.links.values().cloned().collect()).unwrap_or_default(),
+                    connection_count: count(self.live_links(id).count()),
+                    clock_offset_ms: presence.and_then(|at| at.clock_offset_ms),
                 };
                 (id.clone(), health)
             })
@@ -95,12 +135,10 @@ impl Coordinator {
             at: now.wall,
             revision: self.revision,
             topology_health: self.state.health(),
-            connections: count(live),
-            connectivity: match self.planned_links() {
-                0 => 1.0,
-                planned => live as f64 / planned as f64,
-            },
-            planned_connections: count(self.links.links().count()),
+            connections: count(self.connections()),
+            planned_connections: count(self.planned_connections()),
+            connectivity: self.connectivity(),
+            topology: self.topology(),
             active_nodes: count(self.state.active().count()),
             total_nodes: count(self.state.members.len()),
             nodes,
@@ -111,7 +149,68 @@ impl Coordinator {
                 tasks().filter(|task| matches!(task.state, TaskState::Running { .. })).count(),
             ),
             open_runs: count(self.state.open.len()),
+            figures: self.figures(now.tick),
+            alerts: self.alerts().collect(),
+            tolerance: self.fault_tolerance(),
         }
+    }
+
+    /// Live links / planned links; 1 if none is planned.
+    pub fn connectivity(&self) -> f64 {
+        match self.planned_connections() {
+            0 => 1.0,
+            planned => self.connections() as f64 / planned as f64,
+        }
+    }
+
+    /// The shape in force.
+    pub const fn topology(&self) -> Topology {
+        self.links.topology()
+    }
+
+    fn connections(&self) -> usize {
+        self.state.active().map(|(node, _)| self.live_links(node).count()).sum()
+    }
+
+    fn planned_connections(&self) -> usize {
+        LinkPlan::complete(self.links.topology(), self.state.members.len())
+    }
+
+    /// The peers to which a node holds a planned link that was lately measured alive, both being ACTIVE.
+    pub fn live_links(&self, node: &NodeId) -> impl Iterator<Item = &NodeId> {
+        let now = self.decided_at();
+        self.links.dials(node).filter(move |peer| self.is_live(now, node, peer))
+    }
+
+    /// Whether every link that the nodes that are there should hold lives.
+    pub fn is_linked(&self) -> bool {
+        let now = self.decided_at();
+        self.links.links().all(|(observer, subject)| self.is_live(now, observer, subject))
+    }
+
+    fn fault_tolerance(&self) -> FaultTolerance {
+        let nodes = self.state.members.len();
+        let tolerated = (self.settings.fault_tolerance_level * nodes as f64).floor() as u32;
+        let unavailable = count(nodes - self.state.active().count());
+        FaultTolerance { tolerated, unavailable, remaining: tolerated.saturating_sub(unavailable) }
+    }
+
+    /// How many waiting tasks are meant for each node.
+    fn queued_by_node(&self, now: Now) -> BTreeMap<NodeId, u32> {
+        let mesh = Mesh {
+            members: &self.state.members,
+            presences: &self.presences,
+            strategy: self.settings.load_balancing_strategy,
+            now: now.tick,
+        };
+        let mut queued = BTreeMap::new();
+        for ((stage, _), tasks) in self.state.open_runs().flat_map(|(_, run)| &run.waiting) {
+            let need = Need { capabilities: self.settings.required.of(*stage), tool: None, cpu_slots: 0 };
+            if let Some(node) = mesh.meant_for(&need) {
+                *queued.entry(node.clone()).or_insert(0) += count(tasks.len());
+            }
+        }
+        queued
     }
 
     /// The open runs, or the newest run if none is open.

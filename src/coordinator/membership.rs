@@ -29,6 +29,7 @@ impl Coordinator {
                 self.record(draft, Event::NodeDeclared(spec));
             }
         }
+        self.refit();
         Reply::Done
     }
 
@@ -108,6 +109,7 @@ impl Coordinator {
         presence.process_id = hello.process_id;
         if is_new_process {
             presence.load = Load::default();
+            presence.measured = false;
             presence.breaker.half_open_now();
         }
         self.reconcile(draft, &node, session, hello.incarnation, &hello.running, &hello.unacknowledged);

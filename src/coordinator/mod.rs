@@ -5,6 +5,7 @@
 //! [`Input::Timer`] alone, which the caller sends after each batch of inputs and at [`Decision::wake_at`]. Only [`State::apply`] changes what is durable; what is known of
 //! connected nodes (sessions, loads, running attempts) is apart, in [`node::Presence`].
 
+pub mod alert;
 pub mod breaker;
 pub mod diagnose;
 pub mod eligibility;
@@ -15,6 +16,7 @@ pub mod history;
 pub mod input;
 pub mod invariants;
 pub mod links;
+pub mod metrics;
 pub mod node;
 pub mod placement;
 pub mod queue;
@@ -39,12 +41,14 @@ mod runs;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use alert::Alerts;
 use breaker::{Breaker, BreakerSettings};
 use detect::Watch;
 use drain::Drains;
 use event::{Event, RunEvent};
 use input::{Decision, Effect, Input, Reply};
 use links::LinkPlan;
+use metrics::Metrics;
 use node::Presence;
 use queue::FairQueue;
 use recovery::Recoveries;
@@ -75,6 +79,8 @@ pub struct Coordinator {
     links: LinkPlan,
     rosters: Rosters,
     watch: Watch,
+    metrics: Metrics,
+    alerts: Alerts,
     dropped: BTreeMap<Dropped, u64>,
     relayed_results: u64,
     revision: u64,
@@ -101,6 +107,8 @@ impl Coordinator {
             links: LinkPlan::default(),
             rosters: Rosters::default(),
             watch: Watch::default(),
+            metrics: Metrics::default(),
+            alerts: Alerts::default(),
             dropped: BTreeMap::new(),
             relayed_results: 0,
             revision: 0,
@@ -153,6 +161,10 @@ impl Coordinator {
             Input::RestartFailed { node, start, reason } => {
                 self.restart_failed(&mut draft, &node, start, &reason)
             }
+            Input::Traffic(traffic) => {
+                self.metrics.traffic(now.tick, traffic);
+                Reply::Done
+            }
             Input::Timer => Reply::Done,
         };
         let mut is_sweep = false;
@@ -173,7 +185,11 @@ impl Coordinator {
             self.recover(&mut draft);
         }
         self.tell_rosters(&mut draft);
-        if !draft.events.is_empty() {
+        if !time_passes || !draft.events.is_empty() {
+            self.alerts.something_happened();
+        }
+        let alerts_changed = time_passes && self.watch_figures(now);
+        if alerts_changed || !draft.events.is_empty() {
             self.revision += 1;
         }
         debug_assert_eq!(self.broken_now(), Vec::<String>::new());
@@ -198,6 +214,7 @@ impl Coordinator {
         let has_more = self.has_waiting_work() || self.links.links().next().is_some();
         let moments = self.deadlines.values().copied().chain(has_more.then_some(self.watch.sweep_at));
         let moments = moments.chain(self.recoveries.wakes()).chain(self.drains.wakes());
+        let moments = moments.chain(self.next_figure_change());
         let moments = moments.filter(|moment| after.is_none_or(|after| *moment > after));
         moments.chain(self.next_alarm(after)).min()
     }
@@ -269,6 +286,7 @@ impl Coordinator {
             self.queue.follow(draft.now.tick, id, run, event);
         }
         self.recoveries.follow(draft.now.tick, &event);
+        self.metrics.observe(draft.now.tick, &event);
         draft.events.push(event);
     }
 

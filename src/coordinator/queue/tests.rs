@@ -117,9 +117,8 @@ impl Machine {
             self.running.insert((self.now + taken, id.clone(), task.id), taken);
             let assigned = RunEvent::TaskAssigned {
                 task,
-                attempt: AttemptId { epoch: Epoch(1), number: self.attempts,
+                attempt: AttemptId { epoch: Epoch(1), number: self.attempts },
                 second: false,
-            },
                 node: NodeId::new("node").expect("valid"),
                 incarnation: Incarnation(1),
             };
