@@ -142,7 +142,8 @@ impl Metrics {
                 AttemptFault::Failed => "failed",
                 AttemptFault::Rejected => "rejected",
                 AttemptFault::Lost => "lost",
-                AttemptFault::Deadline | AttemptFault::Hung => "deadline",
+                AttemptFault::Deadline => "deadline",
+                AttemptFault::Hung => "hung",
             },
             RunEvent::Redistributed { tasks, .. } => {
                 *self.totals.attempts.entry("taken_back").or_default() += tasks.len() as u64;
