@@ -58,9 +58,9 @@ async fn a_drained_node_finishes_its_work_and_gets_no_more_until_it_is_recovered
 
     let next = run(&mut client, request(inline(&[("b.py", "")]), &["ruff"])).await;
     assert_eq!(finished(&next).outcome(), Outcome::Clean);
-    let given = next.iter().any(
-        |event| matches!(&event.event, Some(Event::TaskAssigned(given)) if given.node_id == holder),
-    );
+    let given = next
+        .iter()
+        .any(|event| matches!(&event.event, Some(Event::TaskAssigned(given)) if given.node_id == holder));
     assert!(!given, "it got work");
     let back = client.handle_fault(fault(FaultAction::Recover, &holder, None)).await.expect("done");
     assert_eq!(back.into_inner().healthy_nodes.len(), 4);
@@ -74,7 +74,9 @@ async fn what_a_drained_node_does_not_finish_in_time_goes_to_others() {
     let (run_id, holder) = linting(&serve, &ruff).await;
     let drain = fault(FaultAction::Drain, &holder, Some(Duration::from_millis(200)));
     client.handle_fault(drain).await.expect("done");
-    serve.until_node(&holder, "has no work", |node| node.cause_detail.starts_with("1 tasks did not end")).await;
+    serve
+        .until_node(&holder, "has no work", |node| node.cause_detail.starts_with("1 tasks did not end"))
+        .await;
     until("another node lints", || ruff.running() == 2).await;
     assert_ne!(serve.holder().await, holder);
     ruff.open();
@@ -97,7 +99,8 @@ async fn a_node_that_gets_sigterm_finishes_delivers_and_is_replaced() {
     let events = watched(&mut client, &run_id, 0).await;
     assert_eq!(finished(&events).outcome(), Outcome::Clean);
     assert_eq!(disturbances(&events), (0, 0));
-    let is_new = |node: &NodeInfo| node.status() == NodeStatus::Active && node.incarnation > before.incarnation;
+    let is_new =
+        |node: &NodeInfo| node.status() == NodeStatus::Active && node.incarnation > before.incarnation;
     serve.until_node(&holder, "is replaced", is_new).await;
     let ended = serve.logged("node process ended");
     let [ended] = &ended[..] else { panic!("one node ended: {ended:?}") };
@@ -116,7 +119,8 @@ async fn a_second_sigterm_ends_a_node_at_once_and_loses_nothing_either() {
     signal(before.process_id, Signal::SIGTERM);
     serve.until_node(&holder, "drains", is_draining).await;
     signal(before.process_id, Signal::SIGTERM);
-    let is_new = |node: &NodeInfo| node.status() == NodeStatus::Active && node.incarnation > before.incarnation;
+    let is_new =
+        |node: &NodeInfo| node.status() == NodeStatus::Active && node.incarnation > before.incarnation;
     serve.until_node(&holder, "is replaced while its linter would wait for ever", is_new).await;
     ruff.open();
     let events = watched(&mut client, &run_id, 0).await;

@@ -7,9 +7,9 @@ use nix::sys::signal::Signal;
 use tokio::time::Instant;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
-use tonic_types::StatusExt as _;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_types::StatusExt as _;
 
 use super::support::calls::*;
 use super::support::linters::GatedRuff;

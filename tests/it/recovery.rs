@@ -16,7 +16,10 @@ const SECRET: &str = "shared by the nodes that others start";
 /// The steps of a node's recovery, as they were logged.
 fn steps(serve: &Serve, node: &str) -> Vec<String> {
     let lines = serve.logged("node recovery").into_iter();
-    lines.filter(|line| line["node"] == node).map(|line| line["step"].as_str().expect("text").into()).collect()
+    lines
+        .filter(|line| line["node"] == node)
+        .map(|line| line["step"].as_str().expect("text").into())
+        .collect()
 }
 
 #[tokio::test]
@@ -26,7 +29,8 @@ async fn a_killed_node_is_back_and_so_is_one_that_is_stopped() {
     for (node, name) in [("backend-dev", Signal::SIGKILL), ("api-docs", Signal::SIGSTOP)] {
         let before = serve.node(node).await;
         signal(before.process_id, name);
-        let is_new = |node: &NodeInfo| node.status() == NodeStatus::Active && node.incarnation > before.incarnation;
+        let is_new =
+            |node: &NodeInfo| node.status() == NodeStatus::Active && node.incarnation > before.incarnation;
         let after = serve.until_node(node, "is back as a new process", is_new).await;
         assert_ne!(after.process_id, before.process_id);
         assert_eq!((after.cause.as_str(), after.cause_detail.as_str()), ("", ""));
@@ -125,11 +129,13 @@ async fn a_node_of_another_launcher_is_started_by_the_configured_command() {
     let before = serve.until_node("backend-dev", "joins", active).await;
 
     signal(before.process_id, Signal::SIGKILL);
-    let is_new = |node: &NodeInfo| node.status() == NodeStatus::Active && node.incarnation > before.incarnation;
+    let is_new =
+        |node: &NodeInfo| node.status() == NodeStatus::Active && node.incarnation > before.incarnation;
     let after = serve.until_node("backend-dev", "is started by the command", is_new).await;
     fs::write(folder.join("broken"), "").expect("written");
     signal(after.process_id, Signal::SIGKILL);
-    let given_up = |node: &NodeInfo| node.cause == "RESTART_FAILED" && node.cause_detail.starts_with("started");
+    let given_up =
+        |node: &NodeInfo| node.cause == "RESTART_FAILED" && node.cause_detail.starts_with("started");
     let node = serve.until_node("backend-dev", "is given up", given_up).await;
     assert!(node.cause_detail.contains("exit status: 3: no such pod: backend-dev"), "{}", node.cause_detail);
     let calls = fs::read_to_string(folder.join("calls")).expect("written");

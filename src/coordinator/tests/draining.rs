@@ -197,14 +197,38 @@ fn a_launched_node_that_ends_in_order_is_started_again() {
     assert_eq!(mesh.status(BACKEND), LEFT);
     mesh.join(BACKEND);
     assert_eq!(mesh.status(BACKEND).0, NodeStatus::Active);
-    let failed = mesh.events.iter().any(|event| {
-        matches!(event, Event::NodeStatusChanged { status: NodeStatus::Failed, .. })
-    });
+    let failed = mesh
+        .events
+        .iter()
+        .any(|event| matches!(event, Event::NodeStatusChanged { status: NodeStatus::Failed, .. }));
     assert!(!failed, "it was no fault");
-    let left = mesh.events.iter().filter(|event| {
-        matches!(event, Event::NodeRecovery { step: RecoveryStep::Left, .. })
-    });
+    let left = mesh
+        .events
+        .iter()
+        .filter(|event| matches!(event, Event::NodeRecovery { step: RecoveryStep::Left, .. }));
     assert_eq!(left.count(), 1);
+}
+
+#[test]
+fn nodes_that_a_stopping_coordinator_ends_are_no_faults_and_are_not_started() {
+    let mut settings = Settings::default();
+    settings.restart.launched = ALL.map(node).into();
+    let mut mesh = TestMesh::full_with(settings);
+    mesh.planned(&["ruff"], 2);
+    mesh.input(Input::Stopping);
+    assert_eq!(mesh.status(BACKEND).0, NodeStatus::Active, "as long as it is there");
+    for name in ALL {
+        mesh.disconnect(name);
+        mesh.input(Input::ProcessExited { node: node(name), process_id: 1 });
+        assert_eq!(mesh.status(name), LEFT);
+    }
+    mesh.pass(seconds(100));
+    assert_eq!(mesh.core.recoveries().attempted(), 0);
+    let failed = mesh
+        .events
+        .iter()
+        .any(|event| matches!(event, Event::NodeStatusChanged { status: NodeStatus::Failed, .. }));
+    assert!(!failed);
 }
 
 #[test]

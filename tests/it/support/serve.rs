@@ -97,7 +97,12 @@ impl Serve {
     }
 
     /// Waits until a node is as it should be, and answers how it is then.
-    pub(crate) async fn until_node(&self, name: &str, what: &str, done: impl Fn(&NodeInfo) -> bool) -> NodeInfo {
+    pub(crate) async fn until_node(
+        &self,
+        name: &str,
+        what: &str,
+        done: impl Fn(&NodeInfo) -> bool,
+    ) -> NodeInfo {
         let waited = async {
             loop {
                 let node = self.node(name).await;
