@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::types::{
-    AttemptId, Digest, FaultCause, Incarnation, Measured, NodeId, NodeSpec, NodeStatus, Outcome, RequestKind,
-    RunId, Stage, Summary, TaskId, TaskOutput, ToolError, ToolName, UnixMillis,
+    AttemptId, Digest, FaultCause, Incarnation, Measured, NodeId, NodeSpec, NodeStatus, Outcome, Priority,
+    RequestKind, RunId, Stage, Summary, TaskId, TaskOutput, ToolError, ToolName, UnixMillis,
 };
 
 /// One fact.
@@ -231,8 +231,14 @@ pub struct RunOrder {
     pub request_id: String,
     /// Digest of the request's body, to tell a repetition from a mistake.
     pub body: Digest,
-    /// A label.
+    /// Whose it is: projects share the mesh by CPU time. Empty for none, which is a project too.
     pub project: String,
+    /// How urgent it is.
+    #[serde(default)]
+    pub priority: Priority,
+    /// It takes the place of the caller's open runs of the project with the same key; empty for none.
+    #[serde(default)]
+    pub supersede_key: String,
     /// The manifest of the tree.
     pub manifest: Digest,
     /// Files to lint.

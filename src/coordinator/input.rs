@@ -359,6 +359,14 @@ pub enum Refusal {
     /// Try again: too many runs are open.
     #[error("{0} runs are open, as many as the server allows")]
     TooManyRuns(usize),
+    /// Try again: too many runs of the project are open.
+    #[error("{limit} runs of project `{project}` are open, as many as the server allows one project")]
+    TooManyRunsOfProject {
+        /// The project.
+        project: String,
+        /// How many it may have open.
+        limit: usize,
+    },
 }
 
 /// Something the shell must do.

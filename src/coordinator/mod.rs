@@ -12,6 +12,7 @@ pub mod input;
 pub mod invariants;
 pub mod node;
 pub mod placement;
+pub mod queue;
 pub mod recovery;
 pub mod run;
 pub mod settings;
@@ -33,6 +34,7 @@ use drain::Drains;
 use event::{Event, RunEvent};
 use input::{Decision, Effect, Input, Reply};
 use node::Presence;
+use queue::FairQueue;
 use recovery::Recoveries;
 use settings::Settings;
 use state::State;
@@ -49,6 +51,7 @@ pub struct Coordinator {
     state: State,
     presences: BTreeMap<NodeId, Presence>,
     deadlines: BTreeMap<RunId, Tick>,
+    queue: FairQueue,
     recoveries: Recoveries,
     drains: Drains,
     /// When time should be let pass next, to notice that it was not.
@@ -70,6 +73,7 @@ impl Coordinator {
     /// A coordinator that starts now.
     pub fn new(settings: Settings, epoch: Epoch) -> Self {
         Self {
+            queue: FairQueue::new(settings.task_timeout),
             settings,
             state: State::new(epoch),
             presences: BTreeMap::new(),
@@ -154,6 +158,11 @@ impl Coordinator {
         &self.presences
     }
 
+    /// Whose turn it is.
+    pub const fn queue(&self) -> &FairQueue {
+        &self.queue
+    }
+
     /// Results that were dropped because another attempt had taken their place.
     pub const fn stale_results(&self) -> u64 {
         self.stale_results
@@ -166,6 +175,11 @@ impl Coordinator {
 
     fn record(&mut self, draft: &mut Draft, event: Event) {
         self.state.apply(&event);
+        if let Event::Run { run: id, event, .. } = &event
+            && let Some(run) = self.state.runs.get(id)
+        {
+            self.queue.follow(draft.now.tick, id, run, event);
+        }
         self.recoveries.follow(draft.now.tick, &event);
         draft.events.push(event);
     }

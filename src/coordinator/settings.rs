@@ -63,6 +63,10 @@ pub struct Settings {
     pub health_check_interval: Duration,
     /// Runs that may be open at a time.
     pub max_open_runs: usize,
+    /// Tasks of one project that may run at a time; none: no limit.
+    pub max_tasks_per_project: Option<usize>,
+    /// Runs of one project that may be open at a time; none: no limit.
+    pub max_runs_per_project: Option<usize>,
     /// Runs that are remembered after they ended.
     pub kept_runs: usize,
     /// How long a drained node may take to finish what it runs, if its operator does not say.
@@ -121,6 +125,8 @@ impl Default for Settings {
             flush_interval: Duration::from_secs(1),
             health_check_interval: Duration::from_secs(30),
             max_open_runs: 64,
+            max_tasks_per_project: None,
+            max_runs_per_project: None,
             kept_runs: 1000,
             drain_timeout: Duration::from_secs(30),
             restart: RestartPolicy::default(),

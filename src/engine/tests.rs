@@ -157,11 +157,11 @@ async fn watchers_read_every_event_once_in_order_whenever_they_come() {
     let watch = |most: usize, from: u64| {
         let log = log.clone();
         tokio::spawn(async move {
-            let mut progress = log.progress();
+            let mut changes = log.changes();
             let mut seen = Vec::new();
             let mut last = from;
             loop {
-                progress.borrow_and_update();
+                changes.mark_unchanged();
                 loop {
                     let events = log.after(last, most);
                     let Some(newest) = events.last() else { break };
@@ -175,7 +175,7 @@ async fn watchers_read_every_event_once_in_order_whenever_they_come() {
                 if is_over {
                     return seen;
                 }
-                progress.changed().await.expect("the log stays");
+                changes.changed().await.expect("the log stays");
             }
         })
     };
@@ -209,12 +209,12 @@ async fn watchers_of_a_run_that_ends_and_is_forgotten_at_once_see_its_end() {
     rig.handle.decide(start("run-a")).await.expect("runs");
     let run = RunId::new("run-a").expect("valid");
     let log = rig.handle.logs().get(&run).expect("has begun");
-    let mut progress = log.progress();
-    progress.borrow_and_update();
+    let mut changes = log.changes();
+    changes.mark_unchanged();
     let cancel = Input::CancelRun { run: run.clone(), reason: "enough".into() };
     let (cancelled, started) = tokio::join!(rig.handle.decide(cancel), rig.handle.decide(start("run-b")));
     assert!(matches!((cancelled, started), (Ok(Reply::Run(_)), Ok(Reply::Run(_)))));
-    timeout(Duration::from_secs(1), progress.changed()).await.expect("told").expect("the log is there");
+    timeout(Duration::from_secs(1), changes.changed()).await.expect("told").expect("the log is there");
     let last = log.after(0, usize::MAX).last().map(|event| event.event.clone());
     assert!(matches!(last, Some(RunEvent::Finished { .. })), "{last:?}");
     assert!(rig.handle.logs().get(&run).is_none(), "forgotten");

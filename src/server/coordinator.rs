@@ -41,7 +41,7 @@ impl Coordination {
 
     async fn watch(&self, run: RunId, after: u64) -> Result<(RunId, Events), ApiError> {
         let log = self.log(&run)?;
-        let newest = log.progress().borrow().sequence;
+        let newest = log.newest();
         if after > newest {
             return Err(ApiError::OutOfRange {
                 reason: "SEQUENCE_NOT_REACHED",
@@ -126,6 +126,8 @@ impl CoordinatorService for Coordination {
             timeout: request.timeout,
             environment: request.environment,
             severities: request.severities,
+            priority: request.priority,
+            supersede_key: request.supersede_key,
             cancel_on_disconnect: false,
         };
         let run = orders::start(&self.0, &caller, request).await?;

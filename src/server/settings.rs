@@ -33,6 +33,8 @@ pub fn core(settings: &Settings) -> CoreSettings {
         flush_interval: mesh.flush_interval,
         health_check_interval: mesh.health_check_interval,
         max_open_runs: settings.runs.max_open as usize,
+        max_tasks_per_project: settings.queue.max_tasks_per_project.map(|most| most as usize),
+        max_runs_per_project: settings.queue.max_runs_per_project.map(|most| most as usize),
         kept_runs: settings.runs.keep as usize,
         drain_timeout: settings.nodes.drain_timeout,
         restart: restart_policy(&settings.nodes),

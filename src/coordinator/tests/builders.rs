@@ -79,6 +79,8 @@ pub(super) fn order(tools: &[&str]) -> RunOrder {
         request_id: String::new(),
         body: Digest::of(b"body"),
         project: "project".into(),
+        priority: Default::default(),
+        supersede_key: String::new(),
         manifest: Digest::of(b"manifest"),
         files: 10,
         spec: Digest::of(b"spec"),

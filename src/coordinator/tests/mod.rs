@@ -13,5 +13,6 @@ mod random;
 mod reconnecting;
 mod recovering;
 mod run_life;
+mod sharing;
 mod simulation;
 mod walk;

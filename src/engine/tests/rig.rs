@@ -104,6 +104,8 @@ pub(super) fn start(name: &str) -> Input {
         request_id: name.into(),
         body: Digest::of(name.as_bytes()),
         project: "project".into(),
+        priority: Default::default(),
+        supersede_key: String::new(),
         manifest: Digest::of(b"manifest"),
         files: 0,
         spec: Digest::of(b"spec"),
