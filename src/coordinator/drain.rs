@@ -56,6 +56,11 @@ impl Coordinator {
         self.drains.leaving.get(node).is_some_and(|leaving| Some(leaving.incarnation) == current)
     }
 
+    /// Whether an operator drained the node.
+    pub(super) fn is_drained(&self, node: &NodeId) -> bool {
+        self.state.members.get(node).is_some_and(|member| member.drained)
+    }
+
     /// The coordinator's process ends its nodes.
     pub(super) fn stop_in_order(&mut self) -> Reply {
         self.drains.stopping = true;
@@ -108,7 +113,7 @@ impl Coordinator {
 
     /// An operator drains a node. Answers what was done, in words.
     pub(super) fn drain_node(&mut self, draft: &mut Draft, node: &NodeId, bound: Option<Duration>) -> String {
-        if self.state.members.get(node).is_some_and(|member| !member.drained) {
+        if !self.is_drained(node) {
             self.record(draft, Event::NodeDrained { node: node.clone(), drained: true });
         }
         let bound = bound.unwrap_or(self.settings.drain_timeout);
@@ -132,7 +137,7 @@ impl Coordinator {
     /// Takes the drain of a node back. Answers whether there was one.
     pub(super) fn undrain(&mut self, draft: &mut Draft, node: &NodeId) -> bool {
         self.drains.deadlines.remove(node);
-        let drained = self.state.members.get(node).is_some_and(|member| member.drained);
+        let drained = self.is_drained(node);
         if drained {
             self.record(draft, Event::NodeDrained { node: node.clone(), drained: false });
         }

@@ -179,14 +179,17 @@ impl Coordinator {
         Reply::Done
     }
 
-    /// Has the node's process started now, whatever its budget. Answers whether anything here can.
+    /// Has the node's process started now, whatever its budget, unless a start is under way. Answers whether anything
+    /// here can.
     pub(super) fn start_by_hand(&mut self, draft: &mut Draft, node: &NodeId) -> bool {
         let can = self.settings.restart.can_start(node);
         let recovery = self.recoveries.nodes.entry(node.clone()).or_default();
         recovery.starts.forget();
-        recovery.stage = Stage::Idle;
-        if can {
-            self.ask(draft, node);
+        if !matches!(recovery.stage, Stage::Starting { .. }) {
+            recovery.stage = Stage::Idle;
+            if can {
+                self.ask(draft, node);
+            }
         }
         can
     }
@@ -207,6 +210,7 @@ impl Coordinator {
         for (node, stage) in nodes {
             match stage {
                 Stage::Fallen => self.plan_start(draft, &node),
+                Stage::Waiting { .. } if self.is_drained(&node) => self.plan_start(draft, &node),
                 Stage::Waiting { .. } => self.ask(draft, &node),
                 Stage::Starting { .. } => self.overdue(draft, &node),
                 Stage::Joined { asked } => self.returned(draft, &node, asked),
@@ -220,7 +224,7 @@ impl Coordinator {
     fn plan_start(&mut self, draft: &mut Draft, node: &NodeId) {
         let now = draft.now.tick;
         let policy = &self.settings.restart;
-        let hindrance = if self.state.members.get(node).is_some_and(|member| member.drained) {
+        let hindrance = if self.is_drained(node) {
             Some("it is drained: recover it to start it")
         } else if !policy.can_start(node) {
             Some("no launcher: start the node again by hand")

@@ -129,6 +129,22 @@ fn a_drained_node_whose_process_is_gone_is_not_started() {
 }
 
 #[test]
+fn a_drain_ends_the_attempts_to_start_a_node() {
+    let mut settings = Settings::default();
+    settings.restart.launched = ALL.map(node).into();
+    let mut mesh = TestMesh::full_with(settings);
+    mesh.input(Input::ProcessExited { node: node(BACKEND), process_id: 1 });
+    mesh.input(Input::RestartFailed { node: node(BACKEND), start: 1, reason: "no memory".into() });
+    let answer = answer(mesh.input(draining("d", BACKEND, 30)));
+    assert!(answer.steps[0].contains("no work when it comes back"), "{:?}", answer.steps);
+    mesh.pass_with(&OTHERS, seconds(100));
+    assert_eq!(mesh.core.recoveries().attempted(), 1);
+    assert_eq!(detail(&mesh, BACKEND), "it is drained: recover it to start it");
+    mesh.join(BACKEND);
+    assert_eq!(mesh.status(BACKEND), DRAINING);
+}
+
+#[test]
 fn a_node_that_is_asked_to_end_finishes_and_goes_without_a_fault() {
     let mut mesh = TestMesh::full();
     let run = mesh.planned(&["mypy", "ruff"], 2);
