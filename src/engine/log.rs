@@ -19,8 +19,8 @@ pub(super) fn log(event: &Event) {
             RunEvent::Started { order, .. } => {
                 tracing::info!(%run, files = order.files, project = order.project, "run started");
             }
-            RunEvent::TaskAssigned { task, attempt, node, .. } => {
-                tracing::debug!(%run, task = %task, %attempt, %node, "task assigned");
+            RunEvent::TaskAssigned { task, attempt, node, second, .. } => {
+                tracing::debug!(%run, task = %task, %attempt, %node, second, "task assigned");
             }
             RunEvent::TaskAccepted { task, attempt, node, .. } => {
                 tracing::debug!(%run, task = %task, %attempt, %node, "task accepted");
