@@ -66,10 +66,11 @@ fn every_bad_value_of_a_kind_is_refused() {
         ("mesh.consensus_threshold", ["0", "1.01", "nan", "\"x\""]),
         ("mesh.load_balancing_strategy", ["\"random\"", "1", "\"\"", "[]"]),
         ("mesh.circuit_breaker_threshold", ["0", "-1", "1.5", "4294967296"]),
+        ("queue.max_tasks_per_project", ["0", "-1", "1.5", "\"all\""]),
         ("server.listen", ["\"localhost\"", "\"1.2.3.4\"", "50051", "\"127.0.0.1:70000\""]),
         ("server.reflection", ["1", "\"true\"", "[]", "{ a = 1 }"]),
         ("lint.fail_on", ["\"any\"", "3", "[]", "\"\""]),
-        ("lint.select_tools", ["[]", "[\"Ruff\"]", "\"ruff\"", "[1]"]),
+        ("lint.select_tools", ["[]", "[\"ruff\", \"eslint\"]", "\"ruff\"", "[1]"]),
         ("nodes.specialists", ["[]", "[1]", "{ a = 1 }", "\"x\""]),
         ("severity", ["{ C0301 = \"HIGH\" }", "{ \"pylint:C0301\" = \"BAD\" }", "{ \"x:\" = \"LOW\" }", "1"]),
     ] {

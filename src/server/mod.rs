@@ -8,6 +8,7 @@ mod diagnose;
 mod enrolment;
 mod events;
 mod explain;
+mod faults;
 mod health;
 mod lifecycle;
 pub mod listener;
