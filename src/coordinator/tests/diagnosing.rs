@@ -8,7 +8,7 @@ use crate::coordinator::diagnose::{
     DiagnosisResult, Examination, Finding, FindingSeverity, PathProbe, ProbeOutcome, ProbePlan, Section,
     SectionDiagnosis,
 };
-use crate::coordinator::input::{Beat, FaultAction, Input};
+use crate::coordinator::input::{Beat, Input};
 use crate::coordinator::settings::Settings;
 use crate::types::{LinkReport, LinkState, Load, NodeStatus};
 
