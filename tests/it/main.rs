@@ -11,6 +11,7 @@ mod cli_usage;
 mod deadlines;
 mod discovery;
 mod failing_tools;
+mod fair_queue;
 mod graceful_stop;
 mod hostile_files;
 mod killed_node;
