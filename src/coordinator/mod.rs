@@ -13,12 +13,14 @@ pub mod invariants;
 pub mod node;
 pub mod placement;
 pub mod queue;
+pub mod recovery;
 pub mod run;
 pub mod settings;
 pub mod state;
 
 mod detect;
 mod dispatch;
+mod drain;
 mod faults;
 mod membership;
 mod results;
@@ -28,10 +30,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use breaker::{Breaker, BreakerSettings};
+use drain::Drains;
 use event::{Event, RunEvent};
 use input::{Decision, Effect, Input, Reply};
 use node::Presence;
 use queue::FairQueue;
+use recovery::Recoveries;
 use settings::Settings;
 use state::State;
 
@@ -48,6 +52,8 @@ pub struct Coordinator {
     presences: BTreeMap<NodeId, Presence>,
     deadlines: BTreeMap<RunId, Tick>,
     queue: FairQueue,
+    recoveries: Recoveries,
+    drains: Drains,
     /// When time should be let pass next, to notice that it was not.
     due: Option<Tick>,
     /// Silence before this moment was perhaps this process's own.
@@ -72,6 +78,8 @@ impl Coordinator {
             state: State::new(epoch),
             presences: BTreeMap::new(),
             deadlines: BTreeMap::new(),
+            recoveries: Recoveries::default(),
+            drains: Drains::default(),
             due: None,
             awake_since: Tick(0),
             stale_results: 0,
@@ -99,15 +107,20 @@ impl Coordinator {
             Input::LinkChanged { session, node, subject, state } => {
                 self.link_changed(session, &node, subject, state)
             }
-            Input::ProbeReported { .. } | Input::NodeDraining { .. } => Reply::Done,
+            Input::NodeDraining { session, node, reason } => {
+                self.node_draining(&mut draft, session, &node, &reason)
+            }
+            Input::ProbeReported { .. } => Reply::Done,
             Input::Rejected { node, attempt, reason } => self.rejected(&mut draft, &node, &attempt, &reason),
             Input::TaskEnded { executor, incarnation, attempt, ending, measured, via: _ } => {
                 self.task_ended(&mut draft, &executor, incarnation, &attempt, ending, measured)
             }
             Input::StartRun { run, order } => self.start_run(&mut draft, run, *order),
             Input::CancelRun { run, reason } => self.cancel_run(&mut draft, &run, &reason),
-            Input::FailNode(request) => self.fail_node(&mut draft, &request),
-            Input::RecoverNode(request) => self.recover_node(&mut draft, &request),
+            Input::HandleFault(request) => self.handle_fault(&mut draft, &request),
+            Input::RestartFailed { node, start, reason } => {
+                self.restart_failed(&mut draft, &node, start, &reason)
+            }
             Input::Timer => Reply::Done,
         };
         // Not with every input: the next one in the queue may be the heartbeat or the result that is missed here.
@@ -115,12 +128,15 @@ impl Coordinator {
             self.detect(&mut draft);
             self.end_overdue_work(&mut draft);
         }
+        self.end_drains(&mut draft);
         self.dispatch(&mut draft);
+        self.recover(&mut draft);
         if !draft.events.is_empty() {
             self.revision += 1;
         }
         debug_assert_eq!(invariants::broken(self), Vec::<String>::new());
-        let wakes = self.wakes(now.tick);
+        let mut wakes = self.wakes(now.tick);
+        wakes.extend(self.recoveries.wakes().chain(self.drains.wakes()));
         self.due = wakes.iter().copied().filter(|wake| *wake > now.tick).min();
         let wake_at = if time_passes { self.due } else { wakes.into_iter().min() };
         Decision { reply, events: draft.events, effects: draft.effects, wake_at }
@@ -163,6 +179,7 @@ impl Coordinator {
         {
             self.queue.follow(draft.now.tick, id, run, event);
         }
+        self.recoveries.follow(draft.now.tick, &event);
         draft.events.push(event);
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::recovery::RestartPolicy;
 use crate::types::Stage;
 
 /// How the scheduler chooses among the nodes that may take a task.
@@ -68,6 +69,10 @@ pub struct Settings {
     pub max_runs_per_project: Option<usize>,
     /// Runs that are remembered after they ended.
     pub kept_runs: usize,
+    /// How long a drained node may take to finish what it runs, if its operator does not say.
+    pub drain_timeout: Duration,
+    /// How node processes are started again.
+    pub restart: RestartPolicy,
     /// Capabilities each stage needs.
     pub required: RequiredCapabilities,
 }
@@ -123,6 +128,8 @@ impl Default for Settings {
             max_tasks_per_project: None,
             max_runs_per_project: None,
             kept_runs: 1000,
+            drain_timeout: Duration::from_secs(30),
+            restart: RestartPolicy::default(),
             required: RequiredCapabilities {
                 plan: set(&["tool_orchestration", "dependency_management"]),
                 lint: set(&["adapter_pattern_implementation", "linter_output_normalization"]),

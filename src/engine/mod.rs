@@ -32,6 +32,18 @@ const BATCH: usize = 256;
 /// A question about the committed state.
 type Query = Box<dyn FnOnce(&Coordinator, Now) + Send>;
 
+/// A node's process is to be started, in place of one that may be left. What comes of it is told by the node's joining,
+/// or by [`Input::RestartFailed`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestartOrder {
+    /// Which node.
+    pub node: NodeId,
+    /// Counts the starts, from 1.
+    pub start: u64,
+    /// Why it is FAILED; empty if an operator wants it started.
+    pub cause: String,
+}
+
 enum Command {
     Input(Box<Input>, oneshot::Sender<Reply>),
     Query(Query),
@@ -127,16 +139,16 @@ pub struct Engine<S> {
     /// The positions in the queue that watchers know of.
     positions: BTreeMap<RunId, u32>,
     revision: channel::Sender<u64>,
-    restarts: mpsc::Sender<NodeId>,
+    restarts: mpsc::Sender<RestartOrder>,
 }
 
 impl<S: Store> Engine<S> {
-    /// Opens the store for a new coordinator start. Node ids whose process should be started again go to `restarts`.
+    /// Opens the store for a new coordinator start. Orders to start node processes go to `restarts`.
     pub fn new(
         settings: Settings,
         mut store: S,
         clock: Arc<dyn Clock>,
-        restarts: mpsc::Sender<NodeId>,
+        restarts: mpsc::Sender<RestartOrder>,
     ) -> Result<(Self, Handle), EngineError> {
         let epoch = store.open_epoch()?;
         let (sender, commands) = mpsc::channel(QUEUE);
@@ -250,7 +262,7 @@ impl<S: Store> Engine<S> {
                 Event::NodeDeclared(_) | Event::NodeJoined { .. } | Event::NodeStatusChanged { .. } => {
                     nodes_changed = true;
                 }
-                Event::FaultHandled { .. } => {}
+                Event::NodeRecovery { .. } | Event::NodeDrained { .. } | Event::FaultHandled { .. } => {}
             }
         }
         if nodes_changed {
@@ -275,9 +287,12 @@ impl<S: Store> Engine<S> {
         match effect {
             Effect::Send { session, message, .. } => self.sessions.send(session, message),
             Effect::CloseSession(session) => self.sessions.close(session),
-            Effect::RestartProcess(node) => {
-                if self.restarts.try_send(node.clone()).is_err() {
-                    tracing::warn!(node = %node, "no launcher takes the request to start this node");
+            Effect::RestartProcess { node, start, cause } => {
+                let order = RestartOrder { node, start, cause };
+                if let Err(error) = self.restarts.try_send(order) {
+                    // The start is overdue some time later, which the core looks at.
+                    let (mpsc::error::TrySendError::Full(order) | mpsc::error::TrySendError::Closed(order)) = error;
+                    tracing::warn!(node = %order.node, "no launcher takes the request to start this node");
                 }
             }
         }
@@ -350,6 +365,9 @@ fn log(event: &Event) {
             let cause = cause.map_or("", crate::types::FaultCause::as_str);
             tracing::info!(%node, %status, cause, "node status changed");
         }
+        Event::NodeRecovery { node, step, detail } => {
+            tracing::info!(%node, step = step.as_str(), detail, "node recovery");
+        }
         Event::Run { run, event, .. } => match event {
             RunEvent::Started { order, .. } => {
                 tracing::info!(%run, files = order.files, project = order.project, "run started");
@@ -374,7 +392,10 @@ fn log(event: &Event) {
             }
             RunEvent::TasksCreated { .. } | RunEvent::NodeFault { .. } => {}
         },
-        Event::NodeDeclared(_) | Event::FaultHandled { .. } | Event::RunForgotten(_) => {}
+        Event::NodeDeclared(_)
+        | Event::NodeDrained { .. }
+        | Event::FaultHandled { .. }
+        | Event::RunForgotten(_) => {}
     }
 }
 

@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::events::{self, Events};
 use super::service::{Service, stopped};
-use super::{mesh, orders, reports};
+use super::{faults, mesh, orders, reports};
 use crate::coordinator::input::{Input, Reply};
 use crate::engine;
 use crate::engine::watch::RunLog;
@@ -200,7 +200,7 @@ impl CoordinatorService for Coordination {
         &self,
         request: Request<v1::HandleFaultRequest>,
     ) -> Answer<v1::HandleFaultResponse> {
-        Ok(Response::new(mesh::handle_fault(&self.0, request.into_inner()).await?))
+        Ok(Response::new(faults::handle(&self.0, request.into_inner()).await?))
     }
 }
 

@@ -80,6 +80,8 @@ impl Follower {
                 let _ = self.client.try_send(Ok(told));
             }
             tokio::select! {
+                // Events first: a run that ends because the server stops is told to have ended.
+                biased;
                 changed = changes.changed() => if changed.is_err() {
                     // The run was forgotten while it was watched.
                     return;

@@ -46,6 +46,7 @@ pub async fn start(
     if let Some(run) = earlier(service, caller, &request, body).await? {
         return Ok(run);
     }
+    service.takes_runs()?;
     let run = service.new_run_id(service.engine.now().wall);
     // Before the tree, so that nothing is stored while there is nobody to lint it.
     let versions = versions(service).await?;
@@ -82,6 +83,8 @@ pub async fn start(
         timeout,
         source: tree.source,
     };
+    // Listing a tree takes its time.
+    service.takes_runs()?;
     let (shared, pins) = (service.clone(), tree.pins);
     // A task of its own: if the client goes away meanwhile this call is dropped, but the run that starts all the same
     // must keep its blobs.

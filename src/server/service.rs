@@ -24,6 +24,9 @@ pub const SNAPSHOT_KEPT: Duration = Duration::from_secs(600);
 /// How many blobs are promised at a time, one asked about twice counted twice; the oldest promises are broken first.
 const MAX_PROMISED: usize = 1_000_000;
 
+/// When a client that came to a server that stops may try again: another one may have taken its place then.
+const STOPPING_RETRY: Duration = Duration::from_secs(5);
+
 /// How a coordinator treats trees that are read where they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TreePolicy {
@@ -51,7 +54,9 @@ pub struct Service {
     pub toolchain_mode: Option<ToolchainMode>,
     /// Randomness for ids.
     pub random: RandomBits,
-    /// Ends when the server stops; open streams end with it.
+    /// Ends when the server is asked to stop: it takes no new runs, and lets those that are open end.
+    pub draining: CancellationToken,
+    /// Ends when that is done; open streams end with it.
     pub stopping: CancellationToken,
     pins: Mutex<Pins>,
 }
@@ -96,10 +101,22 @@ impl Service {
         trees: TreePolicy,
         toolchain_mode: Option<ToolchainMode>,
         random: RandomBits,
-        stopping: CancellationToken,
+        draining: CancellationToken,
     ) -> Arc<Self> {
-        let pins = Mutex::default();
-        Arc::new(Self { engine, blobs, settings, trees, toolchain_mode, random, stopping, pins })
+        let (pins, stopping) = (Mutex::default(), CancellationToken::new());
+        Arc::new(Self { engine, blobs, settings, trees, toolchain_mode, random, draining, stopping, pins })
+    }
+
+    /// Refuses a new run while the server drains.
+    pub fn takes_runs(&self) -> Result<(), ApiError> {
+        if self.draining.is_cancelled() {
+            return Err(ApiError::Unavailable {
+                reason: "SERVER_STOPPING",
+                message: "the server stops and takes no new runs".into(),
+                retry: STOPPING_RETRY,
+            });
+        }
+        Ok(())
     }
 
     /// The names of all linters, sorted.

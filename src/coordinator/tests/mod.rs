@@ -3,12 +3,14 @@
 mod budget;
 mod builders;
 mod detection;
+mod draining;
 mod figures;
 mod lies;
 mod mesh;
 mod operator;
 mod placing;
 mod random;
+mod recovering;
 mod reconnecting;
 mod run_life;
 mod sharing;
