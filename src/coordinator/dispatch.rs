@@ -68,7 +68,7 @@ impl Coordinator {
             let Some(run) = self.state.runs.get(id) else { continue };
             while let Some((kind, task)) = next_waiting(run, stuck) {
                 let cores = cpu_slots(kind.0);
-                if let Some(node) = self.choose(now, run, task) {
+                if let Some(node) = self.choose(now, id, task) {
                     return Some(Placement { run: id.clone(), task, node, cores });
                 }
                 stuck.0.push((kind.clone(), version(run, kind).map(str::to_owned)));
@@ -77,14 +77,15 @@ impl Coordinator {
         None
     }
 
-    fn choose(&self, now: Tick, run: &Run, task: TaskId) -> Option<NodeId> {
+    fn choose(&self, now: Tick, run: &RunId, task: TaskId) -> Option<NodeId> {
+        let state = self.state.runs.get(run)?;
         let mesh = Mesh {
             members: &self.state.members,
             presences: &self.presences,
             strategy: self.settings.load_balancing_strategy,
             now,
         };
-        mesh.choose(&self.need(run, &run.task(task)?.task))
+        mesh.choose(&self.need(state, &state.task(task)?.task))
     }
 
     pub(super) fn has_waiting_work(&self) -> bool {

@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod codec;
+mod progress;
 pub mod sessions;
 pub mod watch;
 
@@ -16,13 +17,13 @@ use tokio::sync::{mpsc, oneshot, watch as channel};
 use crate::coordinator::Coordinator;
 use crate::coordinator::event::Event;
 use crate::coordinator::input::{Effect, Input, Reply};
-use crate::coordinator::run::TaskState;
 use crate::coordinator::settings::Settings;
 use crate::store::{Store, StoreError};
-use crate::types::{NodeId, NodeStatus, Now, RunId, Tick};
+use crate::types::{NodeId, Now, RunId, Tick};
 use clock::Clock;
+pub use progress::progress;
 use sessions::Sessions;
-use watch::{NodePart, Progress, RunLog, RunLogs};
+use watch::{Progress, RunLog, RunLogs};
 
 /// Commands that may wait; beyond, callers wait.
 const QUEUE: usize = 1024;
@@ -291,7 +292,8 @@ impl<S: Store> Engine<S> {
                 let order = RestartOrder { node, start, cause };
                 if let Err(error) = self.restarts.try_send(order) {
                     // The start is overdue some time later, which the core looks at.
-                    let (mpsc::error::TrySendError::Full(order) | mpsc::error::TrySendError::Closed(order)) = error;
+                    let (mpsc::error::TrySendError::Full(order) | mpsc::error::TrySendError::Closed(order)) =
+                        error;
                     tracing::warn!(node = %order.node, "no launcher takes the request to start this node");
                 }
             }
@@ -304,53 +306,6 @@ async fn sleep_until(wake_at: Option<Tick>, now: Tick) {
     match wake_at {
         Some(at) => tokio::time::sleep(at.since(now)).await,
         None => std::future::pending().await,
-    }
-}
-
-/// How far a run is, as its watchers are told. Takes as long as the run has tasks.
-pub fn progress(core: &Coordinator, id: &RunId) -> Progress {
-    let Some(run) = core.state().runs.get(id) else { return Progress::default() };
-    let mut nodes: BTreeMap<&NodeId, (NodePart, u32)> = core
-        .state()
-        .members
-        .iter()
-        .map(|(node, member)| {
-            let status = match member.status {
-                NodeStatus::Active => "idle".to_owned(),
-                other => other.as_str().to_ascii_lowercase(),
-            };
-            (node, (NodePart { status, ..NodePart::default() }, 0))
-        })
-        .collect();
-    for task in &run.tasks {
-        let (node, done) = match &task.state {
-            TaskState::Running { node, .. } => (node, 0),
-            TaskState::Done { node, .. } => (node, 1),
-            TaskState::Queued | TaskState::GivenUp { .. } => continue,
-        };
-        let (part, finished) = nodes.entry(node).or_default();
-        part.tasks.push(task.name.clone());
-        *finished += done;
-    }
-    let nodes = nodes
-        .into_iter()
-        .map(|(node, (mut part, done))| {
-            if !part.tasks.is_empty() {
-                part.progress = f64::from(done) / part.tasks.len() as f64;
-                if part.status == "idle" {
-                    part.status = "assigned".to_owned();
-                }
-            }
-            (node.clone(), part)
-        })
-        .collect();
-    let (waiting, running) = if run.is_open() { run.waiting_and_running() } else { (0, 0) };
-    Progress {
-        tools: run.tool_progress(),
-        nodes,
-        waiting_tasks: u32::try_from(waiting).unwrap_or(u32::MAX),
-        running_tasks: u32::try_from(running).unwrap_or(u32::MAX),
-        runs_ahead: core.queue().position(id),
     }
 }
 
