@@ -6,8 +6,12 @@
 //! connected nodes (sessions, loads, running attempts) is apart, in [`node::Presence`].
 
 pub mod breaker;
+pub mod diagnose;
+pub mod eligibility;
 pub mod event;
+pub mod explain;
 pub mod health;
+pub mod history;
 pub mod input;
 pub mod invariants;
 pub mod node;

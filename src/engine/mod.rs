@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod codec;
+pub mod probes;
 mod progress;
 pub mod sessions;
 pub mod watch;
@@ -21,6 +22,7 @@ use crate::coordinator::settings::Settings;
 use crate::store::{Store, StoreError};
 use crate::types::{NodeId, Now, RunId, Tick};
 use clock::Clock;
+use probes::Probes;
 pub use progress::progress;
 use sessions::Sessions;
 use watch::{Progress, RunLog, RunLogs};
@@ -71,6 +73,7 @@ pub enum EngineError {
 pub struct Handle {
     commands: mpsc::Sender<Command>,
     sessions: Sessions,
+    probes: Probes,
     logs: RunLogs,
     revision: channel::Receiver<u64>,
     clock: Arc<dyn Clock>,
@@ -79,6 +82,7 @@ pub struct Handle {
 impl Handle {
     /// Has an input decided; answers once the facts are committed.
     pub async fn decide(&self, input: Input) -> Result<Reply, Stopped> {
+        self.probes.notice(&input);
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Input(Box::new(input), reply)).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
@@ -110,6 +114,11 @@ impl Handle {
     /// The connections of nodes.
     pub const fn sessions(&self) -> &Sessions {
         &self.sessions
+    }
+
+    /// The probes that somebody waits for.
+    pub const fn probes(&self) -> &Probes {
+        &self.probes
     }
 
     /// The logs of runs.
@@ -158,6 +167,7 @@ impl<S: Store> Engine<S> {
         let handle = Handle {
             commands: sender,
             sessions: sessions.clone(),
+            probes: Probes::default(),
             logs: logs.clone(),
             revision: watched,
             clock: clock.clone(),

@@ -3,7 +3,9 @@
 mod budget;
 mod builders;
 mod detection;
+mod diagnosing;
 mod draining;
+mod explaining;
 mod figures;
 mod lies;
 mod mesh;
