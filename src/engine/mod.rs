@@ -231,6 +231,9 @@ impl<S: Store> Engine<S> {
         }
         self.commit(&events)?;
         self.publish(events);
+        // Alerts change without an event.
+        let revision = self.core.revision();
+        self.revision.send_if_modified(|told| std::mem::replace(told, revision) != revision);
         for effect in effects {
             self.perform(effect);
         }
@@ -291,7 +294,6 @@ impl<S: Store> Engine<S> {
         for run in forgotten {
             self.logs.forget(&run);
         }
-        self.revision.send_replace(self.core.revision());
     }
 
     fn perform(&self, effect: Effect) {

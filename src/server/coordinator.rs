@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 use super::diagnose::Pace;
 use super::events::{self, Events};
 use super::service::{Service, stopped};
-use super::{diagnose, explain, faults, mesh, orders, reports};
+use super::{diagnose, explain, faults, health_stream, mesh, orders, reports};
 use crate::coordinator::input::{Input, Reply};
 use crate::engine;
 use crate::engine::watch::RunLog;
@@ -209,7 +209,7 @@ impl CoordinatorService for Coordination {
         &self,
         request: Request<v1::StreamHealthRequest>,
     ) -> Answer<Self::StreamHealthStream> {
-        Ok(Response::new(mesh::stream_health(self.0.clone(), request.into_inner())?))
+        Ok(Response::new(health_stream::open(self.0.clone(), request.into_inner())?))
     }
 
     async fn handle_fault(

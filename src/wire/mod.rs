@@ -4,6 +4,7 @@ pub mod diagnose;
 pub mod explain;
 pub mod lint;
 pub mod mesh;
+pub mod mesh_health;
 pub mod peer;
 pub mod run;
 pub mod session;

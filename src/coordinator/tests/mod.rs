@@ -9,6 +9,7 @@ mod explaining;
 mod figures;
 mod lies;
 mod mesh;
+mod observing;
 mod operator;
 mod placing;
 mod random;
