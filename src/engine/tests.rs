@@ -97,7 +97,10 @@ async fn a_node_that_says_nothing_is_failed_at_the_message_timeout_with_no_other
     revision.mark_unchanged();
     // Nothing is asked of the engine from here on: it wakes by itself.
     timeout(Duration::from_secs(2), revision.changed()).await.expect("in time").expect("runs");
-    assert!(matches!(rig.stored()[before..], [Event::NodeStatusChanged { status: NodeStatus::Failed, .. }]));
+    assert!(matches!(
+        rig.stored()[before..],
+        [Event::NodeStatusChanged { status: NodeStatus::Failed, .. }, ..]
+    ));
 }
 
 #[tokio::test(start_paused = true)]

@@ -45,7 +45,9 @@ fn a_task_waits_for_room_and_each_node_says_which() {
 fn a_task_that_waits_for_the_cap_of_its_project_or_behind_other_runs_says_so() {
     let settings = Settings { max_tasks_per_project: Some(1), ..Settings::default() };
     let mut mesh = TestMesh::with(settings);
-    ALL.map(|name| mesh.join(name));
+    for name in ALL {
+        mesh.join(name);
+    }
     let run = mesh.planned(&["ruff"], 2);
     let told = explain(&mesh, &run);
     let waiting = told.tasks.iter().find(|task| task.obstacle.is_some()).expect("one waits");
