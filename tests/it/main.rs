@@ -15,6 +15,7 @@ mod discovery;
 mod drain;
 mod explain;
 mod failing_tools;
+mod fair_queue;
 mod fault_command;
 mod graceful_stop;
 mod health_stream;
