@@ -12,6 +12,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let public = protox::compile(
         [
             "lintmesh/v1/coordinator.proto",
+            "lintmesh/v1/diagnose.proto",
+            "lintmesh/v1/explain.proto",
             "lintmesh/v1/health.proto",
             "lintmesh/v1/lint.proto",
             "lintmesh/v1/node.proto",

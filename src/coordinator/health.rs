@@ -79,6 +79,8 @@ pub struct NodeHealth {
     pub status: NodeStatus,
     /// Why it is not ACTIVE.
     pub cause: Option<FaultCause>,
+    /// The same in words, as far as more is known.
+    pub detail: String,
     /// How busy it is.
     pub load: LoadScore,
     /// Since it was last heard from.
@@ -116,6 +118,7 @@ impl Coordinator {
                 let health = NodeHealth {
                     status: member.status,
                     cause: member.cause,
+                    detail: member.detail.clone(),
                     load: presence.map_or_else(LoadScore::default, |at| at.load_score(&member.spec)),
                     last_heartbeat_age: presence
                         .and_then(|at| at.heard_at)
@@ -127,7 +130,7 @@ impl Coordinator {
                     peer_endpoint: presence.and_then(|at| at.peer_endpoint.clone()),
                     process_id: presence.map_or(0, |at| at.process_id),
                     links: presence.map(|at| at.links.values().cloned().collect()).unwrap_or_default(),
-                    connection_count: count(self.live_links(id).count()),
+                    connection_count: count(self.linked_peers(id).count()),
                     clock_offset_ms: presence.and_then(|at| at.clock_offset_ms),
                 };
                 (id.clone(), health)
@@ -173,7 +176,7 @@ impl Coordinator {
     }
 
     fn connections(&self) -> usize {
-        self.state.active().map(|(node, _)| self.live_links(node).count()).sum()
+        self.state.active().map(|(node, _)| self.linked_peers(node).count()).sum()
     }
 
     fn planned_connections(&self) -> usize {
@@ -185,7 +188,7 @@ impl Coordinator {
     }
 
     /// The links of an ACTIVE node over which an ACTIVE peer has answered, by its own newest word.
-    pub fn live_links(&self, node: &NodeId) -> impl Iterator<Item = &NodeId> {
+    pub fn linked_peers(&self, node: &NodeId) -> impl Iterator<Item = &NodeId> {
         let is_active = |node: &NodeId| self.status(node) == Some(NodeStatus::Active);
         let presence = self.presences.get(node).filter(|_| is_active(node));
         let links = presence.into_iter().flat_map(|presence| presence.links.values());

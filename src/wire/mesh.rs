@@ -40,8 +40,9 @@ fn node(core: &Coordinator, id: &NodeId, member: &Member, now: Now) -> v1::NodeI
         specialist: Some((&member.spec).into()),
         status: v1::NodeStatus::from(member.status).into(),
         cause: cause(member.cause),
+        cause_detail: member.detail.clone(),
         last_heartbeat_time: presence.and_then(|at| at.heard_at).map(|(_, wall)| time::timestamp(wall)),
-        peers: core.live_links(id).map(ToString::to_string).collect(),
+        peers: core.linked_peers(id).map(ToString::to_string).collect(),
         incarnation: member.incarnation.map_or(0, |incarnation| incarnation.0),
         tools: presence
             .map(|at| at.tools.iter().map(|(tool, version)| (tool.to_string(), version.clone())).collect())

@@ -1,5 +1,7 @@
 //! Between the wire types and the vocabulary; the only place that knows both.
 
+pub mod diagnose;
+pub mod explain;
 pub mod lint;
 pub mod mesh;
 pub mod mesh_health;

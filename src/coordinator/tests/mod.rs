@@ -3,6 +3,9 @@
 mod budget;
 mod builders;
 mod detection;
+mod diagnosing;
+mod draining;
+mod explaining;
 mod figures;
 mod lies;
 mod mesh;
@@ -11,6 +14,8 @@ mod operator;
 mod placing;
 mod random;
 mod reconnecting;
+mod recovering;
 mod run_life;
+mod sharing;
 mod simulation;
 mod walk;

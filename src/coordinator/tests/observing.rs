@@ -87,9 +87,9 @@ fn connectivity_counts_links_between_active_nodes_that_answer() {
     let silent = |state| Input::LinkChanged { session, node: node(DOCS), subject: node(BACKEND), state };
     mesh.input(silent(LinkState::Silent));
     assert_eq!(figures(&mesh).connectivity_percentage, 11.0 / 12.0);
-    assert_eq!(mesh.core.live_links(&node(DOCS)).count(), 2);
+    assert_eq!(mesh.core.linked_peers(&node(DOCS)).count(), 2);
     mesh.input(silent(LinkState::Up));
-    mesh.input(Input::FailNode(fault("f", BACKEND)));
+    mesh.input(failing("f", BACKEND));
     assert_eq!(figures(&mesh).connectivity_percentage, 6.0 / 12.0, "the three others among themselves");
 }
 
@@ -187,7 +187,7 @@ fn a_recovery_that_takes_too_long_has_failed_once() {
 #[test]
 fn an_operators_word_is_no_failure() {
     let mut mesh = settled();
-    mesh.input(Input::FailNode(fault("f", BACKEND)));
+    mesh.input(failing("f", BACKEND));
     live(&mut mesh, &ALL, seconds(70));
     let measured = figures(&mesh);
     assert_eq!((measured.node_failure_rate, measured.recovery_success_rate), (Some(0.0), None));
@@ -197,8 +197,8 @@ fn an_operators_word_is_no_failure() {
 fn alerts_follow_time_alone_and_change_the_revision() {
     let mut mesh = settled();
     assert_eq!(raised(&mesh), []);
-    mesh.input(Input::FailNode(fault("a", BACKEND)));
-    mesh.input(Input::FailNode(fault("b", DOCS)));
+    mesh.input(failing("a", BACKEND));
+    mesh.input(failing("b", DOCS));
     live(&mut mesh, &ALL, seconds(9));
     assert_eq!(raised(&mesh), []);
     for name in ALL {
@@ -213,12 +213,12 @@ fn alerts_follow_time_alone_and_change_the_revision() {
 #[test]
 fn an_alert_ends_when_the_mesh_is_whole_again() {
     let mut mesh = settled();
-    mesh.input(Input::FailNode(fault("a", BACKEND)));
-    mesh.input(Input::FailNode(fault("b", DOCS)));
+    mesh.input(failing("a", BACKEND));
+    mesh.input(failing("b", DOCS));
     live(&mut mesh, &ALL, seconds(15));
     assert_eq!(raised(&mesh), [Rule::LowConnectivity, Rule::DegradedHealth]);
-    mesh.input(Input::RecoverNode(fault("c", BACKEND)));
-    mesh.input(Input::RecoverNode(fault("d", DOCS)));
+    mesh.input(recovering("c", BACKEND));
+    mesh.input(recovering("d", DOCS));
     live(&mut mesh, &ALL, seconds(29));
     assert_eq!(raised(&mesh).len(), 2, "held");
     live(&mut mesh, &ALL, seconds(4));
@@ -234,8 +234,8 @@ fn the_tolerance_says_how_many_may_still_fail() {
         (at.tolerated, at.unavailable, at.remaining)
     };
     assert_eq!(tolerance(&mesh), (1, 0, 1));
-    mesh.input(Input::FailNode(fault("a", BACKEND)));
+    mesh.input(failing("a", BACKEND));
     assert_eq!(tolerance(&mesh), (1, 1, 0));
-    mesh.input(Input::FailNode(fault("b", DOCS)));
+    mesh.input(failing("b", DOCS));
     assert_eq!(tolerance(&mesh), (1, 2, 0));
 }
