@@ -8,7 +8,8 @@ use super::mesh::POSITIVE;
 use super::section::{Rule, any, section};
 
 /// A share of a whole; 0 is one that is never reached.
-const RATIO: Rule<f64> = Rule { allowed: "a number from 0 to 1", accepts: |share| (0.0..=1.0).contains(share) };
+const RATIO: Rule<f64> =
+    Rule { allowed: "a number from 0 to 1", accepts: |share| (0.0..=1.0).contains(share) };
 
 section! {
     /// When alerts are raised, and who is told of them.

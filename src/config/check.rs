@@ -102,7 +102,11 @@ fn alertmanagers(settings: &Settings, reader: &mut Reader) {
         let key = format!("alerts.alertmanager_url[{index}]");
         let is_https = url.starts_with("https://");
         if !is_https && !url.starts_with("http://") {
-            reader.conflict(&key, url.show(), "http://HOST:PORT or https://HOST:PORT, with a path or without".into());
+            reader.conflict(
+                &key,
+                url.show(),
+                "http://HOST:PORT or https://HOST:PORT, with a path or without".into(),
+            );
         } else if is_https && alerts.alertmanager_ca.is_none() {
             reader.conflict(&key, url.show(), "https only together with alerts.alertmanager_ca".into());
         }

@@ -123,8 +123,12 @@ impl Rule {
                 "look at the causes of the failed nodes (node_health) and at their logs; a node that cannot start \
                  says why"
             }
-            Rule::HighMessageLatency => "look at the load of the nodes' hosts and at the network between them",
-            Rule::LowConsensusRate => "check that clocks are synchronised and that no part of the network is cut off",
+            Rule::HighMessageLatency => {
+                "look at the load of the nodes' hosts and at the network between them"
+            }
+            Rule::LowConsensusRate => {
+                "check that clocks are synchronised and that no part of the network is cut off"
+            }
             Rule::DegradedHealth => "act at once: see which nodes are FAILED and why, and bring them back",
         }
     }
@@ -339,9 +343,10 @@ impl Coordinator {
         let armed_at = self.alerts.armed_at(self.settings.message_timeout);
         let of_alerts = self.alerts.next_change(&self.settings.alerts, armed_at);
         let of_metrics = self.metrics.next_change(self.settings.recovery_timeout);
-        let after_events = self.alerts.stale.then(|| {
-            self.alerts.compared_at.map_or(Tick(0), |compared| compared + COMPARE_INTERVAL)
-        });
+        let after_events = self
+            .alerts
+            .stale
+            .then(|| self.alerts.compared_at.map_or(Tick(0), |compared| compared + COMPARE_INTERVAL));
         of_alerts.into_iter().chain(of_metrics).chain(after_events).min()
     }
 }

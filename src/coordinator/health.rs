@@ -130,7 +130,7 @@ impl Coordinator {
                     peer_endpoint: presence.and_then(|at| at.peer_endpoint.clone()),
                     process_id: presence.map_or(0, |at| at.process_id),
                     links: presence.map(|at| at.links.values().cloned().collect()).unwrap_or_default(),
-                    connection_count: count(self.linked_peers(id).count()),
+                    connection_count: count(self.live_links(id).count()),
                     clock_offset_ms: presence.and_then(|at| at.clock_offset_ms),
                 };
                 (id.clone(), health)
@@ -176,7 +176,7 @@ impl Coordinator {
     }
 
     fn connections(&self) -> usize {
-        self.state.active().map(|(node, _)| self.linked_peers(node).count()).sum()
+        self.state.active().map(|(node, _)| self.live_links(node).count()).sum()
     }
 
     fn planned_connections(&self) -> usize {
@@ -188,7 +188,7 @@ impl Coordinator {
     }
 
     /// The links of an ACTIVE node over which an ACTIVE peer has answered, by its own newest word.
-    pub fn linked_peers(&self, node: &NodeId) -> impl Iterator<Item = &NodeId> {
+    pub fn live_links(&self, node: &NodeId) -> impl Iterator<Item = &NodeId> {
         let is_active = |node: &NodeId| self.status(node) == Some(NodeStatus::Active);
         let presence = self.presences.get(node).filter(|_| is_active(node));
         let links = presence.into_iter().flat_map(|presence| presence.links.values());

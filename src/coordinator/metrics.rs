@@ -258,9 +258,8 @@ impl Coordinator {
         let counts = metrics.window.sum(now);
         let traffic = counts.traffic;
         let seconds = metrics.window.covers(now).as_secs_f64();
-        let a_second = |amount: u64| {
-            (metrics.tells_traffic && seconds > 0.0).then(|| amount as f64 / seconds)
-        };
+        let a_second =
+            |amount: u64| (metrics.tells_traffic && seconds > 0.0).then(|| amount as f64 / seconds);
         let total = self.state.members.len() as u64;
         let failed = metrics.failures.values().filter(|failure| failure.is_in_window(now)).count() as u64;
         let mean_latency = traffic.latency.as_secs_f64() / traffic.latency_samples.max(1) as f64;

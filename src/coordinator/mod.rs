@@ -156,8 +156,8 @@ impl Coordinator {
         }
         debug_assert_eq!(invariants::broken(self), Vec::<String>::new());
         let mut wakes = self.wakes(now.tick);
-        wakes.extend(self.next_figure_change());
         wakes.extend(self.recoveries.wakes().chain(self.drains.wakes()));
+        wakes.extend(self.next_figure_change());
         self.due = wakes.iter().copied().filter(|wake| *wake > now.tick).min();
         let wake_at = if time_passes { self.due } else { wakes.into_iter().min() };
         Decision { reply, events: draft.events, effects: draft.effects, wake_at }
@@ -195,13 +195,13 @@ impl Coordinator {
 
     fn record(&mut self, draft: &mut Draft, event: Event) {
         self.state.apply(&event);
-        self.metrics.observe(draft.now.tick, &event);
         if let Event::Run { run: id, event, .. } = &event
             && let Some(run) = self.state.runs.get(id)
         {
             self.queue.follow(draft.now.tick, id, run, event);
         }
         self.recoveries.follow(draft.now.tick, &event);
+        self.metrics.observe(draft.now.tick, &event);
         draft.events.push(event);
     }
 

@@ -70,12 +70,12 @@ pub struct Settings {
     pub max_runs_per_project: Option<usize>,
     /// Runs that are remembered after they ended.
     pub kept_runs: usize,
-    /// When alerts are raised and when they end.
-    pub alerts: AlertSettings,
     /// How long a drained node may take to finish what it runs, if its operator does not say.
     pub drain_timeout: Duration,
     /// How node processes are started again.
     pub restart: RestartPolicy,
+    /// When alerts are raised and when they end.
+    pub alerts: AlertSettings,
     /// Capabilities each stage needs.
     pub required: RequiredCapabilities,
 }
@@ -131,9 +131,9 @@ impl Default for Settings {
             max_tasks_per_project: None,
             max_runs_per_project: None,
             kept_runs: 1000,
-            alerts: AlertSettings::default(),
             drain_timeout: Duration::from_secs(30),
             restart: RestartPolicy::default(),
+            alerts: AlertSettings::default(),
             required: RequiredCapabilities {
                 plan: set(&["tool_orchestration", "dependency_management"]),
                 lint: set(&["adapter_pattern_implementation", "linter_output_normalization"]),

@@ -303,7 +303,8 @@ impl<S: Store> Engine<S> {
                 let order = RestartOrder { node, start, cause };
                 if let Err(error) = self.restarts.try_send(order) {
                     // The start is overdue some time later, which the core looks at.
-                    let (mpsc::error::TrySendError::Full(order) | mpsc::error::TrySendError::Closed(order)) = error;
+                    let (mpsc::error::TrySendError::Full(order) | mpsc::error::TrySendError::Closed(order)) =
+                        error;
                     tracing::warn!(node = %order.node, "no launcher takes the request to start this node");
                 }
             }

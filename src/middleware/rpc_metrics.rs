@@ -18,7 +18,8 @@ use tower::{Layer, Service};
 use super::{CallFuture, classify};
 
 /// Upper bounds of the buckets, in seconds. Source: OpenTelemetry's semantic conventions, "RPC metrics".
-pub const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+pub const BUCKETS: [f64; 14] =
+    [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
 /// What a method is called that this server does not have: whatever strangers ask for, the labels stay few.
 const OTHER: &str = "_OTHER";

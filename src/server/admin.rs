@@ -26,7 +26,9 @@ pub fn routes<H: Health>(health: HealthServer<H>, service: Arc<Service>) -> Rout
         .route("/readyz", get(move || ready(engine.clone())))
         .route("/metrics", get(move || scrape(Arc::clone(&service))))
         // gRPC's own answer to an unknown path is HTTP 200, which a probe with a misspelt path would take for health.
-        .fallback(|| async { (StatusCode::NOT_FOUND, "not found; there are /livez, /readyz and /metrics\n") });
+        .fallback(|| async {
+            (StatusCode::NOT_FOUND, "not found; there are /livez, /readyz and /metrics\n")
+        });
     Routes::from(router)
 }
 

@@ -87,8 +87,11 @@ impl Family<'_> {
         more: &[(&str, &str)],
         value: f64,
     ) -> &mut Self {
-        let labels: Vec<String> =
-            labels.iter().chain(more).map(|(key, text)| format!("{key}=\"{}\"", escaped(text, true))).collect();
+        let labels: Vec<String> = labels
+            .iter()
+            .chain(more)
+            .map(|(key, text)| format!("{key}=\"{}\"", escaped(text, true)))
+            .collect();
         let _ = match labels.is_empty() {
             true => writeln!(self.page, "{}{suffix} {value}", self.name),
             false => writeln!(self.page, "{}{suffix}{{{}}} {value}", self.name, labels.join(",")),

@@ -121,12 +121,12 @@ impl Watcher {
 
     fn slow_consumer(&self, patience: Duration) -> ApiError {
         ApiError::Aborted {
-                reason: "SLOW_CONSUMER",
-                message: format!(
-                    "nothing was read for {} s; resume with after_revision {}",
-                    patience.as_secs_f64(),
-                    self.told
-                ),
+            reason: "SLOW_CONSUMER",
+            message: format!(
+                "nothing was read for {} s; resume with after_revision {}",
+                patience.as_secs_f64(),
+                self.told
+            ),
             metadata: vec![("after_revision", self.told.to_string())],
         }
     }

@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 
+use super::accept::{ConnectionLimits, ServeOptions, Served, serve};
 use super::alert_post::ClientError;
 use super::alertmanager::Alertmanager;
-use super::accept::{ConnectionLimits, ServeOptions, Served, serve};
 use super::coordinator::Coordination;
 use super::enrolment::Secrets;
 use super::nodes::Sessions;

@@ -91,7 +91,11 @@ fn figures(page: &mut Page, figures: &Figures) {
     };
     gauge("lintmesh_active_nodes", "Nodes that are ACTIVE.", Some(f64::from(figures.active_nodes)));
     gauge("lintmesh_nodes", "Nodes, declared or joined.", Some(f64::from(figures.total_nodes)));
-    gauge("lintmesh_connectivity_ratio", "Live links / planned links.", Some(figures.connectivity_percentage));
+    gauge(
+        "lintmesh_connectivity_ratio",
+        "Live links / planned links.",
+        Some(figures.connectivity_percentage),
+    );
     gauge("lintmesh_topology_health_ratio", "ACTIVE nodes / all nodes.", Some(figures.topology_health));
     gauge(
         "lintmesh_message_latency_seconds",
@@ -223,7 +227,8 @@ fn refusals(page: &mut Page, service: &Service, stale_results: u64) {
 }
 
 fn alerts(page: &mut Page, service: &Service, health: &MeshHealth) {
-    let mut family = page.gauge("lintmesh_alert_raised", "1 for an alert that is raised, 0 for one that is not.");
+    let mut family =
+        page.gauge("lintmesh_alert_raised", "1 for an alert that is raised, 0 for one that is not.");
     for rule in Rule::ALL {
         let raised = health.alerts.iter().any(|alert| alert.rule == rule);
         let labels = [("alert", rule.id()), ("severity", rule.severity().as_str())];

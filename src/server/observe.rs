@@ -56,7 +56,13 @@ async fn log_alerts(service: &Service) {
         let raised: BTreeMap<Rule, Alert> = alerts.into_iter().map(|alert| (alert.rule, alert)).collect();
         for (rule, alert) in raised.iter().filter(|(rule, _)| !known.contains_key(rule)) {
             let (alert, recommendation) = (alert.message(), rule.recommendation());
-            tracing::warn!(id = rule.id(), severity = rule.severity().as_str(), alert, recommendation, "alert raised");
+            tracing::warn!(
+                id = rule.id(),
+                severity = rule.severity().as_str(),
+                alert,
+                recommendation,
+                "alert raised"
+            );
         }
         for rule in known.keys().filter(|rule| !raised.contains_key(rule)) {
             tracing::info!(id = rule.id(), "alert ended");

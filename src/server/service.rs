@@ -113,7 +113,6 @@ impl Service {
         random: RandomBits,
         draining: CancellationToken,
     ) -> Arc<Self> {
-        let stopping = CancellationToken::new();
         let health = HealthHub::new(engine.clone(), Self::tools(), engine.now().wall);
         Arc::new(Self {
             engine,
@@ -126,7 +125,7 @@ impl Service {
             calls: RpcMetrics::new(metrics::methods()),
             health,
             draining,
-            stopping,
+            stopping: CancellationToken::new(),
             pins: Mutex::default(),
         })
     }

@@ -42,7 +42,7 @@ fn node(core: &Coordinator, id: &NodeId, member: &Member, now: Now) -> v1::NodeI
         cause: cause(member.cause),
         cause_detail: member.detail.clone(),
         last_heartbeat_time: presence.and_then(|at| at.heard_at).map(|(_, wall)| time::timestamp(wall)),
-        peers: core.linked_peers(id).map(ToString::to_string).collect(),
+        peers: core.live_links(id).map(ToString::to_string).collect(),
         incarnation: member.incarnation.map_or(0, |incarnation| incarnation.0),
         tools: presence
             .map(|at| at.tools.iter().map(|(tool, version)| (tool.to_string(), version.clone())).collect())
@@ -59,11 +59,7 @@ fn cause(cause: Option<FaultCause>) -> String {
 
 /// All nodes, by id.
 pub fn nodes(core: &Coordinator, now: Now) -> BTreeMap<String, v1::NodeInfo> {
-    core.state()
-        .members
-        .iter()
-        .map(|(id, member)| (id.to_string(), node(core, id, member, now)))
-        .collect()
+    core.state().members.iter().map(|(id, member)| (id.to_string(), node(core, id, member, now))).collect()
 }
 
 /// The settings in force.

@@ -47,7 +47,10 @@ async fn answered(mut http: TcpStream, answer: &str) -> Value {
             continue;
         }
         assert!(head.starts_with("post /prefix/api/v2/alerts http/1.1"), "{head}");
-        assert!(head.contains("content-type: application/json") && head.contains("host: 127.0.0.1:"), "{head}");
+        assert!(
+            head.contains("content-type: application/json") && head.contains("host: 127.0.0.1:"),
+            "{head}"
+        );
         let text = format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\n\r\n");
         http.write_all(text.as_bytes()).await.expect("answered");
         return serde_json::from_str(body).expect("JSON");
@@ -59,10 +62,15 @@ fn told(posts: &Posts, name: &str) -> Option<bool> {
     let posts = posts.lock().unwrap();
     let entries = posts.iter().flat_map(|post| post.as_array().expect("a list"));
     let newest = entries.filter(|entry| entry["labels"]["alertname"] == name).last()?.clone();
-    let time = |key: &str| newest[key].as_str().expect("a time").parse::<prost_types::Timestamp>().expect("RFC 3339");
+    let time = |key: &str| {
+        newest[key].as_str().expect("a time").parse::<prost_types::Timestamp>().expect("RFC 3339")
+    };
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
     assert!(time("startsAt").seconds <= now.as_secs() as i64, "{newest}");
-    assert_eq!((&newest["labels"]["severity"], &newest["labels"]["mesh"]), (&"critical".into(), &"it".into()));
+    assert_eq!(
+        (&newest["labels"]["severity"], &newest["labels"]["mesh"]),
+        (&"critical".into(), &"it".into())
+    );
     assert!(newest["annotations"]["description"].as_str().is_some_and(|text| !text.is_empty()), "{newest}");
     // Raised ones end a while after the next post, ended ones have.
     Some(time("endsAt").seconds > now.as_secs() as i64)
@@ -113,7 +121,8 @@ async fn an_alert_is_logged_streamed_posted_and_resolved_when_it_ends() {
     let of = |line: &Value| line["id"] == "degraded_health";
     until("the alert is logged", || serve.logged("alert raised").iter().any(of)).await;
     let name = "lintmesh_degraded_health";
-    until("the alert is posted, though the first post was refused", || told(&posts, name) == Some(true)).await;
+    until("the alert is posted, though the first post was refused", || told(&posts, name) == Some(true))
+        .await;
     let count = posts.lock().unwrap().len();
     until("it is posted again while it lasts", || posts.lock().unwrap().len() > count).await;
 
@@ -139,7 +148,8 @@ fn settings_that_make_no_sense_are_refused_at_the_start() {
     let settings = "[alerts]\nlow_connectivity = 1.5\nmargin = -1\n\
                     alertmanager_url = [\"ftp://x\", \"https://am:9093\"]\nlabels = { \"no-dash\" = \"x\" }\n";
     std::fs::write(&file, settings).expect("written");
-    let serve = super::support::serve::lintmesh().arg("serve").arg("--config").arg(&file).output().expect("runs");
+    let serve =
+        super::support::serve::lintmesh().arg("serve").arg("--config").arg(&file).output().expect("runs");
     assert_eq!(serve.status.code(), Some(2));
     let said = String::from_utf8_lossy(&serve.stderr).into_owned();
     for key in [

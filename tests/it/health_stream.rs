@@ -34,8 +34,7 @@ async fn next(stream: &mut Stream) -> Shared<MeshHealth> {
 
 /// Marks a node as FAILED, or brings it back.
 async fn act(serve: &Serve, action: FaultAction, node: &str) {
-    let fault =
-        HandleFaultRequest { action: action.into(), node_id: node.to_owned(), ..Default::default() };
+    let fault = HandleFaultRequest { action: action.into(), node_id: node.to_owned(), ..Default::default() };
     serve.coordinator().handle_fault(fault).await.expect("done");
 }
 
@@ -70,7 +69,10 @@ async fn a_change_is_told_at_once_and_a_report_comes_at_the_interval() {
     assert_eq!((node.cause.as_str(), node.breaker()), ("OPERATOR", BreakerState::Open));
     assert!(node.process_id > 0, "{node:?}");
     let tolerance = health.fault_tolerance.expect("told");
-    assert_eq!((tolerance.tolerated_nodes, tolerance.unavailable_nodes, tolerance.remaining_nodes), (1, 1, 0));
+    assert_eq!(
+        (tolerance.tolerated_nodes, tolerance.unavailable_nodes, tolerance.remaining_nodes),
+        (1, 1, 0)
+    );
 }
 
 #[tokio::test]

@@ -39,7 +39,10 @@ fn read(lines: &[String]) -> (BTreeMap<String, f64>, BTreeMap<String, String>) {
             let (sample, value) = line.rsplit_once(' ').expect("a value");
             let family = sample.split('{').next().expect("a name");
             let bare = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| family.strip_suffix(suffix));
-            assert!(kinds.contains_key(family) || bare.is_some_and(|bare| kinds.contains_key(bare)), "{line}");
+            assert!(
+                kinds.contains_key(family) || bare.is_some_and(|bare| kinds.contains_key(bare)),
+                "{line}"
+            );
             let value = value.parse().expect("a number");
             assert_eq!(samples.insert(sample.to_owned(), value), None, "told twice: {line}");
         }
@@ -96,7 +99,10 @@ async fn figures_counts_and_calls_are_told_in_prometheus_format() {
         samples.get(&format!("rpc_server_call_duration_seconds{suffix}{{{labels}}}")).copied()
     };
     assert_eq!(calls("_count", "Coordinate", "OK", ""), Some(1.0), "{lines:#?}");
-    assert!(calls("_sum", "Coordinate", "OK", "").is_some_and(|seconds| seconds > 0.0), "to the stream's end");
+    assert!(
+        calls("_sum", "Coordinate", "OK", "").is_some_and(|seconds| seconds > 0.0),
+        "to the stream's end"
+    );
     assert_eq!(calls("_bucket", "Coordinate", "OK", ",le=\"+Inf\""), Some(1.0));
     assert_eq!(calls("_count", "GetRun", "NOT_FOUND", ""), Some(1.0));
     assert_eq!(calls("_count", "StreamHealth", "OK", ""), None, "it has not ended");
@@ -104,7 +110,8 @@ async fn figures_counts_and_calls_are_told_in_prometheus_format() {
     let let_go = async {
         loop {
             let lines = scrape(&serve).await;
-            if lines.iter().any(|line| line.contains("StreamHealth\",rpc_response_status_code=\"CANCELLED\"")) {
+            if lines.iter().any(|line| line.contains("StreamHealth\",rpc_response_status_code=\"CANCELLED\""))
+            {
                 return;
             }
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;

@@ -36,17 +36,25 @@ fn each_rule_has_its_threshold_severity_and_words() {
     let mut alerts = Alerts::default();
     assert!(!alerts.compare(at(0), &bad, &SETTINGS(), Tick(0)), "held first");
     assert!(alerts.compare(at(10), &bad, &SETTINGS(), Tick(0)));
-    let told: Vec<_> =
-        alerts.raised().map(|alert| (alert.rule.id(), alert.rule.severity().as_str(), alert.message())).collect();
+    let told: Vec<_> = alerts
+        .raised()
+        .map(|alert| (alert.rule.id(), alert.rule.severity().as_str(), alert.message()))
+        .collect();
     let expected = [
         ("low_connectivity", "warning", "mesh connectivity is 69.9 %, below 70.0 %"),
-        ("high_node_failure_rate", "warning", "the share of nodes that failed in 300 s is 20.1 %, above 20.0 %"),
+        (
+            "high_node_failure_rate",
+            "warning",
+            "the share of nodes that failed in 300 s is 20.1 %, above 20.0 %",
+        ),
         ("high_message_latency", "warning", "the mean time of a message is 5.01 s, above 5.00 s"),
         ("low_consensus_rate", "warning", "the share of decisions that were agreed is 79.9 %, below 80.0 %"),
         ("degraded_health", "critical", "mesh health is 59.9 %, below 60.0 %"),
     ];
     assert_eq!(told, expected.map(|(id, severity, text)| (id, severity, text.to_owned())));
-    assert!(alerts.raised().all(|alert| alert.since == UnixMillis(0) && !alert.rule.recommendation().is_empty()));
+    assert!(
+        alerts.raised().all(|alert| alert.since == UnixMillis(0) && !alert.rule.recommendation().is_empty())
+    );
 }
 
 #[test]

@@ -60,7 +60,7 @@ impl Coordinator {
             status: Some(member.status),
             cause: member.cause,
             last_heartbeat_age: heard.map(|heard| examination.began.since(*heard)),
-            connection_count: u32::try_from(self.live_links(id)).unwrap_or(u32::MAX),
+            connection_count: u32::try_from(self.live_links(id).count()).unwrap_or(u32::MAX),
             probes: examination.probes.iter().filter(|probe| probe.to == *id).cloned().collect(),
         }
     }
@@ -79,7 +79,7 @@ impl Coordinator {
         if planned == 0 {
             return (None, None);
         }
-        let live: usize = linking.iter().map(|id| self.live_links(id)).sum();
+        let live: usize = linking.iter().map(|id| self.live_links(id).count()).sum();
         let share = live as f64 / planned as f64;
         let figure = Figure { name: "live_links", value: share, unit: "", threshold: Some(ENOUGH_LINKS) };
         let finding = (share < ENOUGH_LINKS).then(|| Finding {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::coordinator::Coordinator;
-use crate::types::{LinkState, NodeId, NodeStatus, SessionId};
+use crate::types::{LinkState, NodeId, SessionId};
 
 /// Peers that are asked to probe one node.
 const OBSERVERS: usize = 3;
@@ -90,14 +90,5 @@ impl Coordinator {
             .map(|(id, session, _)| (id.clone(), session, node.clone()))
             .collect();
         ProbePlan { direct: vec![(node.clone(), session(node))], by_peers }
-    }
-
-    /// Links of a node to peers that were measured alive.
-    pub(super) fn live_links(&self, node: &NodeId) -> usize {
-        let links = self.presences.get(node).into_iter().flat_map(|presence| presence.links.values());
-        let is_gone = |peer: &NodeId| {
-            self.state.members.get(peer).is_none_or(|member| member.status == NodeStatus::Failed)
-        };
-        links.filter(|link| link.state == LinkState::Up && !is_gone(&link.peer)).count()
     }
 }

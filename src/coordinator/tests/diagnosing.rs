@@ -108,7 +108,7 @@ fn what_peers_see_tells_a_dead_node_from_a_cut_path() {
 #[test]
 fn each_status_has_its_cause_and_its_remedy() {
     let mut mesh = TestMesh::full();
-    mesh.input(Input::FailNode(fault("f", BACKEND)));
+    mesh.input(failing("f", BACKEND));
     mesh.disconnect(DOCS);
     mesh.input(Input::Declare(vec![crate::types::NodeSpec {
         node_id: node("spare"),
@@ -134,10 +134,10 @@ fn each_status_has_its_cause_and_its_remedy() {
 #[test]
 fn fewer_than_three_active_nodes_are_not_enough_to_agree() {
     let mut mesh = TestMesh::full();
-    mesh.input(Input::FailNode(fault("f", BACKEND)));
+    mesh.input(failing("f", BACKEND));
     let told = examine(&mesh, Section::Consensus, None, all_answer());
     assert_eq!(told.result, DiagnosisResult::Passed);
-    mesh.input(Input::FailNode(fault("g", DOCS)));
+    mesh.input(failing("g", DOCS));
     let told = examine(&mesh, Section::Consensus, None, all_answer());
     assert_eq!((told.result, codes(&told)), (DiagnosisResult::Failed, vec!["insufficient_nodes"]));
 }

@@ -3,7 +3,6 @@
 use super::mesh::*;
 use crate::coordinator::eligibility::Refused;
 use crate::coordinator::explain::{Candidate, Explanation, Obstacle};
-use crate::coordinator::input::Input;
 use crate::coordinator::run::TaskState;
 use crate::coordinator::settings::Settings;
 use crate::types::{FaultCause, NodeStatus, RunId, Stage, TaskId};
@@ -82,7 +81,7 @@ fn the_obstacle_is_the_least_over_the_nodes_and_all_refusals_of_a_node_are_told(
     assert_eq!(of(candidates, DOCS).refused, [lacks, missing]);
 
     mesh.join(ARCHITECT);
-    mesh.input(Input::FailNode(fault("f", ARCHITECT)));
+    mesh.input(failing("f", ARCHITECT));
     let told = explain(&mesh, &run);
     assert_eq!(told.tasks[0].obstacle, Some(Obstacle::Absence), "a node that comes back would do it");
     let gone = Refused::Status { status: NodeStatus::Failed, cause: Some(FaultCause::Operator) };

@@ -87,7 +87,7 @@ fn connectivity_counts_links_between_active_nodes_that_answer() {
     let silent = |state| Input::LinkChanged { session, node: node(DOCS), subject: node(BACKEND), state };
     mesh.input(silent(LinkState::Silent));
     assert_eq!(figures(&mesh).connectivity_percentage, 11.0 / 12.0);
-    assert_eq!(mesh.core.linked_peers(&node(DOCS)).count(), 2);
+    assert_eq!(mesh.core.live_links(&node(DOCS)).count(), 2);
     mesh.input(silent(LinkState::Up));
     mesh.input(failing("f", BACKEND));
     assert_eq!(figures(&mesh).connectivity_percentage, 6.0 / 12.0, "the three others among themselves");

@@ -74,8 +74,9 @@ async fn paths_of_strangers_make_one_label() {
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_let_go_before_its_answer_is_cancelled() {
     let metrics = counted();
-    let service =
-        tower::service_fn(|_: Request<Body>| std::future::pending::<Result<http::Response<Body>, Infallible>>());
+    let service = tower::service_fn(|_: Request<Body>| {
+        std::future::pending::<Result<http::Response<Body>, Infallible>>()
+    });
     let mut meter = RpcMetricsLayer::new(Arc::clone(&metrics)).layer(service);
     let answer = meter.ready().await.expect("ready").call(request("/lintmesh.v1.X/Watch"));
     let waited = tokio::time::timeout(Duration::from_secs(20), answer).await;
