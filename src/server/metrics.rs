@@ -210,15 +210,23 @@ fn restarts(page: &mut Page, (asked, succeeded): (u64, u64)) {
 }
 
 fn refusals(page: &mut Page, service: &Service, stale_results: u64) {
+    let mut family =
+        page.counter("lintmesh_refused_connections_total", "Connections closed before their first request.");
+    for (reason, count) in service.counts.refused_connections.counts() {
+        family.count(&[("reason", reason)], count);
+    }
     let mut family = page.counter("lintmesh_refused_nodes_total", "Nodes that were not let in, by reason.");
     for (reason, count) in service.counts.refused_nodes.counts() {
         family.count(&[("reason", reason)], count);
     }
     let mut reasons: BTreeMap<_, _> = service.counts.refused_messages.counts();
     *reasons.entry("STALE_ATTEMPT").or_default() += stale_results;
-    let mut family = page.counter("lintmesh_refused_messages_total", "Messages of nodes dropped, by reason.");
+    let mut family = page.counter("lintmesh_refused_messages_total", "Messages of nodes dropped, by whom and why.");
     for (reason, count) in reasons {
-        family.count(&[("reason", reason)], count);
+        family.count(&[("by", "coordinator"), ("reason", reason)], count);
+    }
+    for (reason, count) in service.counts.refused_by_nodes.sums() {
+        family.count(&[("by", "nodes"), ("reason", reason)], count);
     }
     let traffic = service.counts.traffic.total();
     page.counter("lintmesh_messages_total", "Messages between coordinator and nodes, in both directions.")
