@@ -93,7 +93,7 @@ fn figures(page: &mut Page, figures: &Figures) {
     gauge("lintmesh_nodes", "Nodes, declared or joined.", Some(f64::from(figures.total_nodes)));
     gauge(
         "lintmesh_connectivity_ratio",
-        "Live links / planned links.",
+        "Live links / the links that all nodes would have.",
         Some(figures.connectivity_percentage),
     );
     gauge("lintmesh_topology_health_ratio", "ACTIVE nodes / all nodes.", Some(figures.topology_health));
@@ -166,7 +166,7 @@ fn mesh(page: &mut Page, health: &MeshHealth) {
         let count = links().filter(|link| link.state == state).count();
         family.count(&[("state", state.as_str())], count as u64);
     }
-    page.gauge("lintmesh_planned_links", "Links of the shape that is in force.")
+    page.gauge("lintmesh_planned_links", "Links to hold now, between the nodes that are there.")
         .count(&[], health.planned_connections.into());
     page.gauge("lintmesh_topology_info", "The shape that is in force; always 1.")
         .value(&[("type", health.topology.as_str())], 1.0);
