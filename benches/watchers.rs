@@ -95,7 +95,8 @@ async fn seen(stream: &mut Stream, status: NodeStatus) -> anyhow::Result<()> {
 async fn measure(server: &Server, watchers: usize, changes: usize) -> anyhow::Result<Vec<Duration>> {
     let mut operator = server.client().await?;
     let wait = prost_types::Duration { seconds: 110, nanos: 0 };
-    let ready = operator.initialize_mesh(InitializeMeshRequest { wait: Some(wait), ..Default::default() }).await?;
+    let ready =
+        operator.initialize_mesh(InitializeMeshRequest { wait: Some(wait), ..Default::default() }).await?;
     anyhow::ensure!(ready.into_inner().ready, "the nodes did not come");
 
     let hourly = prost_types::Duration { seconds: 3600, nanos: 0 };

@@ -221,7 +221,8 @@ fn refusals(page: &mut Page, service: &Service, stale_results: u64) {
     }
     let mut reasons: BTreeMap<_, _> = service.counts.refused_messages.counts();
     *reasons.entry("STALE_ATTEMPT").or_default() += stale_results;
-    let mut family = page.counter("lintmesh_refused_messages_total", "Messages of nodes dropped, by whom and why.");
+    let mut family =
+        page.counter("lintmesh_refused_messages_total", "Messages of nodes dropped, by whom and why.");
     for (reason, count) in reasons {
         family.count(&[("by", "coordinator"), ("reason", reason)], count);
     }
