@@ -87,6 +87,8 @@ pub struct Candidate {
 pub enum Obstacle {
     /// None: a node would take it.
     None,
+    /// Its project runs as many tasks at a time as one may.
+    ProjectCap,
     /// All that could do it are busy.
     Room,
     /// The breaker of a node that could do it is open.
@@ -138,6 +140,8 @@ impl Coordinator {
                 (open.by_ref().take(most).collect(), open.next().is_some())
             }
         };
+        let running = self.queue.running_tasks(&state.order.project);
+        let capped = self.settings.max_tasks_per_project.is_some_and(|most| running >= most);
         // Tasks of a kind are alike to every node, and there may be thousands of both.
         let mut surveys: BTreeMap<Kind, Vec<Candidate>> = BTreeMap::new();
         let tasks = chosen
@@ -150,8 +154,10 @@ impl Coordinator {
                 } else {
                     Vec::new()
                 };
-                let obstacle =
+                let of_nodes =
                     waits.then(|| candidates.iter().map(Obstacle::of_node).min().unwrap_or(Obstacle::Empty));
+                let obstacle =
+                    of_nodes.map(|least| if capped { least.max(Obstacle::ProjectCap) } else { least });
                 TaskExplanation {
                     task: task.task.clone(),
                     state: task.state.clone(),

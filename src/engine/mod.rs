@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod codec;
+mod log;
 pub mod probes;
 pub mod sessions;
 pub mod watch;
@@ -21,6 +22,7 @@ use crate::coordinator::settings::Settings;
 use crate::store::{Store, StoreError};
 use crate::types::{NodeId, NodeStatus, Now, RunId, Tick};
 use clock::Clock;
+use log::log;
 use probes::Probes;
 use sessions::Sessions;
 use watch::{NodePart, Progress, RunLog, RunLogs};
@@ -229,7 +231,7 @@ impl<S: Store> Engine<S> {
         }
         self.commit(&events)?;
         self.publish(events);
-        // Links and alerts come and go without events.
+        // Links and alerts change without an event.
         let revision = self.core.revision();
         self.revision.send_if_modified(|told| std::mem::replace(told, revision) != revision);
         for effect in effects {
@@ -331,7 +333,7 @@ pub fn progress(core: &Coordinator, id: &RunId) -> Progress {
                 NodeStatus::Active => "idle".to_owned(),
                 other => other.as_str().to_ascii_lowercase(),
             };
-            let connections = core.live_peers(core.decided_at(), node);
+            let connections = core.live_links(node).cloned().collect();
             (node, (NodePart { status, connections, ..NodePart::default() }, 0))
         })
         .collect();
@@ -364,51 +366,6 @@ pub fn progress(core: &Coordinator, id: &RunId) -> Progress {
         waiting_tasks: u32::try_from(waiting).unwrap_or(u32::MAX),
         running_tasks: u32::try_from(running).unwrap_or(u32::MAX),
         runs_ahead: core.queue().position(id),
-    }
-}
-
-/// Tells operators what happened, by names and numbers only.
-fn log(event: &Event) {
-    use crate::coordinator::event::RunEvent;
-    match event {
-        Event::NodeJoined { spec, incarnation } => {
-            tracing::info!(node = %spec.node_id, incarnation = incarnation.0, "node joined");
-        }
-        Event::NodeStatusChanged { node, status, cause } => {
-            let cause = cause.map_or("", crate::types::FaultCause::as_str);
-            tracing::info!(%node, %status, cause, "node status changed");
-        }
-        Event::NodeRecovery { node, step, detail } => {
-            tracing::info!(%node, step = step.as_str(), detail, "node recovery");
-        }
-        Event::Run { run, event, .. } => match event {
-            RunEvent::Started { order, .. } => {
-                tracing::info!(%run, files = order.files, project = order.project, "run started");
-            }
-            RunEvent::TaskAssigned { task, attempt, node, second, .. } => {
-                tracing::debug!(%run, task = %task, %attempt, %node, second, "task assigned");
-            }
-            RunEvent::TaskAccepted { task, attempt, node, .. } => {
-                tracing::debug!(%run, task = %task, %attempt, %node, "task accepted");
-            }
-            RunEvent::AttemptFailed { task, attempt, node, cause, detail, .. } => {
-                tracing::warn!(%run, task = %task, %attempt, %node, cause = cause.as_str(), detail, "attempt failed");
-            }
-            RunEvent::TaskGivenUp { task, reason } => {
-                tracing::warn!(%run, task = %task, reason, "task given up");
-            }
-            RunEvent::Redistributed { from, tasks, .. } => {
-                tracing::warn!(%run, node = %from, tasks = tasks.len(), "tasks taken from node");
-            }
-            RunEvent::Finished { outcome, detail, .. } => {
-                tracing::info!(%run, %outcome, detail, "run finished");
-            }
-            RunEvent::TasksCreated { .. } | RunEvent::NodeFault { .. } => {}
-        },
-        Event::NodeDeclared(_)
-        | Event::NodeDrained { .. }
-        | Event::FaultHandled { .. }
-        | Event::RunForgotten(_) => {}
     }
 }
 

@@ -50,6 +50,7 @@ impl From<Obstacle> for v1::Obstacle {
     fn from(obstacle: Obstacle) -> Self {
         match obstacle {
             Obstacle::None => v1::Obstacle::None,
+            Obstacle::ProjectCap => v1::Obstacle::ProjectCap,
             Obstacle::Room => v1::Obstacle::Room,
             Obstacle::Breaker => v1::Obstacle::Breaker,
             Obstacle::Absence => v1::Obstacle::Absence,
