@@ -28,8 +28,8 @@ const BREAKER_STATES: [(BreakerState, &str); 3] =
 struct Measured {
     health: MeshHealth,
     totals: Totals,
-    /// Process starts that were asked for, and those after which the node was ACTIVE.
-    restarts: (u64, u64),
+    /// Process starts that launchers were asked for.
+    restarts: u64,
     stale_results: u64,
     epoch: u64,
 }
@@ -39,7 +39,7 @@ pub async fn page(service: &Service) -> Result<String, ApiError> {
     let look = |core: &Coordinator, now| Measured {
         health: core.mesh_health(now, &[]),
         totals: core.totals().clone(),
-        restarts: (core.recoveries().attempted(), core.recoveries().succeeded()),
+        restarts: core.recoveries().attempted(),
         stale_results: core.stale_results(),
         epoch: core.state().epoch.0,
     };
@@ -49,7 +49,8 @@ pub async fn page(service: &Service) -> Result<String, ApiError> {
     figures(&mut page, &measured.health.figures);
     mesh(&mut page, &measured.health);
     totals(&mut page, &measured.totals);
-    restarts(&mut page, measured.restarts);
+    page.counter("lintmesh_node_restarts_total", "Restarts of node processes that launchers were asked for.")
+        .count(&[], measured.restarts);
     refusals(&mut page, service, measured.stale_results);
     alerts(&mut page, service, &measured.health);
     calls(&mut page, &service.calls.snapshot());
@@ -200,13 +201,6 @@ fn totals(page: &mut Page, totals: &Totals) {
     page.counter("lintmesh_recoveries_total", "Recoveries of FAILED nodes by how they ended.")
         .count(&[("outcome", "recovered")], ended(true))
         .count(&[("outcome", "failed")], ended(false));
-}
-
-fn restarts(page: &mut Page, (asked, succeeded): (u64, u64)) {
-    page.counter("lintmesh_node_restarts_total", "Restarts of node processes that launchers were asked for.")
-        .count(&[], asked);
-    page.counter("lintmesh_node_restarts_succeeded_total", "Restarts after which the node was ACTIVE again.")
-        .count(&[], succeeded);
 }
 
 fn refusals(page: &mut Page, service: &Service, stale_results: u64) {

@@ -127,8 +127,11 @@ def query(prometheus: str, text: str) -> list[dict]:
     return answer["data"]["result"]
 
 
-def check_prometheus(server: Server, prometheus: str) -> None:
+def check_prometheus(binary: Path, server: Server, prometheus: str) -> None:
     """Ask for a figure, for its absence, and for a quantile over calls."""
+    # A call to count.
+    status = [binary, "status", "--server", f"http://{server.api}"]
+    subprocess.run(status, capture_output=True, timeout=SECONDS, check=True)
 
     def value(text: str) -> str | None:
         result = query(prometheus, text)
@@ -208,6 +211,6 @@ def check(binary: Path, scratch: Path) -> None:
             )
         )
         check_page(server)
-        check_prometheus(server, prometheus)
+        check_prometheus(binary, server, prometheus)
         check_alert(binary, server, alertmanager, told)
         check_page(server)
