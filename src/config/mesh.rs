@@ -33,6 +33,10 @@ section! {
     pub struct MeshSettings {
         /// Seconds between two heartbeats of a node.
         heartbeat_interval: Duration = Duration::from_secs(5), POSITIVE;
+        /// Seconds between two probes of a link between nodes, and of a node that is silent.
+        probe_interval: Duration = Duration::from_secs(1), POSITIVE;
+        /// Seconds that an attempt may use no CPU time and write nothing before it is taken back.
+        progress_timeout: Duration = Duration::from_secs(120), POSITIVE;
         /// Seconds of silence after which a node is FAILED.
         message_timeout: Duration = Duration::from_secs(30), POSITIVE;
         /// Share of the roster that must agree to a decision.

@@ -1,12 +1,12 @@
 //! Gives waiting tasks to nodes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::event::{Assignments, NewTask, RunEvent, TaskRef};
 use super::input::{Assign, Effect, Message};
 use super::node::RunningAttempt;
 use super::placement::{Mesh, Need};
-use super::run::{Kind, Run, Task};
+use super::run::{Kind, Run, Task, TaskState};
 use super::{Coordinator, Draft};
 use crate::types::{AttemptId, AttemptRef, Digest, NodeId, RunId, Stage, TaskId, Tick};
 
@@ -91,6 +91,7 @@ impl Coordinator {
             manifest: state.order.manifest,
             spec: state.order.spec,
             plan: state.output_of(Stage::Plan).map(|output| output.digest),
+            makers: makers(state, &task),
             outputs: outputs_for(state, &task),
             failed: if task.stage == Stage::Aggregate { self.given_up(run) } else { Vec::new() },
             tree_root: state.order.tree_root.clone(),
@@ -151,6 +152,20 @@ const fn cpu_slots(stage: Stage) -> u32 {
         Stage::Lint => 1,
         Stage::Plan | Stage::Classify | Stage::Aggregate => 0,
     }
+}
+
+/// Who made the outputs that a task reads: its nodes ask them first.
+fn makers(run: &Run, task: &TaskRef) -> BTreeMap<Digest, NodeId> {
+    let read: BTreeSet<Digest> = outputs_for(run, task).into_iter().collect();
+    run.tasks
+        .iter()
+        .filter_map(|task| match &task.state {
+            TaskState::Done { node, output, .. } if read.contains(&output.digest) => {
+                Some((output.digest, node.clone()))
+            }
+            _ => None,
+        })
+        .collect()
 }
 
 /// The outputs a task reads beside the plan.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::event::{Event, FaultAnswer, RunOrder, TaskRef};
 use crate::types::{
-    AttemptRef, Digest, Epoch, Incarnation, Load, Measured, NodeId, NodeSpec, Outcome, Plan, RunId,
-    SessionId, Stage, Summary, TaskOutput, Tick, ToolError, ToolName,
+    AttemptRef, Digest, Epoch, Incarnation, LinkReport, LinkState, Load, Measured, NodeId, NodeSpec, Outcome,
+    Plan, RunId, SessionId, Stage, Summary, TaskOutput, Tick, ToolError, ToolName,
 };
 
 /// One thing that happened.
@@ -27,6 +27,8 @@ pub enum Input {
         session: SessionId,
         /// Whose.
         node: NodeId,
+        /// How.
+        ending: SessionEnding,
     },
     /// A process that the launcher started ended.
     ProcessExited {
@@ -42,7 +44,53 @@ pub enum Input {
         /// From whom.
         node: NodeId,
         /// What the node measured.
-        load: Load,
+        beat: Beat,
+    },
+    /// A node answered a probe of its session.
+    ProbeAnswered {
+        /// By which connection.
+        session: SessionId,
+        /// Who.
+        node: NodeId,
+        /// The probe's number.
+        number: u64,
+        /// Between probe and answer.
+        round_trip: Duration,
+        /// The node's clock less the coordinator's, in milliseconds.
+        clock_offset_ms: i64,
+    },
+    /// A node's view of one of its links changed.
+    LinkChanged {
+        /// By which connection.
+        session: SessionId,
+        /// The observer.
+        node: NodeId,
+        /// The peer.
+        subject: NodeId,
+        /// What the link is now.
+        state: LinkState,
+    },
+    /// A node looked at another because it was asked to.
+    ProbeReported {
+        /// By which connection.
+        session: SessionId,
+        /// The observer.
+        node: NodeId,
+        /// The node it looked at.
+        subject: NodeId,
+        /// Which request it answers.
+        number: u64,
+        /// How long the answer took; none if there was none.
+        round_trip: Option<Duration>,
+    },
+    /// A node was asked to end: it takes no new work.
+    NodeDraining {
+        /// By which connection.
+        session: SessionId,
+        /// Which.
+        node: NodeId,
+        /// Why.
+        reason: String,
     },
     /// A node cannot take an assignment.
     Rejected {
@@ -65,6 +113,8 @@ pub enum Input {
         ending: Ending,
         /// What was measured.
         measured: Measured,
+        /// The node that passed the message on, if its executor did not bring it itself.
+        via: Option<NodeId>,
     },
     /// A client asks for a run.
     StartRun {
@@ -86,6 +136,28 @@ pub enum Input {
     RecoverNode(FaultRequest),
     /// Time passed: silence and deadlines are looked at, with this input only.
     Timer,
+}
+
+/// How a node's connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionEnding {
+    /// From the other side: its process or its machine's network said so.
+    Reset,
+    /// From this side: it did not keep up, or stayed silent for too long. Says nothing about the node's process.
+    Given,
+}
+
+/// A heartbeat.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Beat {
+    /// What the node measured of itself.
+    pub load: Load,
+    /// What it measured of its links.
+    pub links: Vec<LinkReport>,
+    /// What it runs, and since when each attempt has not moved.
+    pub attempts: Vec<(AttemptRef, Duration)>,
+    /// Its own timers came late: what it says of the silence of others is not to be trusted.
+    pub abstaining: bool,
 }
 
 /// What HandleFault asks.
@@ -116,6 +188,12 @@ pub struct Hello {
     pub tools: BTreeMap<ToolName, String>,
     /// Interpreter, operating system, architecture.
     pub environment_class: String,
+    /// What may fail at once with it.
+    pub failure_domain: String,
+    /// Where other nodes reach it; none if it takes no links.
+    pub peer_endpoint: Option<String>,
+    /// It was asked to end and takes no new work.
+    pub draining: bool,
     /// What confines its linters.
     pub sandbox: String,
     /// Its process on its machine.
@@ -199,6 +277,8 @@ pub enum Reply {
         epoch: Epoch,
         /// How often to send heartbeats.
         heartbeat_interval: Duration,
+        /// How often to probe each link.
+        probe_interval: Duration,
     },
     /// The run, new or the one that the same request started before.
     Run(RunId),
@@ -221,6 +301,9 @@ pub enum Refusal {
         /// The one that was refused.
         offered: Incarnation,
     },
+    /// Try again: another process of the node is connected and answers.
+    #[error("node `{0}` is connected and answers; end its other process or give this one another node id")]
+    NodeIdTaken(NodeId),
     /// Fix: the node is declared otherwise and has joined.
     #[error(
         "node `{0}` has joined with another declaration; leave it out, repeat the same or restart its process"
@@ -272,6 +355,77 @@ pub enum Message {
     },
     /// The result arrived; forget it.
     Acknowledge(AttemptRef),
+    /// Are you there?
+    Probe {
+        /// Counts the probes of the connection.
+        number: u64,
+    },
+    /// Look at this node and tell.
+    ProbeRequest {
+        /// Which.
+        subject: NodeId,
+        /// Counts the requests.
+        number: u64,
+    },
+    /// The links to hold.
+    Roster(Box<Roster>),
+    /// Pass this on to a node that has no connection of its own.
+    Forward {
+        /// To whom.
+        to: NodeId,
+        /// What.
+        message: Box<Message>,
+    },
+    /// End yourself.
+    Shutdown {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The links a node should hold and take.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Roster {
+    /// Greater in each later roster.
+    pub version: u64,
+    /// The shape in force.
+    pub topology: Topology,
+    /// Whom to dial.
+    pub dial: Vec<Peer>,
+    /// Who may dial.
+    pub accept: Vec<(NodeId, Incarnation)>,
+    /// Close and open every link anew.
+    pub rebuild: bool,
+}
+
+/// A node to dial.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its name.
+    pub node: NodeId,
+    /// Its process start.
+    pub incarnation: Incarnation,
+    /// Where it listens.
+    pub endpoint: String,
+}
+
+/// The shape of the mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Topology {
+    /// Each node links to each other.
+    FullMesh,
+    /// Each node links to its successors on ten rings.
+    Rings,
+}
+
+impl Topology {
+    /// The name as it is written everywhere: `full_mesh`, `rings`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Topology::FullMesh => "full_mesh",
+            Topology::Rings => "rings",
+        }
+    }
 }
 
 /// Do this.
@@ -291,6 +445,8 @@ pub struct Assign {
     pub plan: Option<Digest>,
     /// Outputs of earlier tasks that it reads.
     pub outputs: Vec<Digest>,
+    /// The nodes that made `outputs`.
+    pub makers: BTreeMap<Digest, NodeId>,
     /// Tasks that no node could finish, for AGGREGATE.
     pub failed: Vec<(TaskRef, String)>,
     /// The tree in place.

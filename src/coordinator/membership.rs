@@ -2,10 +2,12 @@
 
 use super::breaker::CallOutcome;
 use super::event::{AttemptFault, Event, RunEvent};
-use super::input::{Effect, Hello, Message, Refusal, Reply};
+use super::input::{Beat, Effect, Hello, Message, Refusal, Reply, SessionEnding};
 use super::run::TaskState;
 use super::{Coordinator, Draft};
-use crate::types::{AttemptRef, FaultCause, Incarnation, Load, NodeId, NodeSpec, NodeStatus, SessionId};
+use crate::types::{
+    AttemptRef, FaultCause, Incarnation, LinkReport, LinkState, Load, NodeId, NodeSpec, NodeStatus, SessionId,
+};
 
 impl Coordinator {
     pub(super) fn declare(&mut self, draft: &mut Draft, specs: Vec<NodeSpec>) -> Reply {
@@ -64,6 +66,10 @@ impl Coordinator {
         presence.toolchain_id = hello.toolchain_id;
         presence.tools = hello.tools;
         presence.environment_class = hello.environment_class;
+        presence.failure_domain = hello.failure_domain;
+        presence.peer_endpoint = hello.peer_endpoint;
+        presence.links.clear();
+        presence.clock_offset_ms = None;
         presence.sandbox = hello.sandbox;
         presence.process_id = hello.process_id;
         if is_new_process {
@@ -77,7 +83,11 @@ impl Coordinator {
         if !by_operator {
             self.set_status(draft, &node, NodeStatus::Active, None);
         }
-        Reply::Welcome { epoch: self.state.epoch, heartbeat_interval: self.settings.heartbeat_interval }
+        Reply::Welcome {
+            epoch: self.state.epoch,
+            heartbeat_interval: self.settings.heartbeat_interval,
+            probe_interval: self.settings.probe_interval,
+        }
     }
 
     /// Compares what a node says it has with what it should have.
@@ -129,7 +139,13 @@ impl Coordinator {
         })
     }
 
-    pub(super) fn session_closed(&mut self, draft: &mut Draft, session: SessionId, node: &NodeId) -> Reply {
+    pub(super) fn session_closed(
+        &mut self,
+        draft: &mut Draft,
+        session: SessionId,
+        node: &NodeId,
+        _ending: SessionEnding,
+    ) -> Reply {
         let now = draft.now.tick;
         let Some(presence) = self.presences.get_mut(node) else { return Reply::Done };
         if presence.session == Some(session) {
@@ -162,18 +178,53 @@ impl Coordinator {
         Reply::Done
     }
 
-    pub(super) fn beat(&mut self, draft: &mut Draft, session: SessionId, node: &NodeId, load: Load) -> Reply {
+    pub(super) fn beat(&mut self, draft: &mut Draft, session: SessionId, node: &NodeId, beat: Beat) -> Reply {
         let now = draft.now;
         let Some(presence) = self.presences.get_mut(node) else { return Reply::Done };
         if presence.session != Some(session) {
             return Reply::Done;
         }
         presence.heard_at = Some((now.tick, now.wall));
-        presence.load = load;
+        presence.load = beat.load;
+        presence.links = beat.links.into_iter().map(|link| (link.peer.clone(), link)).collect();
         let Some(member) = self.state.members.get(node) else { return Reply::Done };
         let by_operator = member.cause == Some(FaultCause::Operator);
         if member.status != NodeStatus::Active && !by_operator {
             self.set_status(draft, node, NodeStatus::Active, None);
+        }
+        Reply::Done
+    }
+
+    /// Any answer is a sign of life.
+    pub(super) fn probe_answered(
+        &mut self,
+        draft: &Draft,
+        session: SessionId,
+        node: &NodeId,
+        clock_offset_ms: i64,
+    ) -> Reply {
+        let now = draft.now;
+        if let Some(presence) = self.presences.get_mut(node).filter(|at| at.session == Some(session)) {
+            presence.heard_at = Some((now.tick, now.wall));
+            presence.clock_offset_ms = Some(clock_offset_ms);
+        }
+        Reply::Done
+    }
+
+    /// A node tells at once when a link changes; its beats tell all of them.
+    pub(super) fn link_changed(
+        &mut self,
+        session: SessionId,
+        node: &NodeId,
+        subject: NodeId,
+        state: LinkState,
+    ) -> Reply {
+        if let Some(presence) = self.presences.get_mut(node).filter(|at| at.session == Some(session)) {
+            presence
+                .links
+                .entry(subject.clone())
+                .and_modify(|link| link.state = state)
+                .or_insert_with(|| LinkReport::new(subject, state));
         }
         Reply::Done
     }

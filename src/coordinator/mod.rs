@@ -84,11 +84,20 @@ impl Coordinator {
         let reply = match input {
             Input::Declare(specs) => self.declare(&mut draft, specs),
             Input::Joined { session, hello } => self.join(&mut draft, session, *hello),
-            Input::SessionClosed { session, node } => self.session_closed(&mut draft, session, &node),
+            Input::SessionClosed { session, node, ending } => {
+                self.session_closed(&mut draft, session, &node, ending)
+            }
             Input::ProcessExited { node, process_id } => self.process_exited(&mut draft, &node, process_id),
-            Input::Beat { session, node, load } => self.beat(&mut draft, session, &node, load),
+            Input::Beat { session, node, beat } => self.beat(&mut draft, session, &node, beat),
+            Input::ProbeAnswered { session, node, clock_offset_ms, .. } => {
+                self.probe_answered(&draft, session, &node, clock_offset_ms)
+            }
+            Input::LinkChanged { session, node, subject, state } => {
+                self.link_changed(session, &node, subject, state)
+            }
+            Input::ProbeReported { .. } | Input::NodeDraining { .. } => Reply::Done,
             Input::Rejected { node, attempt, reason } => self.rejected(&mut draft, &node, &attempt, &reason),
-            Input::TaskEnded { executor, incarnation, attempt, ending, measured } => {
+            Input::TaskEnded { executor, incarnation, attempt, ending, measured, via: _ } => {
                 self.task_ended(&mut draft, &executor, incarnation, &attempt, ending, measured)
             }
             Input::StartRun { run, order } => self.start_run(&mut draft, run, *order),

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::breaker::{Breaker, Permit};
 use crate::types::{
-    AttemptId, FaultCause, Incarnation, Load, NodeSpec, NodeStatus, RunId, SessionId, TaskId, Tick, ToolName,
-    UnixMillis,
+    AttemptId, FaultCause, Incarnation, LinkReport, Load, NodeId, NodeSpec, NodeStatus, RunId, SessionId,
+    TaskId, Tick, ToolName, UnixMillis,
 };
 
 /// The durable part of a node.
@@ -34,6 +34,14 @@ pub struct Presence {
     pub load: Load,
     /// Whether work is given to it.
     pub breaker: Breaker,
+    /// Where other nodes reach it.
+    pub peer_endpoint: Option<String>,
+    /// What may fail at once with it.
+    pub failure_domain: String,
+    /// Its links, as it last told of them.
+    pub links: BTreeMap<NodeId, LinkReport>,
+    /// Its clock less the coordinator's, in milliseconds, as the last answered probe measured it.
+    pub clock_offset_ms: Option<i64>,
     /// What it runs.
     pub running: BTreeMap<AttemptId, RunningAttempt>,
     /// Its machine.
@@ -80,6 +88,10 @@ impl Presence {
             heard_at: None,
             load: Load::default(),
             breaker,
+            peer_endpoint: None,
+            failure_domain: String::new(),
+            links: BTreeMap::new(),
+            clock_offset_ms: None,
             running: BTreeMap::new(),
             host_id: String::new(),
             cpu_slots: 0,

@@ -32,6 +32,10 @@ impl Strategy {
 pub struct Settings {
     /// Between a node's heartbeats.
     pub heartbeat_interval: Duration,
+    /// Between the probes of a link, and of a session that is silent.
+    pub probe_interval: Duration,
+    /// How long an attempt may stand still before it is taken back.
+    pub progress_timeout: Duration,
     /// Silence after which a node is FAILED.
     pub message_timeout: Duration,
     /// How long a node whose session was reset may take to come back before it is FAILED.
@@ -97,6 +101,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             heartbeat_interval: Duration::from_secs(5),
+            probe_interval: Duration::from_secs(1),
+            progress_timeout: Duration::from_secs(120),
             message_timeout: Duration::from_secs(30),
             reconnect_grace: Duration::from_secs(1),
             consensus_threshold: 0.75,

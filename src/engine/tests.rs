@@ -2,6 +2,7 @@
 
 mod rig;
 
+use crate::coordinator::input::{Beat, SessionEnding};
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -11,7 +12,7 @@ use crate::coordinator::event::{Event, RunEvent};
 use crate::coordinator::input::{Ending, FaultRequest, Input, Message, Refusal, Reply};
 use crate::coordinator::settings::Settings;
 use crate::store::StoreError;
-use crate::types::{AttemptRef, Digest, Epoch, FaultCause, Incarnation, Load, Measured, NodeStatus, RunId};
+use crate::types::{AttemptRef, Digest, Epoch, FaultCause, Incarnation, Measured, NodeStatus, RunId};
 use rig::{ended, node, play, rig, start};
 
 #[tokio::test(start_paused = true)]
@@ -104,7 +105,7 @@ async fn a_node_with_heartbeats_stays_active_for_an_hour() {
     let joined = rig.stored().len();
     for _ in 0..720 {
         tokio::time::sleep(Duration::from_secs(5)).await;
-        let beat = Input::Beat { session, node: node("steady"), load: Load::default() };
+        let beat = Input::Beat { session, node: node("steady"), beat: Beat::default() };
         rig.handle.decide(beat).await.expect("runs");
     }
     assert_eq!(rig.stored().len(), joined, "heartbeats are no facts");
@@ -125,6 +126,7 @@ async fn a_connection_that_does_not_keep_up_is_closed_and_nobody_else_notices() 
         },
         ending: Ending::Failed(String::new()),
         measured: Measured::default(),
+        via: None,
     };
     for number in 0..QUEUE as u64 + 10 {
         rig.handle.decide(stale(number)).await.expect("the engine does not wait for it");
@@ -134,7 +136,10 @@ async fn a_connection_that_does_not_keep_up_is_closed_and_nobody_else_notices() 
         read += 1;
     }
     assert_eq!(read, QUEUE, "what was queued is kept, then it ends");
-    rig.handle.decide(Input::SessionClosed { session, node: node("slow") }).await.expect("runs");
+    rig.handle
+        .decide(Input::SessionClosed { session, node: node("slow"), ending: SessionEnding::Reset })
+        .await
+        .expect("runs");
     assert_eq!(rig.status("slow").await, (NodeStatus::Degraded, Some(FaultCause::SessionLost)));
     rig.handle.decide(start("run-a")).await.expect("runs");
     assert!(matches!(other.recv().await, Some(Message::Assign(_))));
@@ -239,7 +244,10 @@ async fn a_refusal_reaches_its_caller_and_stores_nothing() {
 async fn the_launcher_is_asked_to_start_a_node_that_is_recovered() {
     let mut rig = rig(Settings::default());
     let (session, _messages) = rig.join("worker").await;
-    rig.handle.decide(Input::SessionClosed { session, node: node("worker") }).await.expect("runs");
+    rig.handle
+        .decide(Input::SessionClosed { session, node: node("worker"), ending: SessionEnding::Reset })
+        .await
+        .expect("runs");
     tokio::time::sleep(Duration::from_secs(2)).await;
     let gone = (NodeStatus::Failed, Some(FaultCause::SessionLost));
     assert_eq!(rig.status("worker").await, gone);

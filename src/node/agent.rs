@@ -131,6 +131,8 @@ impl Identity {
             running: Vec::new(),
             unacknowledged: Vec::new(),
             process_id: std::process::id(),
+            peer_endpoint: String::new(),
+            draining: false,
         };
         Self { spec: settings.spec.clone(), messages: Arc::default(), hello }
     }

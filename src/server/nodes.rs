@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::service::{Service, stopped};
 use super::{orders, outputs};
-use crate::coordinator::input::{Input, Message, Reply};
+use crate::coordinator::input::{Beat, Input, Message, Reply, SessionEnding};
 use crate::middleware::enrolment::Enrolled;
 use crate::proto::peer::v1 as pb;
 use crate::proto::peer::v1::mesh_message::Payload;
@@ -132,11 +132,12 @@ impl Line {
     async fn join(&self, hello: crate::coordinator::input::Hello) -> Result<pb::Welcome, ApiError> {
         let joined = Input::Joined { session: self.session, hello: Box::new(hello) };
         match self.service.engine.decide(joined).await.map_err(stopped)? {
-            Reply::Welcome { epoch, heartbeat_interval } => Ok(pb::Welcome {
+            Reply::Welcome { epoch, heartbeat_interval, probe_interval } => Ok(pb::Welcome {
                 session: self.session.0,
                 epoch: epoch.0,
                 protocol: PROTOCOL,
                 heartbeat_interval: Some(wire::time::duration(heartbeat_interval)),
+                probe_interval: Some(wire::time::duration(probe_interval)),
             }),
             Reply::Refused(refusal) => Err(orders::refused(refusal)),
             Reply::Done | Reply::Run(_) | Reply::Fault(_) => {
@@ -202,7 +203,8 @@ impl Line {
             () = node.closed() => {}
         }
         self.service.engine.sessions().close(self.session);
-        let closed = Input::SessionClosed { session: self.session, node: self.node };
+        let closed =
+            Input::SessionClosed { session: self.session, node: self.node, ending: SessionEnding::Reset };
         // A stopped coordinator has no more use for it.
         let _ = self.service.engine.decide(closed).await;
     }
@@ -219,6 +221,7 @@ impl Line {
                     message_id: *number,
                     timestamp: Some(at),
                     payload: Some(payload),
+                    origin_id: String::new(),
                 }
             })
             .collect();
@@ -247,7 +250,11 @@ impl Line {
                 // A node that does not read its acks misses some.
                 let _ = acks.try_send(beat.number);
                 let load = wire::peer::load(&beat);
-                Some(Input::Beat { session: self.session, node: self.node.clone(), load })
+                Some(Input::Beat {
+                    session: self.session,
+                    node: self.node.clone(),
+                    beat: Beat { load, ..Beat::default() },
+                })
             }
             Some(Payload::TaskAssignment(pb::TaskAssignment {
                 kind: Some(task_assignment::Kind::Reject(reject)),

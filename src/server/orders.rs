@@ -114,6 +114,12 @@ pub fn refused(refusal: Refusal) -> ApiError {
             subject: node.to_string(),
             description: message,
         }]),
+        Refusal::NodeIdTaken(node) => ApiError::AlreadyExists {
+            reason: "NODE_ID_TAKEN",
+            message,
+            resource_type: "node",
+            name: node.to_string(),
+        },
         Refusal::StaleIncarnation { node, .. } => ApiError::AlreadyExists {
             reason: "STALE_INCARNATION",
             message,

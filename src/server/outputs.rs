@@ -27,6 +27,7 @@ pub async fn ended(service: &Arc<Service>, result: peer::AttemptResult) -> Input
         attempt: result.key,
         ending,
         measured: result.measured,
+        via: None,
     }
 }
 

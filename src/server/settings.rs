@@ -14,6 +14,8 @@ pub fn core(settings: &Settings) -> CoreSettings {
     let required = |stage| settings.stages.required(stage).clone();
     CoreSettings {
         heartbeat_interval: mesh.heartbeat_interval,
+        probe_interval: mesh.probe_interval,
+        progress_timeout: mesh.progress_timeout,
         message_timeout: mesh.message_timeout,
         consensus_threshold: mesh.consensus_threshold,
         fault_tolerance_level: mesh.fault_tolerance_level,

@@ -6,6 +6,7 @@
 mod diagnostic;
 mod digest;
 mod id;
+mod link;
 mod manifest;
 mod node;
 mod plan;
@@ -20,6 +21,7 @@ pub use digest::{Digest, ParseDigestError};
 pub use id::{
     AttemptId, AttemptRef, Epoch, Incarnation, InvalidName, NodeId, RunId, SessionId, TaskId, ToolName,
 };
+pub use link::{LinkReport, LinkState};
 pub(crate) use manifest::clashes;
 pub use manifest::{Manifest, ManifestEntry, ManifestError, ManifestProblem, Unreadable};
 pub use node::{AgentType, FaultCause, Load, NodeSpec, NodeStatus};

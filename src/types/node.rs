@@ -72,6 +72,14 @@ pub enum FaultCause {
     ProcessExited,
     /// An operator said so with HandleFault.
     Operator,
+    /// It answers no probes, and no peer has an answer from it either.
+    Silent,
+    /// It does not answer the coordinator, but a peer.
+    Unreachable,
+    /// It was asked to take no more work.
+    Draining,
+    /// It could not be started again.
+    RestartFailed,
 }
 
 impl FaultCause {
@@ -82,6 +90,10 @@ impl FaultCause {
             FaultCause::HeartbeatTimeout => "HEARTBEAT_TIMEOUT",
             FaultCause::ProcessExited => "PROCESS_EXITED",
             FaultCause::Operator => "OPERATOR",
+            FaultCause::Silent => "SILENT",
+            FaultCause::Unreachable => "UNREACHABLE",
+            FaultCause::Draining => "DRAINING",
+            FaultCause::RestartFailed => "RESTART_FAILED",
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Everything that arrives is checked here once, so that the rest of a process never meets a name or a digest that
 //! breaks the rules.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -96,6 +96,8 @@ pub struct StageInputs {
     pub plan: Option<Digest>,
     /// Outputs of earlier tasks, in the order of their tasks (CLASSIFY: one, AGGREGATE: all).
     pub outputs: Vec<Digest>,
+    /// The nodes that made `outputs`; they are asked first.
+    pub makers: BTreeMap<Digest, NodeId>,
     /// The tasks that no node could finish (AGGREGATE).
     pub failed: Vec<UnfinishedTask>,
 }
@@ -182,6 +184,7 @@ impl Assignment {
                 spec: text(&self.inputs.spec),
                 plan: text(&self.inputs.plan),
                 outputs: self.inputs.outputs.iter().map(ToString::to_string).collect(),
+                makers: self.inputs.makers.iter().map(|(of, by)| (of.to_string(), by.to_string())).collect(),
                 failed: self
                     .inputs
                     .failed
@@ -212,6 +215,15 @@ fn inputs_from_proto(message: pb::TaskInputs) -> Result<StageInputs, PeerMessage
             .outputs
             .iter()
             .map(|text| digest("inputs.outputs", text))
+            .collect::<Result<_, _>>()?,
+        makers: message
+            .makers
+            .iter()
+            .map(|(made, maker)| {
+                let maker = NodeId::new(maker)
+                    .map_err(|source| PeerMessageError::Name { field: "inputs.makers", source })?;
+                Ok((digest("inputs.makers", made)?, maker))
+            })
             .collect::<Result<_, _>>()?,
         failed: message
             .failed
@@ -323,6 +335,7 @@ pub fn beat(number: u64, load: &Load) -> pb::Beat {
         capabilities_in_use: load.capabilities_in_use,
         cpu: load.cpu,
         memory: load.memory,
+        ..pb::Beat::default()
     }
 }
 

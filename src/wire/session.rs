@@ -1,6 +1,6 @@
 //! The coordinator's side of a node session: what a node says as inputs, what the core says as messages.
 
-use crate::coordinator::input::{Assign, Hello, Message};
+use crate::coordinator::input::{Assign, Hello, Message, Roster};
 use crate::proto::peer::v1 as pb;
 use crate::proto::peer::v1::mesh_message::Payload;
 use crate::status::FieldViolation;
@@ -47,6 +47,9 @@ pub fn hello(message: pb::Hello) -> Result<Hello, Vec<FieldViolation>> {
             toolchain_id: message.toolchain_id,
             tools,
             environment_class: message.environment_class,
+            failure_domain: message.failure_domain,
+            peer_endpoint: Some(message.peer_endpoint).filter(|endpoint| !endpoint.is_empty()),
+            draining: message.draining,
             sandbox: message.sandbox,
             process_id: message.process_id,
             running,
@@ -74,6 +77,49 @@ pub fn payload(message: Message) -> Payload {
         Message::Acknowledge(attempt) => Payload::ResultShare(pb::ResultShare {
             kind: Some(pb::result_share::Kind::Ack(pb::ResultAck { attempt: Some(attempt.to_proto()) })),
         }),
+        Message::Probe { number } => {
+            Payload::Heartbeat(pb::Heartbeat { kind: Some(pb::heartbeat::Kind::Probe(pb::Probe { number })) })
+        }
+        Message::ProbeRequest { subject, number } => Payload::Heartbeat(pb::Heartbeat {
+            kind: Some(pb::heartbeat::Kind::ProbeRequest(pb::ProbeRequest {
+                subject_id: subject.to_string(),
+                number,
+            })),
+        }),
+        Message::Roster(roster) => Payload::FaultTolerance(pb::FaultTolerance {
+            kind: Some(pb::fault_tolerance::Kind::Roster(links(*roster))),
+        }),
+        Message::Forward { message, .. } => payload(*message),
+        Message::Shutdown { reason } => Payload::FaultTolerance(pb::FaultTolerance {
+            kind: Some(pb::fault_tolerance::Kind::Shutdown(pb::Shutdown { reason })),
+        }),
+    }
+}
+
+fn links(roster: Roster) -> pb::Roster {
+    pb::Roster {
+        version: roster.version,
+        topology: roster.topology.as_str().to_owned(),
+        dial: roster
+            .dial
+            .into_iter()
+            .map(|peer| pb::PeerAddress {
+                node_id: peer.node.to_string(),
+                incarnation: peer.incarnation.0,
+                endpoint: peer.endpoint,
+                secret: String::new(),
+            })
+            .collect(),
+        accept: roster
+            .accept
+            .into_iter()
+            .map(|(node, incarnation)| pb::PeerAdmission {
+                node_id: node.to_string(),
+                incarnation: incarnation.0,
+                secret_sha256: String::new(),
+            })
+            .collect(),
+        rebuild: roster.rebuild,
     }
 }
 
@@ -89,6 +135,7 @@ fn assignment(assign: Assign) -> Assignment {
             spec: Some(assign.spec),
             plan: assign.plan,
             outputs: assign.outputs,
+            makers: assign.makers,
             failed: assign
                 .failed
                 .into_iter()

@@ -3,6 +3,7 @@
 use super::mesh::*;
 use crate::coordinator::breaker::State as Breaker;
 use crate::coordinator::event::RunEvent;
+use crate::coordinator::input::{Beat, SessionEnding};
 use crate::coordinator::input::{Effect, Input};
 use crate::types::{FaultCause, Load, NodeStatus, Stage, Tick};
 
@@ -97,10 +98,10 @@ fn an_old_sessions_close_and_heartbeats_mean_nothing() {
     let old = mesh.session(BACKEND);
     mesh.reconnect(BACKEND, &[], &[]);
     assert_eq!(mesh.effects, [Effect::CloseSession(old)]);
-    mesh.input(Input::SessionClosed { session: old, node: node(BACKEND) });
+    mesh.input(Input::SessionClosed { session: old, node: node(BACKEND), ending: SessionEnding::Reset });
     assert_eq!(mesh.status(BACKEND), ACTIVE);
     let load = Load { cpu: 1.0, ..Load::default() };
-    mesh.input(Input::Beat { session: old, node: node(BACKEND), load });
+    mesh.input(Input::Beat { session: old, node: node(BACKEND), beat: Beat { load, ..Beat::default() } });
     assert_eq!(mesh.core.presences()[&node(BACKEND)].load, Load::default());
 }
 
@@ -160,7 +161,7 @@ fn a_heartbeat_that_waits_in_the_queue_is_in_time() {
     mesh.now = mesh.now + std::time::Duration::from_millis(7_500);
     for name in ALL {
         let session = mesh.session(name);
-        mesh.decide(Input::Beat { session, node: node(name), load: Load::default() });
+        mesh.decide(Input::Beat { session, node: node(name), beat: Beat::default() });
     }
     mesh.decide(Input::Timer);
     for name in ALL {
@@ -185,8 +186,8 @@ fn a_dead_process_is_failed_at_once_and_its_last_words_do_not_revive_it() {
     assert_eq!(mesh.status(BACKEND), dead);
     assert!(mesh.effects.contains(&Effect::CloseSession(session)));
     assert_ne!(mesh.holder(&mesh.running_of(&run, Stage::Lint)[0]), None, "its work went on at once");
-    mesh.input(Input::Beat { session, node: node(BACKEND), load: Load::default() });
-    mesh.input(Input::SessionClosed { session, node: node(BACKEND) });
+    mesh.input(Input::Beat { session, node: node(BACKEND), beat: Beat::default() });
+    mesh.input(Input::SessionClosed { session, node: node(BACKEND), ending: SessionEnding::Reset });
     assert_eq!(mesh.status(BACKEND), dead);
     mesh.join(BACKEND);
     mesh.input(Input::ProcessExited { node: node(BACKEND), process_id: 1 });

@@ -3,6 +3,7 @@
 use super::mesh::*;
 use crate::coordinator::breaker::State as Breaker;
 use crate::coordinator::health::MeshHealth;
+use crate::coordinator::input::Beat;
 use crate::coordinator::input::{Facts, Input};
 use crate::types::{Load, NodeStatus, Now, Stage, UnixMillis};
 
@@ -44,7 +45,7 @@ fn load_is_the_manuals_formula_over_what_runs_and_what_was_measured() {
     mesh.planned(&["ruff"], 1);
     let session = mesh.session(BACKEND);
     let load = Load { cpu: 0.5, memory: 0.25, ..Load::default() };
-    mesh.input(Input::Beat { session, node: node(BACKEND), load });
+    mesh.input(Input::Beat { session, node: node(BACKEND), beat: Beat { load, ..Beat::default() } });
     let load = health(&mesh).nodes[&node(BACKEND)].load;
     assert!(same(load.tasks, 1.0 / 3.0) && same(load.capabilities, 1.0) && same(load.resources, 0.375));
     assert!(same(load.score, 0.4 / 3.0 + 0.3 + 0.3 * 0.375));

@@ -1,6 +1,7 @@
 //! Nodes that say what is not so: nothing they say may disturb another's work.
 
 use super::mesh::*;
+use crate::coordinator::input::{Beat, SessionEnding};
 use crate::coordinator::input::{Ending, Facts, Input};
 use crate::coordinator::run::TaskState;
 use crate::types::{AttemptId, AttemptRef, Epoch, Load, Outcome, RunId, SessionId, Stage, TaskId};
@@ -126,12 +127,24 @@ fn words_of_strangers_and_absurd_loads_are_harmless() {
     let revision = mesh.core.revision();
     let load = Load { cpu: f64::NAN, memory: f64::NEG_INFINITY, running_tasks: u32::MAX, ..Load::default() };
     let stranger = node("stranger");
-    mesh.input(Input::Beat { session: SessionId(1), node: stranger.clone(), load });
-    mesh.input(Input::SessionClosed { session: SessionId(1), node: stranger.clone() });
-    mesh.input(Input::SessionClosed { session: SessionId(1), node: node(DOCS) });
+    mesh.input(Input::Beat {
+        session: SessionId(1),
+        node: stranger.clone(),
+        beat: Beat { load, ..Beat::default() },
+    });
+    mesh.input(Input::SessionClosed {
+        session: SessionId(1),
+        node: stranger.clone(),
+        ending: SessionEnding::Reset,
+    });
+    mesh.input(Input::SessionClosed {
+        session: SessionId(1),
+        node: node(DOCS),
+        ending: SessionEnding::Reset,
+    });
     mesh.input(Input::ProcessExited { node: stranger, process_id: 1 });
     let session = mesh.session(BACKEND);
-    mesh.input(Input::Beat { session, node: node(BACKEND), load });
+    mesh.input(Input::Beat { session, node: node(BACKEND), beat: Beat { load, ..Beat::default() } });
     assert_eq!(mesh.core.revision(), revision);
     let run = mesh.planned(&["ruff"], 3);
     mesh.drain();

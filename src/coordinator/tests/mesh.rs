@@ -1,5 +1,6 @@
 //! The test mesh: a coordinator whose clock is advanced by hand, and nodes played by the test.
 
+use crate::coordinator::input::{Beat, SessionEnding};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ use crate::coordinator::settings::Settings;
 use crate::coordinator::state::State;
 use crate::coordinator::{Coordinator, invariants};
 use crate::types::{
-    AttemptRef, Epoch, FaultCause, Incarnation, Load, Measured, NodeId, NodeStatus, Now, Outcome, RunId,
-    SessionId, Stage, Summary, Tick, UnixMillis,
+    AttemptRef, Epoch, FaultCause, Incarnation, Measured, NodeId, NodeStatus, Now, Outcome, RunId, SessionId,
+    Stage, Summary, Tick, UnixMillis,
 };
 
 /// A coordinator under test. After each decision its invariants must hold, and the events so far, written and read
@@ -123,12 +124,12 @@ impl TestMesh {
 
     pub(super) fn disconnect(&mut self, name: &str) {
         let session = self.session(name);
-        self.input(Input::SessionClosed { session, node: node(name) });
+        self.input(Input::SessionClosed { session, node: node(name), ending: SessionEnding::Reset });
     }
 
     pub(super) fn beat(&mut self, name: &str) {
         let session = self.session(name);
-        self.input(Input::Beat { session, node: node(name), load: Load::default() });
+        self.input(Input::Beat { session, node: node(name), beat: Beat::default() });
     }
 
     /// Lets time pass as the engine does: the timer comes exactly when it was asked for.
@@ -255,6 +256,7 @@ impl TestMesh {
             attempt: assign.attempt.clone(),
             ending,
             measured: Measured::default(),
+            via: None,
         });
     }
 

@@ -93,6 +93,7 @@ fn a_new_process_has_nothing_of_the_old_one() {
         attempt: lint.attempt,
         ending: made,
         measured: Default::default(),
+        via: None,
     });
     assert_eq!(mesh.core.stale_results(), 1);
 }

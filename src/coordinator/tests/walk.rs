@@ -3,6 +3,7 @@
 //! Whatever is random comes from one seed, so a walk can be repeated exactly. What a node says in one connection
 //! arrives in order; otherwise anything may overtake anything.
 
+use crate::coordinator::input::{Beat, SessionEnding};
 use std::collections::{BTreeMap, VecDeque};
 
 use super::mesh::*;
@@ -10,7 +11,7 @@ use super::random::Random;
 use crate::coordinator::input::{Assign, Effect, Ending, Facts, Input, Message, Reply};
 use crate::coordinator::settings::Settings;
 use crate::types::Measured;
-use crate::types::{AttemptRef, Incarnation, Load, NodeStatus, Outcome, RunId, SessionId, Stage, Summary};
+use crate::types::{AttemptRef, Incarnation, NodeStatus, Outcome, RunId, SessionId, Stage, Summary};
 
 /// A node's process as it sees itself.
 struct Process {
@@ -226,7 +227,7 @@ impl Walk {
             }
             Some(Message::Revoke { attempt, .. }) => process.running.retain(|one| one.attempt != attempt),
             Some(Message::Acknowledge(attempt)) => process.held.retain(|(one, _)| one.attempt != attempt),
-            None => {}
+            _ => {}
         }
     }
 
@@ -249,6 +250,7 @@ impl Walk {
             attempt: assign.attempt,
             ending,
             measured: Measured::default(),
+            via: None,
         };
         if let Some(session) = process.session {
             self.say(session, said.clone());
@@ -303,7 +305,10 @@ impl Walk {
         self.say(session, Input::Joined { session, hello: Box::new(hello) });
         for (attempt, ending) in held {
             let (executor, measured) = (executor.clone(), Measured::default());
-            self.say(session, Input::TaskEnded { executor, incarnation, attempt, ending, measured });
+            self.say(
+                session,
+                Input::TaskEnded { executor, incarnation, attempt, ending, measured, via: None },
+            );
         }
     }
 
@@ -311,7 +316,7 @@ impl Walk {
         let process = &self.processes[at];
         if let Some(session) = process.session.filter(|_| !process.hangs) {
             let node = node(process.name);
-            self.say(session, Input::Beat { session, node, load: Load::default() });
+            self.say(session, Input::Beat { session, node, beat: Beat::default() });
         }
     }
 
@@ -320,7 +325,7 @@ impl Walk {
         if let Some(session) = process.session.take() {
             let node = node(process.name);
             self.to_nodes.remove(&session);
-            self.say(session, Input::SessionClosed { session, node });
+            self.say(session, Input::SessionClosed { session, node, ending: SessionEnding::Reset });
         }
     }
 

@@ -88,6 +88,9 @@ pub(super) fn hello(name: &str) -> Hello {
         toolchain_id: "toolchain".into(),
         tools: BTreeMap::new(),
         environment_class: "any".into(),
+        failure_domain: "any".into(),
+        peer_endpoint: None,
+        draining: false,
         sandbox: "none".into(),
         process_id: 1,
         running: Vec::new(),
@@ -151,6 +154,7 @@ pub(super) fn ended(name: &str, assign: &Assign) -> Input {
         attempt: assign.attempt.clone(),
         ending: Ending::Made { output: TaskOutput { digest: Digest::of(b"blob"), size: 4 }, facts },
         measured: Measured::default(),
+        via: None,
     }
 }
 

@@ -36,6 +36,7 @@ impl Envelope {
             message_id: self.messages.fetch_add(1, Ordering::Relaxed) + 1,
             timestamp: Some(SystemTime::now().into()),
             payload: Some(payload),
+            origin_id: String::new(),
         }
     }
 }

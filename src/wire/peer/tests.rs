@@ -16,6 +16,7 @@ fn assignment() -> Assignment {
         shard: 2,
         timeout: Duration::from_millis(1_500),
         inputs: StageInputs {
+            makers: [(Digest::of(b"output"), NodeId::new("backend-dev").expect("valid"))].into(),
             manifest: Some(Digest::of(b"manifest")),
             spec: Some(Digest::of(b"spec")),
             plan: Some(Digest::of(b"plan")),
@@ -90,7 +91,14 @@ fn a_result_survives_the_wire_and_altered_bytes_do_not() {
 
 #[test]
 fn a_load_that_is_no_share_is_clamped() {
-    let beat = pb::Beat { number: 1, running_tasks: 2, capabilities_in_use: 1, cpu: f64::NAN, memory: 7.0 };
+    let beat = pb::Beat {
+        number: 1,
+        running_tasks: 2,
+        capabilities_in_use: 1,
+        cpu: f64::NAN,
+        memory: 7.0,
+        ..pb::Beat::default()
+    };
     let load = load(&beat);
     assert_eq!((load.cpu, load.memory), (0.0, 1.0));
 }

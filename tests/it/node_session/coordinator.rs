@@ -101,6 +101,7 @@ impl Session {
             message_id: 1,
             timestamp: None,
             payload,
+            origin_id: String::new(),
         };
         let batch = pb::session_response::Message::Batch(pb::MessageBatch { messages: vec![message] });
         self.send(Some(batch)).await;
@@ -201,6 +202,7 @@ impl NodeService for Service {
             epoch: 5,
             protocol: 1,
             heartbeat_interval: Some(Duration::from_millis(100).try_into().unwrap()),
+            probe_interval: None,
         };
         let welcome = pb::session_response::Message::Welcome(welcome);
         to_node.send(Ok(pb::SessionResponse { message: Some(welcome) })).await.unwrap();
