@@ -161,7 +161,7 @@ sha256 = "{hashlib.sha256(secret.encode()).hexdigest()}"
 
     def log(self, name: str) -> str:
         """The end of what a process has logged."""
-        return (self.scratch / f"{name}.log").read_text(encoding="utf-8", errors="replace")[-4000:]
+        return (self.scratch / f"{name}.log").read_text(encoding="utf-8", errors="replace")[-2500:]
 
     def end(self) -> None:
         """End every process that still runs."""
