@@ -68,6 +68,12 @@ class Client:
         )
         return Watch(self.stub.Coordinate(request, timeout=RUN_SECONDS))
 
+    def cancel(self, run: "Watch") -> None:
+        """Cancel a run and see its end."""
+        started = run.wait("the run starts", lambda watch: next(iter(watch.messages), None))
+        self.stub.CancelRun(pb.CancelRunRequest(run_id=started[1].event.run_id), timeout=SECONDS)
+        run.result()
+
     def recover(self, node: str) -> pb.HandleFaultResponse:
         """Bring a node back."""
         request = pb.HandleFaultRequest(node_id=node, action=pb.FAULT_ACTION_RECOVER)
