@@ -26,7 +26,8 @@ const JOINING: usize = 50;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
-    let (Some(url), Some(secret), Some(count)) = (arguments.next(), arguments.next(), arguments.next()) else {
+    let (Some(url), Some(secret), Some(count)) = (arguments.next(), arguments.next(), arguments.next())
+    else {
         return Err("usage: many_nodes URL SECRET COUNT".into());
     };
     let count: usize = count.parse()?;
@@ -63,9 +64,9 @@ async fn node(
     outgoing.send(wrapped(pb::session_request::Message::Hello(hello(&name)))).await.map_err(words)?;
     let mut request = Request::new(ReceiverStream::new(requests));
     request.metadata_mut().insert("authorization", bearer);
-    let mut answers =
-        NodeServiceClient::new(channel).session(request).await.map_err(words)?.into_inner();
-    let Some(Answer::Welcome(welcome)) = answers.message().await.map_err(words)?.and_then(|first| first.message)
+    let mut answers = NodeServiceClient::new(channel).session(request).await.map_err(words)?.into_inner();
+    let Some(Answer::Welcome(welcome)) =
+        answers.message().await.map_err(words)?.and_then(|first| first.message)
     else {
         return Err("no Welcome".to_owned());
     };

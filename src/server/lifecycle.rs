@@ -15,6 +15,7 @@ use tonic_health::server::HealthReporter;
 use super::accept::{ConnectionLimits, ServeOptions, Served, serve};
 use super::coordinator::Coordination;
 use super::enrolment::Secrets;
+use super::listener::Listener;
 use super::nodes::Sessions;
 use super::service::{Service, TreePolicy};
 use super::stack::{self, Inbound, InboundLimits};
@@ -119,16 +120,43 @@ pub struct RunningServer {
     engine_abort: AbortHandle,
 }
 
-/// Binds every listener, then serves. Nothing is left behind if one cannot be bound.
+/// Where a server listens: each listener with its address.
+pub struct Listeners<L> {
+    /// For clients.
+    pub api: (L, SocketAddr),
+    /// For nodes.
+    pub nodes: (L, SocketAddr),
+    /// For probes, if there is such a listener.
+    pub admin: Option<(L, SocketAddr)>,
+}
+
+/// Binds every listener that the settings name, then serves. Nothing is left behind if one cannot be bound.
 pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<RunningServer, StartError> {
+    let server = &options.settings.server;
+    let listeners = Listeners {
+        api: bind(server.listen, "server.listen").await?,
+        nodes: bind(server.node_listen, "server.node_listen").await?,
+        admin: match options.admin {
+            true => Some(bind(server.admin_listen, "server.admin_listen").await?),
+            false => None,
+        },
+    };
+    start_on(listeners, options).await
+}
+
+/// Serves on listeners that are there, of real sockets or of a simulated network.
+pub async fn start_on<S, L>(
+    listeners: Listeners<L>,
+    options: ServerOptions<S>,
+) -> Result<RunningServer, StartError>
+where
+    S: Store + 'static,
+    L: Listener + 'static,
+{
     let settings = &options.settings;
     let (api_tls, node_tls) = tls(settings)?.map(<(_, _)>::from).unzip();
-    let api = bind(settings.server.listen, "server.listen").await?;
-    let nodes = bind(settings.server.node_listen, "server.node_listen").await?;
-    let admin_listener = match options.admin {
-        true => Some(bind(settings.server.admin_listen, "server.admin_listen").await?),
-        false => None,
-    };
+    let Listeners { api: (api, api_address), nodes: (nodes, node_address), admin: admin_listener } =
+        listeners;
     let workspace = &settings.workspace;
     let limits =
         BlobLimits { max_blob_bytes: workspace.max_blob_bytes, max_total_bytes: workspace.max_store_bytes };
@@ -188,9 +216,9 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
     let random = options.random;
     let listener_limits = |limits| (limits, settings.server.shutdown_grace, random.clone());
     let mut running = RunningServer {
-        api: local(&api, settings.server.listen),
-        nodes: local(&nodes, settings.server.node_listen),
-        admin: admin_listener.as_ref().map(|listener| local(listener, settings.server.admin_listen)),
+        api: api_address,
+        nodes: node_address,
+        admin: admin_listener.as_ref().map(|(_, address)| *address),
         service,
         secrets: secrets.clone(),
         reporter,
@@ -215,7 +243,7 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
     // On loopback the certificate's name cannot fit, and the enrolment secret never leaves the machine.
     let node_tls = node_tls.filter(|_| !settings.server.node_listen.ip().is_loopback());
     running.listen(nodes, node_stack, listener_limits(ConnectionLimits::for_nodes()), node_tls);
-    if let Some(listener) = admin_listener {
+    if let Some((listener, _)) = admin_listener {
         let routes = admin::routes(health_service, handle);
         let admin_stack = stack::admin(routes, ADMIN_STREAMS, random.clone());
         running.listen(listener, admin_stack, listener_limits(ConnectionLimits::default()), None);
@@ -299,7 +327,7 @@ impl RunningServer {
 
     fn listen(
         &mut self,
-        listener: TcpListener,
+        listener: impl Listener + 'static,
         inbound: Inbound,
         (limits, drain_timeout, random): (ConnectionLimits, Duration, RandomBits),
         tls: Option<TlsConfigs>,
@@ -321,13 +349,12 @@ impl RunningServer {
     }
 }
 
-async fn bind(address: SocketAddr, setting: &'static str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Bind { address, setting, source })
-}
-
-/// The port that was really taken.
-fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
-    listener.local_addr().unwrap_or(asked)
+/// The listener, and the address with the port that was really taken.
+async fn bind(address: SocketAddr, setting: &'static str) -> Result<(TcpListener, SocketAddr), StartError> {
+    let listener =
+        TcpListener::bind(address).await.map_err(|source| StartError::Bind { address, setting, source })?;
+    let taken = listener.local_addr().unwrap_or(address);
+    Ok((listener, taken))
 }
 
 fn with_reflection(routes: Routes) -> Routes {

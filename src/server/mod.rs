@@ -23,6 +23,6 @@ pub mod tls;
 mod workspace;
 
 pub use enrolment::Secrets;
-pub use lifecycle::{RunningServer, ServerOptions, StartError, start};
+pub use lifecycle::{Listeners, RunningServer, ServerOptions, StartError, start, start_on};
 pub use nodes::MESH_ID;
 pub use service::TreePolicy;

@@ -35,3 +35,4 @@ mod support;
 mod tls_and_tokens;
 mod tool_configuration;
 mod toolchain;
+mod turmoil_sessions;
