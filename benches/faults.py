@@ -16,6 +16,7 @@ import json
 import math
 import os
 import random
+import resource
 import secrets
 import signal
 import statistics
@@ -277,10 +278,11 @@ def many_nodes(chosen: argparse.Namespace) -> bool:
     home = chosen.scratch / "nodes"
     home.mkdir()
     secret, config = external(home)
-    driver = chosen.lintmesh.parent / "examples/many_nodes"
+    # A connection for each node.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (chosen.simulated * 2 + 1000,) * 2)
     flags = ["--launch", "external", "--config", str(config)]
     with serve(chosen.lintmesh, home / "serve", flags, "livez") as (url, pid, node_url):
-        command = [driver, "--coordinator", node_url, "--secret", secret, "--nodes", str(chosen.simulated)]
+        command = [load_driver(chosen), node_url, secret, str(chosen.simulated)]
         load = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
             line = load.stdout.readline()
@@ -299,6 +301,15 @@ def many_nodes(chosen: argparse.Namespace) -> bool:
         print(f"nodes: {chosen.simulated} ACTIVE nodes that beat, for {chosen.idle_seconds:.0f} s")
         first = verdict("share of one core", share, NODES_CPU, "")
         return verdict("peak of resident memory", memory(pid, "VmHWM"), NODES_MIB, "MiB") and first
+
+
+def load_driver(chosen: argparse.Namespace) -> Path:
+    """Build the program that plays the nodes, like the binary that is measured."""
+    profile = ["--release"] if "release" in chosen.lintmesh.parts else []
+    build = ["cargo", "build", *profile, "--locked", "--bench", "many_nodes", "--message-format=json"]
+    built = subprocess.run(build, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+    programs = [made["executable"] for made in map(json.loads, built) if made.get("executable")]
+    return next(Path(program) for program in programs if Path(program).name.startswith("many_nodes"))
 
 
 # What the figures have in common.

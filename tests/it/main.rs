@@ -35,4 +35,5 @@ mod support;
 mod tls_and_tokens;
 mod tool_configuration;
 mod toolchain;
+mod turmoil_calls;
 mod turmoil_sessions;

@@ -26,7 +26,7 @@ use turmoil::net::{TcpListener, TcpStream};
 use turmoil::{Builder, Sim};
 
 pub(crate) const COORDINATOR: &str = "coordinator";
-const API_PORT: u16 = 50051;
+pub(crate) const API_PORT: u16 = 50051;
 const NODE_PORT: u16 = 50053;
 const SECRET: &str = "open sesame";
 
