@@ -24,6 +24,7 @@ mod runs;
 mod schema;
 mod serve;
 mod status;
+mod supervisor;
 mod terminal;
 mod time;
 mod toolchain;

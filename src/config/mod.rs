@@ -8,6 +8,7 @@ mod environments;
 mod lint;
 mod mesh;
 mod nodes;
+mod queue;
 mod reader;
 mod reference;
 mod section;
@@ -25,6 +26,7 @@ use crate::types::Severity;
 pub use lint::{LintSettings, OptionText, OutputFormat, ToolchainChoice, ToolchainSettings};
 pub use mesh::{LimitSettings, LoadBalancing, MeshSettings};
 pub use nodes::{Launch, NodeSettings, Secret, Specialist, StageSettings};
+pub use queue::QueueSettings;
 pub use reader::Problem;
 pub use reference::{Row, reference, reference_table, with_reference};
 pub use service::{
@@ -49,6 +51,8 @@ section! {
         workspace: WorkspaceSettings = WorkspaceSettings::default(), any("a table");
         /// How many runs there are and how they go.
         runs: RunSettings = RunSettings::default(), any("a table");
+        /// How the projects share the mesh.
+        queue: QueueSettings = QueueSettings::default(), any("a table");
         /// The agent nodes.
         nodes: NodeSettings = NodeSettings::default(), any("a table");
         /// The capabilities that each stage of a run requires.

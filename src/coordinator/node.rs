@@ -17,6 +17,10 @@ pub struct Member {
     pub status: NodeStatus,
     /// Why it is not ACTIVE.
     pub cause: Option<FaultCause>,
+    /// The same in words, as far as more is known; empty if not.
+    pub detail: String,
+    /// Whether an operator drained it: it gets no work until it is recovered, whatever its process does.
+    pub drained: bool,
     /// Its newest known process start; none until it joins.
     pub incarnation: Option<Incarnation>,
 }

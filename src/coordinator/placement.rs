@@ -60,11 +60,13 @@ impl Mesh<'_> {
     /// Among the nodes made for the job that have room the strategy chooses; if there is none, the least loaded
     /// fallback node takes it, so that no core idles while work waits.
     pub fn choose(&self, need: &Need<'_>) -> Option<NodeId> {
+        let cores_in_use = self.cores_in_use();
         let mut made = Vec::new();
         let mut fallback = Vec::new();
         for (id, member) in self.members {
             let Some(presence) = self.presences.get(id) else { continue };
-            if !self.is_eligible(member, presence, need) || !self.has_room(member, presence, need) {
+            let used = cores_in_use.get(presence.host_id.as_str()).copied().unwrap_or(0);
+            if !self.is_eligible(member, presence, need) || !has_room(member, presence, need, used) {
                 continue;
             }
             let load = presence.load_score(&member.spec).score;
@@ -124,13 +126,18 @@ impl Mesh<'_> {
             && has_tool
     }
 
-    fn has_room(&self, member: &Member, presence: &Presence, need: &Need<'_>) -> bool {
-        let slots = member.spec.max_concurrent_tasks as usize;
-        presence.running.len() < slots
-            && self.cores_in_use(&presence.host_id) + need.cpu_slots <= presence.cpu_slots.max(need.cpu_slots)
+    /// By machine. Summed once for all of its nodes: there may be a thousand.
+    fn cores_in_use(&self) -> BTreeMap<&str, u32> {
+        let mut used: BTreeMap<&str, u32> = BTreeMap::new();
+        for presence in self.presences.values() {
+            *used.entry(&presence.host_id).or_default() += presence.cpu_slots_in_use();
+        }
+        used
     }
+}
 
-    fn cores_in_use(&self, host: &str) -> u32 {
-        self.presences.values().filter(|node| node.host_id == host).map(Presence::cpu_slots_in_use).sum()
-    }
+/// Whether the node may run one more task, on a machine that has so many cores in use.
+fn has_room(member: &Member, presence: &Presence, need: &Need<'_>, used: u32) -> bool {
+    presence.running.len() < member.spec.max_concurrent_tasks as usize
+        && used + need.cpu_slots <= presence.cpu_slots.max(need.cpu_slots)
 }

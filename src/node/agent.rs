@@ -56,6 +56,8 @@ pub struct NodeSettings {
     pub toolchain: Toolchain,
     /// What each linter may use.
     pub limits: Limits,
+    /// How long it may go on with what it runs once it is asked to end.
+    pub drain_timeout: Duration,
     /// Where it makes its private folder, which it removes at its end.
     pub work_dir: PathBuf,
     /// The cores of its machine that linters may use.
@@ -70,6 +72,8 @@ pub struct NodeOptions {
     pub settings: NodeSettings,
     /// How it connects; [`super::link::tcp`] but for tests.
     pub connector: Connector,
+    /// Cancelled when it should finish what it has and then end.
+    pub drain: CancellationToken,
 }
 
 /// Why a node ended other than by order.
@@ -152,11 +156,12 @@ impl Identity {
     }
 }
 
-/// Runs a node until `stop` is cancelled, the coordinator ends it or refuses it for good.
+/// Runs a node until `stop` is cancelled, the coordinator ends it or refuses it for good. Once [`NodeOptions::drain`] is
+/// cancelled it takes no more work, and ends when it has finished and delivered what it had, or its time for that is over.
 ///
 /// Everything it started is gone when it returns, or within seconds.
 pub async fn run(options: NodeOptions, stop: CancellationToken) -> Result<(), AgentError> {
-    let NodeOptions { settings, connector } = options;
+    let NodeOptions { settings, connector, drain } = options;
     let local = |path: &PathBuf| {
         let path = path.clone();
         move |error: &dyn std::fmt::Display| AgentError::Local { path, reason: error.to_string() }
@@ -190,8 +195,21 @@ pub async fn run(options: NodeOptions, stop: CancellationToken) -> Result<(), Ag
         meter: Arc::default(),
         last_epoch: Epoch(0),
         connections: 0,
+        drain: drain.clone(),
     };
-    let ended = stay_joined(&mut lasting, &stop).await;
+    let overdue = async {
+        drain.cancelled().await;
+        executor.drain();
+        tokio::time::sleep(settings.drain_timeout).await;
+    };
+    let ended = tokio::select! {
+        ended = stay_joined(&mut lasting, &stop) => ended,
+        () = overdue => {
+            let unfinished = executor.in_use().0;
+            tracing::warn!(node = %settings.spec.node_id, unfinished, "the time to finish is over");
+            Ok(())
+        }
+    };
     executor.stop(STOP_BOUND).await;
     drop(lasting);
     if let Err(error) = work_dir.close() {
@@ -222,8 +240,14 @@ async fn stay_joined(lasting: &mut Lasting, stop: &CancellationToken) -> Result<
                 }
                 let pause = backoff.next(jitter());
                 tracing::warn!(%node, %reason, ?pause, "no session; trying again");
+                let drained = async {
+                    lasting.drain.cancelled().await;
+                    lasting.executor.finished().await;
+                };
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
+                    // Nobody is there to say so, and nothing is left to hand over.
+                    () = drained => return Ok(()),
                     () = tokio::time::sleep(pause) => {}
                 }
             }

@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::events::{self, Events};
 use super::service::{Service, stopped};
-use super::{mesh, orders, reports};
+use super::{faults, mesh, orders, reports};
 use crate::coordinator::input::{Input, Reply};
 use crate::engine;
 use crate::engine::watch::RunLog;
@@ -41,7 +41,7 @@ impl Coordination {
 
     async fn watch(&self, run: RunId, after: u64) -> Result<(RunId, Events), ApiError> {
         let log = self.log(&run)?;
-        let newest = log.progress().borrow().sequence;
+        let newest = log.newest();
         if after > newest {
             return Err(ApiError::OutOfRange {
                 reason: "SEQUENCE_NOT_REACHED",
@@ -126,6 +126,8 @@ impl CoordinatorService for Coordination {
             timeout: request.timeout,
             environment: request.environment,
             severities: request.severities,
+            priority: request.priority,
+            supersede_key: request.supersede_key,
             cancel_on_disconnect: false,
         };
         let run = orders::start(&self.0, &caller, request).await?;
@@ -198,7 +200,7 @@ impl CoordinatorService for Coordination {
         &self,
         request: Request<v1::HandleFaultRequest>,
     ) -> Answer<v1::HandleFaultResponse> {
-        Ok(Response::new(mesh::handle_fault(&self.0, request.into_inner()).await?))
+        Ok(Response::new(faults::handle(&self.0, request.into_inner()).await?))
     }
 }
 

@@ -1,5 +1,7 @@
 //! A server from its start to its bounded end.
 
+mod stop;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,7 +27,7 @@ use super::{admin, health, mesh};
 use crate::config::Settings;
 use crate::coordinator::input::Input;
 use crate::engine::clock::Clock;
-use crate::engine::{Engine, EngineError, Handle};
+use crate::engine::{Engine, EngineError, Handle, RestartOrder};
 use crate::linters::toolchain::ToolchainMode;
 use crate::middleware::auth::Token;
 use crate::middleware::deadline::DeadlineSettings;
@@ -35,7 +37,6 @@ use crate::proto::v1::FILE_DESCRIPTOR_SET;
 use crate::proto::v1::coordinator_service_server::CoordinatorServiceServer;
 use crate::proto::v1::workspace_service_server::WorkspaceServiceServer;
 use crate::store::Store;
-use crate::types::NodeId;
 use crate::workspace::blobs::{BlobError, BlobLimits, BlobStore};
 
 /// Open `Watch` streams of one prober on the admin listener.
@@ -46,7 +47,7 @@ const NODE_STREAMS: usize = 1024;
 /// clients, a lowered one would refuse the same result for ever, and its run would never end.
 const NODE_MESSAGE_BYTES: usize = 4 << 20;
 /// Requests to start a node that may wait for the launcher.
-const RESTARTS: usize = 16;
+const RESTARTS: usize = 1024;
 
 /// What a server needs.
 pub struct ServerOptions<S> {
@@ -113,7 +114,7 @@ pub struct RunningServer {
     secrets: Arc<Secrets>,
     reporter: HealthReporter,
     health: Mutex<Option<JoinHandle<()>>>,
-    restarts: Mutex<mpsc::Receiver<NodeId>>,
+    restarts: Mutex<mpsc::Receiver<RestartOrder>>,
     listening: CancellationToken,
     listeners: Mutex<Vec<JoinHandle<Served>>>,
     engine: Mutex<JoinHandle<Result<(), EngineError>>>,
@@ -172,10 +173,10 @@ where
         tracing::error!("the coordinator stopped at its start");
     }
 
-    let (listening, stopping) = (CancellationToken::new(), CancellationToken::new());
+    let (listening, draining) = (CancellationToken::new(), CancellationToken::new());
     let (reporter, health_service) = tonic_health::server::health_reporter();
     health::start(&reporter).await;
-    let health = tokio::spawn(health::follow(reporter.clone(), handle.clone(), stopping.clone()));
+    let health = tokio::spawn(health::follow(reporter.clone(), handle.clone(), draining.clone()));
 
     let service = Service::new(
         handle.clone(),
@@ -184,7 +185,7 @@ where
         options.trees,
         options.toolchain_mode,
         options.random.clone(),
-        stopping,
+        draining,
     );
     tokio::spawn(release_blobs(service.clone()));
     let secrets =
@@ -277,43 +278,14 @@ impl RunningServer {
         self.secrets.clone()
     }
 
-    /// The next node whose process should be started again; none once the coordinator has stopped.
-    pub async fn next_restart(&self) -> Option<NodeId> {
+    /// The next order to start a node's process; none once the coordinator has stopped. Cancel safe.
+    pub async fn next_restart(&self) -> Option<RestartOrder> {
         self.restarts.lock().await.recv().await
     }
 
     /// Waits until all nodes are ACTIVE, at most so long. Answers whether they are.
     pub async fn wait_ready(&self, wait: Duration) -> bool {
         mesh::wait_until_ready(&self.service, wait).await.unwrap_or(false)
-    }
-
-    /// The first step of an orderly end: probes are told to look elsewhere, and open streams of clients end with a
-    /// reason.
-    pub async fn retire(&self) {
-        self.service.stopping.cancel();
-        if let Some(health) = self.health.lock().await.take()
-            && let Err(error) = health.await
-        {
-            tracing::error!(%error, "health is not reported any more");
-        }
-    }
-
-    /// The last step: the listeners drain, within their bound, and the coordinator ends.
-    pub async fn shutdown(&self) {
-        self.retire().await;
-        health::end(self.reporter.clone()).await;
-        self.service.engine.sessions().close_all();
-        self.listening.cancel();
-        for listener in self.listeners.lock().await.drain(..) {
-            match listener.await {
-                Ok(served) if served.aborted > 0 => {
-                    tracing::warn!(connections = served.aborted, "connections were aborted at shutdown");
-                }
-                Ok(_) => {}
-                Err(error) => tracing::error!(%error, "a listener failed"),
-            }
-        }
-        self.engine_abort.abort();
     }
 
     /// Waits until the coordinator fails, which it does if it can no longer store its facts.

@@ -3,19 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::orders::{check_id, refused};
+use super::orders::refused;
 use super::service::{Service, stopped};
 use crate::coordinator::health::MeshHealth;
-use crate::coordinator::input::{FaultRequest, Input, Reply};
+use crate::coordinator::input::{Input, Reply};
 use crate::proto::v1;
 use crate::status::{ApiError, FieldViolation};
-use crate::types::{Digest, NodeId, NodeSpec};
+use crate::types::NodeSpec;
 use crate::wire;
 
 /// How long InitializeMesh waits if the client does not say.
@@ -176,59 +175,4 @@ pub fn stream_health(
         }
     });
     Ok(reports.into())
-}
-
-/// An operator's word about a node.
-pub async fn handle_fault(
-    service: &Service,
-    request: v1::HandleFaultRequest,
-) -> Result<v1::HandleFaultResponse, ApiError> {
-    let mut bad = Vec::new();
-    check_id("fault_id", &request.fault_id, &mut bad);
-    if request.reason.chars().count() > 512 {
-        bad.push(FieldViolation::new("reason", "must have at most 512 characters"));
-    }
-    let action = v1::FaultAction::try_from(request.action).unwrap_or(v1::FaultAction::Unspecified);
-    if action == v1::FaultAction::Unspecified {
-        bad.push(FieldViolation::new("action", "must be FAULT_ACTION_FAIL or FAULT_ACTION_RECOVER"));
-    }
-    if request.node_id.is_empty() {
-        bad.push(FieldViolation::new("node_id", "is needed"));
-    }
-    if !bad.is_empty() {
-        return Err(ApiError::InvalidArgument(bad));
-    }
-    let unknown = || ApiError::NotFound { resource_type: "node", name: request.node_id.clone() };
-    let node = NodeId::new(&request.node_id).map_err(|_| unknown())?;
-    let body = v1::HandleFaultRequest { fault_id: String::new(), ..request.clone() };
-    let body = Digest::of(&body.encode_to_vec());
-    tracing::info!(%node, action = action.as_str_name(), reason = request.reason, "operator reports a fault");
-    let fault_id = request.fault_id.clone();
-    let asked = FaultRequest { fault_id: fault_id.clone(), body, node };
-    let input =
-        if action == v1::FaultAction::Fail { Input::FailNode(asked) } else { Input::RecoverNode(asked) };
-    match service.engine.decide(input).await.map_err(stopped)? {
-        Reply::Fault(answer) => Ok(v1::HandleFaultResponse {
-            failed_node: answer.node.to_string(),
-            healthy_nodes: answer.healthy_nodes.iter().map(ToString::to_string).collect(),
-            redistributed_tasks: answer
-                .redistributed
-                .iter()
-                .map(|(run, task, to)| v1::RedistributedTask {
-                    run_id: run.to_string(),
-                    task: Some(wire::run::task_ref(task)),
-                    to_node_id: to.as_ref().map(ToString::to_string).unwrap_or_default(),
-                })
-                .collect(),
-            new_topology_health: answer.topology_health,
-            steps: answer.steps,
-        }),
-        Reply::Refused(crate::coordinator::input::Refusal::IdReused(id)) => {
-            Err(ApiError::IdReused { field: "fault_id", id })
-        }
-        Reply::Refused(refusal) => Err(refused(refusal)),
-        Reply::Done | Reply::Welcome { .. } | Reply::Run(_) => {
-            Err(ApiError::Internal { request_id: fault_id })
-        }
-    }
 }

@@ -6,6 +6,7 @@ mod connection;
 mod coordinator;
 mod enrolment;
 mod events;
+mod faults;
 mod health;
 mod lifecycle;
 pub mod listener;

@@ -272,6 +272,12 @@ impl Line {
                 Ok(result) => Some(outputs::ended(&self.service, result).await),
                 Err(error) => self.garbage(&error.to_string()),
             },
+            Some(Payload::FaultTolerance(pb::FaultTolerance {
+                kind: Some(pb::fault_tolerance::Kind::Drain(drain)),
+            })) => {
+                let reason = drain.reason.chars().take(200).collect();
+                Some(Input::NodeDraining { session: self.session, node: self.node.clone(), reason })
+            }
             _ => self.garbage("a node does not send this kind of message"),
         }
     }

@@ -40,6 +40,7 @@ fn node(member: &Member, presence: Option<&Presence>, now: Now) -> v1::NodeInfo 
         specialist: Some((&member.spec).into()),
         status: v1::NodeStatus::from(member.status).into(),
         cause: cause(member.cause),
+        cause_detail: member.detail.clone(),
         last_heartbeat_time: presence.and_then(|at| at.heard_at).map(|(_, wall)| time::timestamp(wall)),
         peers: Vec::new(),
         incarnation: member.incarnation.map_or(0, |incarnation| incarnation.0),

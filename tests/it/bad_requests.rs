@@ -88,13 +88,17 @@ async fn all_bad_fields_of_a_request_are_named_at_once() {
         }),
         severities: [("F401".to_owned(), Severity::High.into())].into(),
         cancel_on_disconnect: false,
+        priority: 11,
+        supersede_key: "k".repeat(129),
     };
     let status = refused(&serve, asked).await;
     let expected = [
         "environment.name",
+        "priority",
         "project",
         "request_id",
         "severities[F401]",
+        "supersede_key",
         "timeout",
         "tools[0].tool",
         "tools[1].tool",

@@ -19,6 +19,7 @@ fn fault(id: &str, action: FaultAction, node: &str) -> HandleFaultRequest {
         action: action.into(),
         node_id: node.to_owned(),
         reason: "a test".to_owned(),
+        ..Default::default()
     }
 }
 
@@ -254,14 +255,31 @@ async fn a_fault_is_handled_once_for_each_id() {
         action: 77,
         node_id: String::new(),
         reason: "x".repeat(513),
+        all_nodes: false,
+        timeout: Some(prost_types::Duration { seconds: -1, nanos: 0 }),
     };
-    let refused = client.handle_fault(bad).await.expect_err("four bad fields");
-    assert_eq!(bad_fields(&refused), ["action", "fault_id", "node_id", "reason"]);
+    let refused = client.handle_fault(bad).await.expect_err("five bad fields");
+    assert_eq!(bad_fields(&refused), ["action", "fault_id", "node_id", "reason", "timeout"]);
+    for (bad, field) in [
+        (HandleFaultRequest { all_nodes: true, ..fault("", FaultAction::Recover, "api-docs") }, "node_id"),
+        (HandleFaultRequest { all_nodes: true, ..fault("", FaultAction::Drain, "") }, "all_nodes"),
+        (HandleFaultRequest { all_nodes: true, ..fault("", FaultAction::Fail, "") }, "all_nodes"),
+        (
+            HandleFaultRequest {
+                timeout: Some(prost_types::Duration::default()),
+                ..fault("", FaultAction::Recover, "api-docs")
+            },
+            "timeout",
+        ),
+    ] {
+        let refused = client.handle_fault(bad).await.expect_err("contradicts itself");
+        assert_eq!(bad_fields(&refused), [field]);
+    }
 }
 
 #[tokio::test]
 async fn a_node_whose_process_is_gone_is_started_again_on_recover() {
-    let serve = Serve::start("").await;
+    let serve = Serve::start("[nodes]\nrestart_budget = 0\n").await;
     let before = serve.node("api-docs").await;
     signal(before.process_id, nix::sys::signal::Signal::SIGKILL);
     let mut client = serve.coordinator();
@@ -276,6 +294,7 @@ async fn a_node_whose_process_is_gone_is_started_again_on_recover() {
     };
     let failed = tokio::time::timeout(DEADLINE, failed).await.expect("noticed");
     assert_eq!(failed.cause, "PROCESS_EXITED");
+    assert_eq!(failed.cause_detail, "nodes.restart_budget is 0: recover it to start it");
     client.handle_fault(fault("", FaultAction::Recover, "api-docs")).await.expect("done");
     assert!(serve.ready().await.ready);
     let after = serve.node("api-docs").await;

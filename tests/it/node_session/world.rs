@@ -84,6 +84,7 @@ impl World {
             environment_class: "cpython-3.11 linux x86_64".into(),
             toolchain: toolchain(&self.ruff),
             limits: limits(),
+            drain_timeout: super::coordinator::DEADLINE,
             work_dir: self.work_dir(),
             cpu_slots: 2,
             shim: env!("CARGO_BIN_EXE_lintmesh").into(),
@@ -96,7 +97,11 @@ impl World {
         coordinator: &Coordinator,
     ) -> (JoinHandle<Result<(), AgentError>>, CancellationToken) {
         let stop = CancellationToken::new();
-        let options = NodeOptions { settings: self.settings(coordinator), connector: link::tcp() };
+        let options = NodeOptions {
+            settings: self.settings(coordinator),
+            connector: link::tcp(),
+            drain: CancellationToken::new(),
+        };
         (tokio::spawn(agent::run(options, stop.clone())), stop)
     }
 }
