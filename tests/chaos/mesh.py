@@ -18,6 +18,7 @@ NODES = ["system-architect", "backend-dev", "api-docs", "integration-specialist"
 API = "127.0.0.1:50051"
 ADMIN = "127.0.0.1:50052"
 NODE_PORT = 50053
+PEER_PORT = 50054
 # Starting a debug build on a busy machine takes a while; nothing takes as long as this.
 SECONDS = 60
 
@@ -66,7 +67,8 @@ class Mesh:
     def __enter__(self) -> Self:
         """Make certificates and settings, and start the coordinator and its nodes."""
         self.scratch.mkdir(parents=True, exist_ok=True)
-        self.authority, certificate, key = certificates(self.scratch, [self.network.address[COORDINATOR], "127.0.0.1"])
+        addresses = [*self.network.address.values(), "127.0.0.1"]
+        self.authority, self.certificate, self.key = certificates(self.scratch, addresses)
         secret = secrets.token_hex(16)
         self.secret_file = self.scratch / "secret"
         self.secret_file.write_text(secret, encoding="utf-8")
@@ -78,7 +80,7 @@ class Mesh:
 listen = "{API}"
 admin_listen = "{ADMIN}"
 node_listen = "{self.network.address[COORDINATOR]}:{NODE_PORT}"
-tls = {{ cert = "{certificate}", key = "{key}" }}
+tls = {{ cert = "{self.certificate}", key = "{self.key}" }}
 
 [toolchain]
 mode = "{self.toolchain}"
@@ -112,9 +114,11 @@ sha256 = "{hashlib.sha256(secret.encode()).hexdigest()}"
         coordinator = f"https://{self.network.address[COORDINATOR]}:{NODE_PORT}"
         work = work or self.scratch / f"{node}-work"
         work.mkdir(exist_ok=True)
-        flags = ["--tls-ca", self.authority, "--secret-file", self.secret_file, "--work-dir", work]
         named = ["node", "--node-id", node, "--coordinator", coordinator, "--config", self.config]
-        self.start(node, [*named, *flags])
+        flags = ["--tls-ca", self.authority, "--secret-file", self.secret_file, "--work-dir", work]
+        peers = ["--peer-listen", f"{self.network.address[node]}:{PEER_PORT}"]
+        shown = ["--peer-tls-cert", self.certificate, "--peer-tls-key", self.key]
+        self.start(node, [*named, *flags, *peers, *shown])
 
     def start(self, name: str, arguments: list) -> None:
         """Start a process at an end of the network."""
