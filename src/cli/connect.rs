@@ -1,5 +1,6 @@
 //! The connection of a command to a server.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -108,6 +109,16 @@ pub async fn connect(url: &str, token: Option<&str>, ca: Option<&Path>) -> anyho
         .map_err(|_| refused("no answer in time".to_owned()))?
         .map_err(|error| refused(reason(&error)))?;
     Ok(Connection { channel, bearer })
+}
+
+/// Where a listener of this machine is reached: one on all addresses by loopback.
+pub fn dialled(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        let loopback: IpAddr =
+            if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+        address.set_ip(loopback);
+    }
+    address
 }
 
 /// A channel description with TLS for `https` URLs.

@@ -112,14 +112,17 @@ impl FaultArgs {
     }
 
     fn patience(&self) -> Duration {
-        self.wait_timeout.or_else(|| self.timeout.map(|timeout| timeout + WORD)).unwrap_or(Duration::from_secs(60))
+        self.wait_timeout
+            .or_else(|| self.timeout.map(|timeout| timeout + WORD))
+            .unwrap_or(Duration::from_secs(60))
     }
 }
 
 pub(super) async fn run(args: FaultArgs) -> anyhow::Result<Exit> {
     args.check()?;
     let connection = args.server.connect().await?;
-    let answer = connection.coordinator().handle_fault(args.request()?).await.context("handling the fault")?;
+    let answer =
+        connection.coordinator().handle_fault(args.request()?).await.context("handling the fault")?;
     let answer = answer.into_inner();
     let unmet = if args.wait { wait(&connection, &args, &answer.nodes).await? } else { Vec::new() };
     if args.json {
@@ -243,7 +246,10 @@ mod tests {
         let drain = parsed(&["drain", "api-docs", "--timeout", "5s", "--wait"]).expect("meant");
         assert_eq!(drain.patience(), Duration::from_secs(10));
         let request = drain.request().expect("random");
-        assert_eq!((request.node_id.as_str(), request.timeout.map(|span| span.seconds)), ("api-docs", Some(5)));
+        assert_eq!(
+            (request.node_id.as_str(), request.timeout.map(|span| span.seconds)),
+            ("api-docs", Some(5))
+        );
         let all = parsed(&["rebuild", "--all", "--fault-id", "f"]).expect("meant").request().expect("given");
         assert!(all.all_nodes && all.node_id.is_empty() && all.fault_id == "f");
     }

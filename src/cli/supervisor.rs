@@ -106,7 +106,9 @@ impl Supervisor {
     async fn begin(&mut self, order: RestartOrder) {
         let node = order.node.clone();
         if self.under_way.contains(&node) {
-            return self.failed(&node, order.start, "an earlier start of it is still under way".to_owned()).await;
+            return self
+                .failed(&node, order.start, "an earlier start of it is still under way".to_owned())
+                .await;
         }
         let launcher = self.launcher.as_mut().filter(|launcher| launcher.launches(&node));
         // FAILED is FAILED: nothing that it still does matters, and it may be stopped and deaf to all but this.
@@ -121,7 +123,8 @@ impl Supervisor {
                 // Never closed.
                 let _permit = commands.acquire_owned().await;
                 let asked = order.node.clone();
-                let endpoint = engine.query(move |core, _| core.presences().get(&asked)?.peer_endpoint.clone());
+                let endpoint =
+                    engine.query(move |core, _| core.presences().get(&asked)?.peer_endpoint.clone());
                 let occasion = Occasion {
                     node_id: order.node.clone(),
                     endpoint: endpoint.await.ok().flatten().unwrap_or_default(),

@@ -3,6 +3,7 @@
 //! Each setting is declared once, in a `section!`: name, type, default, what is allowed, and the doc comment which is
 //! its entry in the reference as well.
 
+mod alerts;
 mod check;
 mod environments;
 mod lint;
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 
 use crate::types::Severity;
 
+pub use alerts::AlertSettings;
 pub use lint::{LintSettings, OptionText, OutputFormat, ToolchainChoice, ToolchainSettings};
 pub use mesh::{LimitSettings, LoadBalancing, MeshSettings};
 pub use nodes::{Launch, NodeSettings, Secret, Specialist, StageSettings};
@@ -43,6 +45,8 @@ section! {
     pub struct Settings {
         /// How the mesh watches itself, places work and retries.
         mesh: MeshSettings = MeshSettings::default(), any("a table");
+        /// When alerts are raised, and who is told of them.
+        alerts: AlertSettings = AlertSettings::default(), any("a table");
         /// Where the coordinator listens and how much it takes.
         server: ServerSettings = ServerSettings::default(), any("a table");
         /// Who may call the API.

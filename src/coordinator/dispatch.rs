@@ -91,7 +91,7 @@ impl Coordinator {
         self.queue.has_waiting()
     }
 
-    fn need<'a>(&'a self, run: &'a Run, task: &'a TaskRef) -> Need<'a> {
+    pub(super) fn need<'a>(&'a self, run: &'a Run, task: &'a TaskRef) -> Need<'a> {
         let tool = task.tool.as_ref().filter(|_| task.stage == Stage::Lint);
         Need {
             capabilities: self.settings.required.of(task.stage),

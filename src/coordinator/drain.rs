@@ -125,7 +125,8 @@ impl Coordinator {
     pub(super) fn end_drains(&mut self, draft: &mut Draft) {
         self.dismiss_leaving(draft);
         let now = draft.now.tick;
-        let runs = |node: &NodeId| self.presences.get(node).is_some_and(|presence| !presence.running.is_empty());
+        let runs =
+            |node: &NodeId| self.presences.get(node).is_some_and(|presence| !presence.running.is_empty());
         let ended: Vec<NodeId> = self
             .drains
             .deadlines

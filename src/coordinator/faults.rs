@@ -90,7 +90,9 @@ impl Coordinator {
         let drained = if self.undrain(draft, node) { "no longer drained; " } else { "" };
         if self.is_responsive(node, draft.now.tick) {
             if self.is_leaving(node) {
-                return format!("{node} is {drained}its process was asked to end: it is ACTIVE once a new one joins");
+                return format!(
+                    "{node} is {drained}its process was asked to end: it is ACTIVE once a new one joins"
+                );
             }
             self.presence(node).breaker.reset();
             self.set_status(draft, node, NodeStatus::Active, None);
@@ -102,9 +104,13 @@ impl Coordinator {
             self.set_status(draft, node, NodeStatus::Initializing, None);
         }
         if self.start_by_hand(draft, node) {
-            format!("{node} is {drained}not answering: asked its launcher to start it; it is ACTIVE once it joins")
+            format!(
+                "{node} is {drained}not answering: asked its launcher to start it; it is ACTIVE once it joins"
+            )
         } else {
-            format!("{node} is {drained}not answering, and no launcher starts it: start it by hand; it is ACTIVE once it joins")
+            format!(
+                "{node} is {drained}not answering, and no launcher starts it: start it by hand; it is ACTIVE once it joins"
+            )
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::event::{Event, FaultAnswer, RunOrder, TaskRef};
+use super::metrics::Traffic;
 use crate::types::{
     AttemptRef, Digest, Epoch, Incarnation, LinkReport, LinkState, Load, Measured, NodeId, NodeSpec, Outcome,
     Plan, RunId, SessionId, Stage, Summary, TaskOutput, Tick, ToolError, ToolName,
@@ -141,6 +142,8 @@ pub enum Input {
         /// In words.
         reason: String,
     },
+    /// What the shell counted of the messages between coordinator and nodes since its start.
+    Traffic(Traffic),
     /// Time passed: silence and deadlines are looked at, with this input only.
     Timer,
 }

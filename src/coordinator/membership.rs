@@ -74,6 +74,7 @@ impl Coordinator {
         presence.process_id = hello.process_id;
         if is_new_process {
             presence.load = Load::default();
+            presence.measured = false;
             presence.breaker.half_open_now();
         }
         self.reconcile(draft, &node, session, hello.incarnation, &hello.running, &hello.unacknowledged);
@@ -187,6 +188,7 @@ impl Coordinator {
         }
         presence.heard_at = Some((now.tick, now.wall));
         presence.load = beat.load;
+        presence.measured = true;
         presence.links = beat.links.into_iter().map(|link| (link.peer.clone(), link)).collect();
         if let Some((status, cause)) = self.status_on_contact(node) {
             self.set_status(draft, node, status, cause);

@@ -5,11 +5,17 @@
 //! [`Input::Timer`] alone, which the caller sends after each batch of inputs and at [`Decision::wake_at`]. Only [`State::apply`] changes what is durable; what is known of
 //! connected nodes (sessions, loads, running attempts) is apart, in [`node::Presence`].
 
+pub mod alert;
 pub mod breaker;
+pub mod diagnose;
+pub mod eligibility;
 pub mod event;
+pub mod explain;
 pub mod health;
+pub mod history;
 pub mod input;
 pub mod invariants;
+pub mod metrics;
 pub mod node;
 pub mod placement;
 pub mod queue;
@@ -29,10 +35,12 @@ mod runs;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use alert::Alerts;
 use breaker::{Breaker, BreakerSettings};
 use drain::Drains;
 use event::{Event, RunEvent};
 use input::{Decision, Effect, Input, Reply};
+use metrics::Metrics;
 use node::Presence;
 use queue::FairQueue;
 use recovery::Recoveries;
@@ -58,6 +66,8 @@ pub struct Coordinator {
     due: Option<Tick>,
     /// Silence before this moment was perhaps this process's own.
     awake_since: Tick,
+    metrics: Metrics,
+    alerts: Alerts,
     stale_results: u64,
     revision: u64,
 }
@@ -82,6 +92,8 @@ impl Coordinator {
             drains: Drains::default(),
             due: None,
             awake_since: Tick(0),
+            metrics: Metrics::default(),
+            alerts: Alerts::default(),
             stale_results: 0,
             revision: 0,
         }
@@ -121,6 +133,10 @@ impl Coordinator {
             Input::RestartFailed { node, start, reason } => {
                 self.restart_failed(&mut draft, &node, start, &reason)
             }
+            Input::Traffic(traffic) => {
+                self.metrics.traffic(now.tick, traffic);
+                Reply::Done
+            }
             Input::Timer => Reply::Done,
         };
         // Not with every input: the next one in the queue may be the heartbeat or the result that is missed here.
@@ -131,12 +147,17 @@ impl Coordinator {
         self.end_drains(&mut draft);
         self.dispatch(&mut draft);
         self.recover(&mut draft);
-        if !draft.events.is_empty() {
+        if !time_passes || !draft.events.is_empty() {
+            self.alerts.something_happened();
+        }
+        let alerts_changed = time_passes && self.watch_figures(now);
+        if alerts_changed || !draft.events.is_empty() {
             self.revision += 1;
         }
         debug_assert_eq!(invariants::broken(self), Vec::<String>::new());
         let mut wakes = self.wakes(now.tick);
         wakes.extend(self.recoveries.wakes().chain(self.drains.wakes()));
+        wakes.extend(self.next_figure_change());
         self.due = wakes.iter().copied().filter(|wake| *wake > now.tick).min();
         let wake_at = if time_passes { self.due } else { wakes.into_iter().min() };
         Decision { reply, events: draft.events, effects: draft.effects, wake_at }
@@ -180,6 +201,7 @@ impl Coordinator {
             self.queue.follow(draft.now.tick, id, run, event);
         }
         self.recoveries.follow(draft.now.tick, &event);
+        self.metrics.observe(draft.now.tick, &event);
         draft.events.push(event);
     }
 

@@ -36,6 +36,8 @@ pub struct Presence {
     pub heard_at: Option<(Tick, UnixMillis)>,
     /// What it last measured of itself.
     pub load: Load,
+    /// Whether its present process has measured that.
+    pub measured: bool,
     /// Whether work is given to it.
     pub breaker: Breaker,
     /// Where other nodes reach it.
@@ -91,6 +93,7 @@ impl Presence {
             disconnected_at: None,
             heard_at: None,
             load: Load::default(),
+            measured: false,
             breaker,
             peer_endpoint: None,
             failure_domain: String::new(),

@@ -115,7 +115,11 @@ impl Recoveries {
                     (NodeStatus::Failed, Some(FaultCause::Operator), _) => recovery.stage = Stage::Idle,
                     // Its own doing.
                     (NodeStatus::Failed, Some(FaultCause::RestartFailed), _) => {}
-                    (NodeStatus::Failed, cause, Stage::Idle | Stage::Joined { .. } | Stage::Linking { .. }) => {
+                    (
+                        NodeStatus::Failed,
+                        cause,
+                        Stage::Idle | Stage::Joined { .. } | Stage::Linking { .. },
+                    ) => {
                         recovery.stage = Stage::Fallen;
                         recovery.cause = *cause;
                     }
@@ -158,7 +162,13 @@ impl Coordinator {
 
     /// A start came to nothing, or the process it made has ended, with these words. Of a node that has joined since, the
     /// detectors decide; then the words are kept for what they find.
-    pub(super) fn restart_failed(&mut self, draft: &mut Draft, node: &NodeId, start: u64, reason: &str) -> Reply {
+    pub(super) fn restart_failed(
+        &mut self,
+        draft: &mut Draft,
+        node: &NodeId,
+        start: u64,
+        reason: &str,
+    ) -> Reply {
         if self.state.members.contains_key(node) {
             let recovery = self.recoveries.nodes.entry(node.clone()).or_default();
             recovery.words = reason.chars().take(MOST_WORDS).collect();
@@ -192,7 +202,8 @@ impl Coordinator {
     pub(super) fn recover(&mut self, draft: &mut Draft) {
         let now = draft.now.tick;
         let moving = self.recoveries.nodes.iter().filter(|(_, recovery)| recovery.stage.moves(now));
-        let nodes: Vec<(NodeId, Stage)> = moving.map(|(node, recovery)| (node.clone(), recovery.stage)).collect();
+        let nodes: Vec<(NodeId, Stage)> =
+            moving.map(|(node, recovery)| (node.clone(), recovery.stage)).collect();
         for (node, stage) in nodes {
             match stage {
                 Stage::Fallen => self.plan_start(draft, &node),
@@ -316,7 +327,12 @@ impl Coordinator {
         let Some(links) = self.links_up(node) else { return };
         self.set_stage(node, Stage::Idle);
         let after = draft.now.tick.since(since).as_secs_f64();
-        self.tell(draft, node, RecoveryStep::Linked, format!("{links} links to and from it are up after {after:.1} s"));
+        self.tell(
+            draft,
+            node,
+            RecoveryStep::Linked,
+            format!("{links} links to and from it are up after {after:.1} s"),
+        );
     }
 
     /// How many links to and from a node there are, if none that should be is missing.
@@ -325,9 +341,8 @@ impl Coordinator {
             let link = self.presences.get(from).and_then(|presence| presence.links.get(to));
             link.is_some_and(|link| link.state == LinkState::Up)
         };
-        let takes_links = |node: &NodeId| {
-            self.presences.get(node).is_some_and(|presence| presence.peer_endpoint.is_some())
-        };
+        let takes_links =
+            |node: &NodeId| self.presences.get(node).is_some_and(|presence| presence.peer_endpoint.is_some());
         if !takes_links(node) {
             return Some(0);
         }

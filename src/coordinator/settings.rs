@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::alert::AlertSettings;
 use super::recovery::RestartPolicy;
 use crate::types::Stage;
 
@@ -73,6 +74,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// How node processes are started again.
     pub restart: RestartPolicy,
+    /// When alerts are raised and when they end.
+    pub alerts: AlertSettings,
     /// Capabilities each stage needs.
     pub required: RequiredCapabilities,
 }
@@ -130,6 +133,7 @@ impl Default for Settings {
             kept_runs: 1000,
             drain_timeout: Duration::from_secs(30),
             restart: RestartPolicy::default(),
+            alerts: AlertSettings::default(),
             required: RequiredCapabilities {
                 plan: set(&["tool_orchestration", "dependency_management"]),
                 lint: set(&["adapter_pattern_implementation", "linter_output_normalization"]),

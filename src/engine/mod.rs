@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod codec;
+pub mod probes;
 pub mod sessions;
 pub mod watch;
 
@@ -21,6 +22,7 @@ use crate::coordinator::settings::Settings;
 use crate::store::{Store, StoreError};
 use crate::types::{NodeId, NodeStatus, Now, RunId, Tick};
 use clock::Clock;
+use probes::Probes;
 use sessions::Sessions;
 use watch::{NodePart, Progress, RunLog, RunLogs};
 
@@ -70,6 +72,7 @@ pub enum EngineError {
 pub struct Handle {
     commands: mpsc::Sender<Command>,
     sessions: Sessions,
+    probes: Probes,
     logs: RunLogs,
     revision: channel::Receiver<u64>,
     clock: Arc<dyn Clock>,
@@ -78,6 +81,7 @@ pub struct Handle {
 impl Handle {
     /// Has an input decided; answers once the facts are committed.
     pub async fn decide(&self, input: Input) -> Result<Reply, Stopped> {
+        self.probes.notice(&input);
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Input(Box::new(input), reply)).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
@@ -109,6 +113,11 @@ impl Handle {
     /// The connections of nodes.
     pub const fn sessions(&self) -> &Sessions {
         &self.sessions
+    }
+
+    /// The probes that somebody waits for.
+    pub const fn probes(&self) -> &Probes {
+        &self.probes
     }
 
     /// The logs of runs.
@@ -157,6 +166,7 @@ impl<S: Store> Engine<S> {
         let handle = Handle {
             commands: sender,
             sessions: sessions.clone(),
+            probes: Probes::default(),
             logs: logs.clone(),
             revision: watched,
             clock: clock.clone(),
@@ -220,6 +230,9 @@ impl<S: Store> Engine<S> {
         }
         self.commit(&events)?;
         self.publish(events);
+        // Alerts change without an event.
+        let revision = self.core.revision();
+        self.revision.send_if_modified(|told| std::mem::replace(told, revision) != revision);
         for effect in effects {
             self.perform(effect);
         }
@@ -280,7 +293,6 @@ impl<S: Store> Engine<S> {
         for run in forgotten {
             self.logs.forget(&run);
         }
-        self.revision.send_replace(self.core.revision());
     }
 
     fn perform(&self, effect: Effect) {
@@ -291,7 +303,8 @@ impl<S: Store> Engine<S> {
                 let order = RestartOrder { node, start, cause };
                 if let Err(error) = self.restarts.try_send(order) {
                     // The start is overdue some time later, which the core looks at.
-                    let (mpsc::error::TrySendError::Full(order) | mpsc::error::TrySendError::Closed(order)) = error;
+                    let (mpsc::error::TrySendError::Full(order) | mpsc::error::TrySendError::Closed(order)) =
+                        error;
                     tracing::warn!(node = %order.node, "no launcher takes the request to start this node");
                 }
             }

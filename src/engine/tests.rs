@@ -9,7 +9,9 @@ use tokio::time::timeout;
 
 use super::{EngineError, QUEUE, RestartOrder, Stopped};
 use crate::coordinator::event::{Event, RunEvent};
-use crate::coordinator::input::{Ending, FaultAction, FaultRequest, FaultTarget, Input, Message, Refusal, Reply};
+use crate::coordinator::input::{
+    Ending, FaultAction, FaultRequest, FaultTarget, Input, Message, Refusal, Reply,
+};
 use crate::coordinator::settings::Settings;
 use crate::store::StoreError;
 use crate::types::{AttemptRef, Digest, Epoch, FaultCause, Incarnation, Measured, NodeStatus, RunId};

@@ -20,6 +20,7 @@ pub mod method;
 pub mod outbound_deadline;
 pub mod peer;
 pub mod request_id;
+pub mod rpc_metrics;
 pub mod stream_limit;
 
 use std::future::Future;

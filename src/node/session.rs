@@ -141,7 +141,8 @@ fn is_final(status: &Status) -> bool {
 /// Says that this process takes no more work, once it is so. The coordinator answers with Shutdown when it misses nothing.
 async fn announce_drain(drain: &CancellationToken, queue: &mpsc::Sender<Payload>) {
     drain.cancelled().await;
-    let kind = pb::fault_tolerance::Kind::Drain(pb::Drain { reason: "its process was asked to end".to_owned() });
+    let kind =
+        pb::fault_tolerance::Kind::Drain(pb::Drain { reason: "its process was asked to end".to_owned() });
     let said = Payload::FaultTolerance(pb::FaultTolerance { kind: Some(kind) });
     if queue.send(said).await.is_ok() {
         std::future::pending::<()>().await;

@@ -15,6 +15,8 @@ use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 
 use super::accept::{ConnectionLimits, ServeOptions, Served, serve};
+use super::alert_post::ClientError;
+use super::alertmanager::Alertmanager;
 use super::coordinator::Coordination;
 use super::enrolment::Secrets;
 use super::listener::Listener;
@@ -23,7 +25,7 @@ use super::service::{Service, TreePolicy};
 use super::stack::{self, Inbound, InboundLimits};
 use super::tls::{TlsConfigs, TlsError, server_config};
 use super::workspace::Workspaces;
-use super::{admin, health, mesh};
+use super::{admin, health, mesh, observe};
 use crate::config::Settings;
 use crate::coordinator::input::Input;
 use crate::engine::clock::Clock;
@@ -97,6 +99,9 @@ pub enum StartError {
     /// Certificate and key cannot be used.
     #[error("server.tls: {0}")]
     Tls(#[from] TlsError),
+    /// An Alertmanager.
+    #[error(transparent)]
+    Alertmanager(#[from] ClientError),
     /// The blob store.
     #[error(transparent)]
     Blobs(#[from] BlobError),
@@ -161,6 +166,7 @@ where
     let workspace = &settings.workspace;
     let limits =
         BlobLimits { max_blob_bytes: workspace.max_blob_bytes, max_total_bytes: workspace.max_store_bytes };
+    let alertmanagers = Alertmanager::all(&settings.alerts)?;
     let blobs = BlobStore::open(&options.blob_dir, limits)?;
 
     let (restart, restarts) = mpsc::channel(RESTARTS);
@@ -188,6 +194,8 @@ where
         draining,
     );
     tokio::spawn(release_blobs(service.clone()));
+    tokio::spawn(observe::follow(service.clone(), alertmanagers));
+    let calls = service.calls.clone();
     let secrets =
         Arc::new(Secrets::new(settings.nodes.secrets.iter().map(|secret| secret.sha256.clone()).collect()));
     let inbound = super::settings::inbound(settings);
@@ -231,6 +239,7 @@ where
         engine: Mutex::new(engine),
     };
     let api_stack = stack::api(api_routes, tokens, inbound, random.clone());
+    let api_stack = stack::metered(api_stack, calls.clone());
     running.listen(api, api_stack, listener_limits(ConnectionLimits::default()), api_tls);
     let session_limits = InboundLimits {
         // A session lasts as long as its node.
@@ -241,11 +250,12 @@ where
         ..inbound
     };
     let node_stack = stack::peer(node_routes, secrets, session_limits, random.clone());
+    let node_stack = stack::metered(node_stack, calls);
     // On loopback the certificate's name cannot fit, and the enrolment secret never leaves the machine.
     let node_tls = node_tls.filter(|_| !settings.server.node_listen.ip().is_loopback());
     running.listen(nodes, node_stack, listener_limits(ConnectionLimits::for_nodes()), node_tls);
     if let Some((listener, _)) = admin_listener {
-        let routes = admin::routes(health_service, handle);
+        let routes = admin::routes(health_service, running.service.clone());
         let admin_stack = stack::admin(routes, ADMIN_STREAMS, random.clone());
         running.listen(listener, admin_stack, listener_limits(ConnectionLimits::default()), None);
     }

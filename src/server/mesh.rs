@@ -1,12 +1,8 @@
 //! The rpcs about the mesh itself: its nodes, its health, its faults.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
 
 use super::orders::refused;
 use super::service::{Service, stopped};
@@ -23,8 +19,6 @@ const DEFAULT_WAIT: Duration = Duration::from_secs(10);
 const MAX_WAIT: Duration = Duration::from_secs(300);
 /// What is kept of the caller's time for the answer itself.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
-/// The shortest interval of StreamHealth.
-const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Declares what the client declares, waits for the nodes, and answers what is measured then.
 pub async fn initialize(
@@ -112,18 +106,20 @@ fn progress(health: &MeshHealth) -> std::collections::BTreeMap<String, f64> {
 
 /// The mesh on one page.
 pub async fn status(service: &Service) -> Result<v1::GetMeshStatusResponse, ApiError> {
+    // Before the measurement: what changes meanwhile is told again to who resumes from here.
+    let revision = service.health.revision();
     service
         .engine
-        .query(|core, now| {
+        .query(move |core, now| {
             let health = core.mesh_health(now, &Service::tools());
             let percent = (core.settings().fault_tolerance_level * 100.0).round();
             v1::GetMeshStatusResponse {
                 timestamp: Some(wire::time::timestamp(now.wall)),
                 integration_progress: progress(&health),
-                metrics: Some(wire::mesh::health(&health)),
+                metrics: Some(wire::mesh_health::health(&health, revision)),
                 node_statuses: wire::mesh::nodes(core, now),
                 topology: Some(v1::Topology {
-                    r#type: "full_mesh".to_owned(),
+                    r#type: health.topology.as_str().to_owned(),
                     fault_tolerance: format!("byzantine_{percent}_percent"),
                     communication_protocol: "coordinator_relay".to_owned(),
                 }),
@@ -131,48 +127,4 @@ pub async fn status(service: &Service) -> Result<v1::GetMeshStatusResponse, ApiE
         })
         .await
         .map_err(stopped)
-}
-
-/// Health at once, on each change, and at the interval.
-pub fn stream_health(
-    service: Arc<Service>,
-    request: v1::StreamHealthRequest,
-) -> Result<ReceiverStream<Result<v1::StreamHealthResponse, Status>>, ApiError> {
-    let interval = match request.interval.map(wire::time::span) {
-        None => service.settings.mesh.health_check_interval,
-        Some(Some(interval)) if interval >= MIN_INTERVAL => interval,
-        Some(_) => {
-            let text = format!("must be at least {} ms", MIN_INTERVAL.as_millis());
-            return Err(ApiError::invalid("interval", text));
-        }
-    };
-    let (client, reports) = mpsc::channel(1);
-    tokio::spawn(async move {
-        let mut revision = service.engine.revision();
-        loop {
-            revision.borrow_and_update();
-            let measured = service.engine.query(|core, now| core.mesh_health(now, &Service::tools())).await;
-            let Ok(measured) = measured else { return };
-            let report = v1::StreamHealthResponse { health: Some(wire::mesh::health(&measured)) };
-            // One report waits at most: a slow reader gets the newest state when it reads, not the history.
-            if client.send(Ok(report)).await.is_err() {
-                return;
-            }
-            tokio::select! {
-                changed = revision.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(interval) => {}
-                () = client.closed() => return,
-                () = service.stopping.cancelled() => {
-                    let goodbye = ApiError::Unavailable {
-                        reason: "SERVER_STOPPING",
-                        message: "the server stops".into(),
-                        retry: Duration::from_secs(1),
-                    };
-                    let _ = client.send(Err(goodbye.into())).await;
-                    return;
-                }
-            }
-        }
-    });
-    Ok(reports.into())
 }

@@ -2,16 +2,26 @@
 
 pub mod accept;
 mod admin;
+mod alert_post;
+mod alertmanager;
 mod connection;
 mod coordinator;
+mod counts;
+mod diagnose;
 mod enrolment;
 mod events;
+mod explain;
+mod exposition;
 mod faults;
 mod health;
+mod health_hub;
+mod health_stream;
 mod lifecycle;
 pub mod listener;
 mod mesh;
+mod metrics;
 mod nodes;
+mod observe;
 mod orders;
 mod outputs;
 mod pages;

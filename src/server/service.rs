@@ -8,12 +8,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::counts::Counts;
+use super::health_hub::HealthHub;
+use super::metrics;
 use crate::config::Settings;
 use crate::coordinator::run::Run;
 use crate::engine::Handle;
 use crate::linters::adapters;
 use crate::linters::toolchain::ToolchainMode;
 use crate::middleware::request_id::RandomBits;
+use crate::middleware::rpc_metrics::RpcMetrics;
 use crate::status::ApiError;
 use crate::types::{Digest, RunId, ToolName, UnixMillis};
 use crate::workspace::blobs::{BlobError, BlobStore, Pin};
@@ -54,6 +58,12 @@ pub struct Service {
     pub toolchain_mode: Option<ToolchainMode>,
     /// Randomness for ids.
     pub random: RandomBits,
+    /// What was refused, and what passed.
+    pub counts: Counts,
+    /// How long calls take and how they end.
+    pub calls: Arc<RpcMetrics>,
+    /// Measures the mesh's health for all who watch it.
+    pub health: HealthHub,
     /// Ends when the server is asked to stop: it takes no new runs, and lets those that are open end.
     pub draining: CancellationToken,
     /// Ends when that is done; open streams end with it.
@@ -103,8 +113,21 @@ impl Service {
         random: RandomBits,
         draining: CancellationToken,
     ) -> Arc<Self> {
-        let (pins, stopping) = (Mutex::default(), CancellationToken::new());
-        Arc::new(Self { engine, blobs, settings, trees, toolchain_mode, random, draining, stopping, pins })
+        let health = HealthHub::new(engine.clone(), Self::tools(), engine.now().wall);
+        Arc::new(Self {
+            engine,
+            blobs,
+            settings,
+            trees,
+            toolchain_mode,
+            random,
+            counts: Counts::default(),
+            calls: RpcMetrics::new(metrics::methods()),
+            health,
+            draining,
+            stopping: CancellationToken::new(),
+            pins: Mutex::default(),
+        })
     }
 
     /// Refuses a new run while the server drains.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from client import ALL_TOOLS, Client, Watch
+from lintmesh.v1 import health_pb2
 from mesh import API, COORDINATOR, NODE_PORT, NODES, Mesh
 from network import Network
 
@@ -119,15 +120,27 @@ class Scene:
         self.views_equal(seconds - (time.monotonic() - began))
 
     def views_equal(self, seconds: float) -> None:
-        """Every link among the nodes is up in its observer's view, within this time."""
-        wanted = len(self.mesh.nodes) * (len(self.mesh.nodes) - 1)
-        deadline = time.monotonic() + seconds
+        """Every node sees every other by a link of its own, within this time."""
+        wanted = {(a, b) for a in self.mesh.nodes for b in self.mesh.nodes if a != b}
+        began = time.monotonic()
         while True:
-            measured = self.client.status().metrics.connections
-            if measured == wanted:
+            seen = views(self.client.status().metrics)
+            if seen == wanted:
+                self.say(f"all {len(wanted)} views are equal after {time.monotonic() - began:.1f} s")
                 return
-            assert time.monotonic() < deadline, f"{measured} of {wanted} links are up after {seconds:.1f} s"
+            missing = sorted(wanted - seen)
+            assert time.monotonic() < began + seconds, f"after {seconds:.1f} s these links are not up: {missing}"
             time.sleep(0.1)
+
+
+def views(health: object) -> set[tuple[str, str]]:
+    """The links that are up, each by the word of the node that observes it."""
+    return {
+        (observer, link.peer_id)
+        for observer, node in health.node_health.items()
+        for link in node.links
+        if link.state == health_pb2.LINK_STATE_UP
+    }
 
 
 @contextlib.contextmanager

@@ -141,47 +141,6 @@ async fn the_status_is_one_page_and_follows_a_run() {
 }
 
 #[tokio::test]
-async fn health_is_streamed_at_once_on_change_and_at_the_interval() {
-    let serve = Serve::start("").await;
-    let mut client = serve.coordinator();
-    let every = |millis: u32| StreamHealthRequest {
-        interval: Some(prost_types::Duration {
-            seconds: i64::from(millis / 1000),
-            nanos: (millis % 1000) as i32 * 1_000_000,
-        }),
-    };
-    let refused = client.stream_health(every(99)).await.expect_err("too often");
-    assert_eq!(bad_fields(&refused), ["interval"]);
-
-    let mut often = client.stream_health(every(100)).await.expect("a stream").into_inner();
-    for _ in 0..3 {
-        let next = tokio::time::timeout(DEADLINE, often.message()).await.expect("in time");
-        assert_eq!(next.expect("alive").expect("told").health.expect("health").active_nodes, 4);
-    }
-    // An hour between reports: what comes is the first one and the changes.
-    let mut seldom = client.stream_health(every(3_600_000)).await.expect("a stream").into_inner();
-    let first = seldom.message().await.expect("alive").expect("at once").health.expect("health");
-    assert_eq!(first.active_nodes, 4);
-    let failing = fault("", FaultAction::Fail, "api-docs");
-    client.handle_fault(failing).await.expect("done");
-    let changed = async {
-        loop {
-            let health = seldom.message().await.expect("alive").expect("told").health.expect("health");
-            assert!(health.revision >= first.revision);
-            if health.active_nodes == 3 {
-                return health;
-            }
-        }
-    };
-    let health = tokio::time::timeout(DEADLINE, changed).await.expect("told of the change");
-    assert!(health.revision > first.revision);
-    assert_eq!((health.topology_health, health.system_health), (0.75, 0.75));
-    let node = &health.node_health["api-docs"];
-    assert_eq!((node.status(), node.cause.as_str()), (NodeStatus::Failed, "OPERATOR"));
-    assert_eq!(node.breaker(), BreakerState::Open);
-}
-
-#[tokio::test]
 async fn a_node_reported_as_failed_loses_its_work_and_comes_back() {
     let ruff = GatedRuff::new();
     let serve = Serve::start(&ruff.settings()).await;

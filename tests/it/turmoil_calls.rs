@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lintmesh::proto::v1::coordinator_service_client::CoordinatorServiceClient;
-use lintmesh::proto::v1::{GetMeshStatusRequest, InitializeMeshRequest};
+use lintmesh::proto::v1::{GetMeshStatusRequest, InitializeMeshRequest, StreamHealthRequest};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
+use tonic_types::StatusExt as _;
 
 use super::support::virtual_network::{API_PORT, COORDINATOR, VirtualNetwork, connector};
 
@@ -110,4 +111,34 @@ fn a_call_whose_caller_vanished_frees_its_place_when_the_connection_is_given_up(
     network.sim.partition("lost", COORDINATOR);
     network.pass(KEEP_ALIVE + SLACK);
     perform(&mut network, "late", async { short_call().await.expect("the place is free") });
+}
+
+#[test]
+fn a_reader_that_reads_nothing_is_ended_and_told_where_to_resume() {
+    let mut network = VirtualNetwork::new(5, "");
+    network.node("backend-dev");
+    perform(&mut network, "caller", async {
+        let interval = Some(prost_types::Duration { seconds: 0, nanos: 100_000_000 });
+        let request = StreamHealthRequest { interval, ..Default::default() };
+        let mut slow = client().stream_health(request).await.expect("open").into_inner();
+        let mut reader = client().stream_health(request).await.expect("open").into_inner();
+        let begin = Instant::now();
+        let mut revision = 0;
+        while begin.elapsed() < Duration::from_secs(300) {
+            let next = timeout(Duration::from_secs(1), reader.message()).await.expect("told in time");
+            revision = next.expect("no error").expect("open").health.expect("a report").revision;
+        }
+        let end = loop {
+            match slow.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("it ended without a word"),
+                Err(status) => break status,
+            }
+        };
+        assert_eq!(end.code(), Code::Aborted, "{end:?}");
+        let info = end.get_details_error_info().expect("details");
+        assert_eq!(info.reason, "SLOW_CONSUMER");
+        let resume: u64 = info.metadata["after_revision"].parse().expect("a number");
+        assert!(resume <= revision, "{resume} of {revision}");
+    });
 }

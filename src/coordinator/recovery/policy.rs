@@ -137,7 +137,11 @@ mod tests {
         starts.set_active(at(651), true);
         starts.set_active(at(652), true);
         starts.set_active(at(711), false);
-        assert_eq!(starts.next(at(712), &policy), Some(at(712)), "a minute does, and the first is at once again");
+        assert_eq!(
+            starts.next(at(712), &policy),
+            Some(at(712)),
+            "a minute does, and the first is at once again"
+        );
     }
 
     #[test]

@@ -197,13 +197,15 @@ fn a_launched_node_that_ends_in_order_is_started_again() {
     assert_eq!(mesh.status(BACKEND), LEFT);
     mesh.join(BACKEND);
     assert_eq!(mesh.status(BACKEND).0, NodeStatus::Active);
-    let failed = mesh.events.iter().any(|event| {
-        matches!(event, Event::NodeStatusChanged { status: NodeStatus::Failed, .. })
-    });
+    let failed = mesh
+        .events
+        .iter()
+        .any(|event| matches!(event, Event::NodeStatusChanged { status: NodeStatus::Failed, .. }));
     assert!(!failed, "it was no fault");
-    let left = mesh.events.iter().filter(|event| {
-        matches!(event, Event::NodeRecovery { step: RecoveryStep::Left, .. })
-    });
+    let left = mesh
+        .events
+        .iter()
+        .filter(|event| matches!(event, Event::NodeRecovery { step: RecoveryStep::Left, .. }));
     assert_eq!(left.count(), 1);
 }
 

@@ -1,8 +1,8 @@
 //! HandleFault: what operators do about nodes.
 
 use super::mesh::*;
-use crate::coordinator::event::FaultAnswer;
 use crate::coordinator::breaker::State as Breaker;
+use crate::coordinator::event::FaultAnswer;
 use crate::coordinator::input::{Effect, FaultAction, FaultRequest, FaultTarget, Input, Refusal, Reply};
 use crate::coordinator::settings::Settings;
 use crate::types::{Digest, FaultCause, NodeStatus, Outcome, Stage};

@@ -141,7 +141,8 @@ fn starts_that_come_to_nothing_are_repeated_with_pauses_until_the_budget_is_spen
     }
     assert_eq!(pauses, [1, 2, 4, 8]);
     fails_to_start(&mut mesh, 5, "exit status: 2");
-    let said = "started 5 times within 600 s in vain; exit status: 2; remove the cause, then recover the node";
+    let said =
+        "started 5 times within 600 s in vain; exit status: 2; remove the cause, then recover the node";
     assert_eq!((mesh.status(BACKEND), detail(&mesh)), (IN_VAIN, said));
     assert_eq!(pass(&mut mesh, 700), [] as [u64; 0], "it stays so, also after the window");
     assert_eq!(detail(&mesh), said);
@@ -199,10 +200,10 @@ fn what_nothing_starts_stays_failed_with_its_cause_and_spends_nothing() {
     assert_eq!(mesh.core.recoveries().attempted(), 0);
     mesh.join(BACKEND);
     assert_eq!((mesh.status(BACKEND), detail(&mesh)), (ACTIVE, ""));
-    assert!(steps(&mesh).contains(&(
-        RecoveryStep::Restarted,
-        "its process was started by somebody else".to_owned()
-    )));
+    assert!(
+        steps(&mesh)
+            .contains(&(RecoveryStep::Restarted, "its process was started by somebody else".to_owned()))
+    );
 }
 
 #[test]

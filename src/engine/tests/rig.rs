@@ -11,7 +11,7 @@ use crate::coordinator::event::{Event, RunOrder};
 use crate::coordinator::input::{Assign, Ending, Facts, Hello, Input, Message, Reply};
 use crate::coordinator::settings::Settings;
 use crate::engine::clock::SystemClock;
-use crate::engine::{RestartOrder, Engine, EngineError, Handle, codec};
+use crate::engine::{Engine, EngineError, Handle, RestartOrder, codec};
 use crate::store::{MemoryStore, Record, Store, StoreError};
 use crate::types::{
     Digest, Epoch, FaultCause, Incarnation, Measured, NodeId, NodeSpec, NodeStatus, Outcome, Plan, RunId,

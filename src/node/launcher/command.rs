@@ -92,9 +92,10 @@ impl RestartCommand {
         let group = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
         let last_line = Arc::new(Mutex::new(String::new()));
         let out = child.stdout.take().map(|out| tokio::spawn(tell(out, occasion.node_id.clone(), None)));
-        let err = child.stderr.take().map(|err| {
-            tokio::spawn(tell(err, occasion.node_id.clone(), Some(Arc::clone(&last_line))))
-        });
+        let err = child
+            .stderr
+            .take()
+            .map(|err| tokio::spawn(tell(err, occasion.node_id.clone(), Some(Arc::clone(&last_line)))));
         let ended = tokio::time::timeout(self.bound, child.wait()).await;
         if ended.is_err() {
             if let Some(group) = group {
@@ -123,8 +124,11 @@ impl RestartCommand {
 fn filled(word: &str, occasion: &Occasion) -> String {
     let mut text = String::new();
     let mut rest = word;
-    let names =
-        [("{node_id}", occasion.node_id.as_str()), ("{endpoint}", &occasion.endpoint), ("{cause}", &occasion.cause)];
+    let names = [
+        ("{node_id}", occasion.node_id.as_str()),
+        ("{endpoint}", &occasion.endpoint),
+        ("{cause}", &occasion.cause),
+    ];
     while let Some(at) = rest.find('{') {
         let (before, from) = rest.split_at(at);
         text.push_str(before);
@@ -206,7 +210,8 @@ mod tests {
     #[tokio::test]
     async fn a_failure_says_status_and_last_line() {
         let failing = "echo out; echo first >&2; echo no such pod >&2; exit 3";
-        let error = command(&["sh", "-c", failing], LONG).run(&occasion()).await.expect_err("failed").to_string();
+        let error =
+            command(&["sh", "-c", failing], LONG).run(&occasion()).await.expect_err("failed").to_string();
         assert_eq!(error, "nodes.restart_command ended with exit status: 3: no such pod");
         let error = command(&["/nowhere/x"], LONG).run(&occasion()).await.expect_err("none").to_string();
         assert!(error.starts_with("cannot run /nowhere/x of nodes.restart_command: "), "{error}");

@@ -117,12 +117,17 @@ impl VirtualNetwork {
                 output_bytes: 1 << 20,
                 processes: 8,
             },
+            drain_timeout: Duration::from_secs(5),
             work_dir: work,
             cpu_slots: 1,
             shim: env!("CARGO_BIN_EXE_lintmesh").into(),
         };
         self.sim.host(name, move || {
-            let options = NodeOptions { settings: settings.clone(), connector: connector() };
+            let options = NodeOptions {
+                settings: settings.clone(),
+                connector: connector(),
+                drain: CancellationToken::new(),
+            };
             async move { Ok(agent::run(options, CancellationToken::new()).await?) }
         });
     }
