@@ -7,23 +7,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 
-use super::accept::{ConnectionLimits, ServeOptions, Served, serve};
 use super::alert_post::ClientError;
 use super::alertmanager::Alertmanager;
 use super::coordinator::Coordination;
 use super::enrolment::Secrets;
-use super::listener::Listener;
 use super::nodes::Sessions;
 use super::service::{Service, TreePolicy};
 use super::stack::{self, Inbound, InboundLimits};
-use super::tls::{TlsConfigs, TlsError, server_config};
 use super::workspace::Workspaces;
 use super::{admin, health, mesh, observe};
 use crate::config::Settings;
@@ -39,6 +35,9 @@ use crate::proto::v1::FILE_DESCRIPTOR_SET;
 use crate::proto::v1::coordinator_service_server::CoordinatorServiceServer;
 use crate::proto::v1::workspace_service_server::WorkspaceServiceServer;
 use crate::store::Store;
+use crate::transport::accept::{ConnectionLimits, ServeOptions, Served, serve};
+use crate::transport::listener::{Bind, Listener, Tcp};
+use crate::transport::tls::{TlsConfigs, TlsError, server_config};
 use crate::workspace::blobs::{BlobError, BlobLimits, BlobStore};
 
 /// Open `Watch` streams of one prober on the admin listener.
@@ -126,43 +125,25 @@ pub struct RunningServer {
     engine_abort: AbortHandle,
 }
 
-/// Where a server listens: each listener with its address.
-pub struct Listeners<L> {
-    /// For clients.
-    pub api: (L, SocketAddr),
-    /// For nodes.
-    pub nodes: (L, SocketAddr),
-    /// For probes, if there is such a listener.
-    pub admin: Option<(L, SocketAddr)>,
-}
-
-/// Binds every listener that the settings name, then serves. Nothing is left behind if one cannot be bound.
+/// Binds every listener, then serves. Nothing is left behind if one cannot be bound.
 pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<RunningServer, StartError> {
-    let server = &options.settings.server;
-    let listeners = Listeners {
-        api: bind(server.listen, "server.listen").await?,
-        nodes: bind(server.node_listen, "server.node_listen").await?,
-        admin: match options.admin {
-            true => Some(bind(server.admin_listen, "server.admin_listen").await?),
-            false => None,
-        },
-    };
-    start_on(listeners, options).await
+    start_on(&Tcp, options).await
 }
 
-/// Serves on listeners that are there, of real sockets or of a simulated network.
-pub async fn start_on<S, L>(
-    listeners: Listeners<L>,
-    options: ServerOptions<S>,
-) -> Result<RunningServer, StartError>
+/// The same on another network than the machine's, for example a simulated one.
+pub async fn start_on<S, B>(network: &B, options: ServerOptions<S>) -> Result<RunningServer, StartError>
 where
     S: Store + 'static,
-    L: Listener + 'static,
+    B: Bind,
 {
     let settings = &options.settings;
     let (api_tls, node_tls) = tls(settings)?.map(<(_, _)>::from).unzip();
-    let Listeners { api: (api, api_address), nodes: (nodes, node_address), admin: admin_listener } =
-        listeners;
+    let (api, api_address) = bind(network, settings.server.listen, "server.listen").await?;
+    let (nodes, node_address) = bind(network, settings.server.node_listen, "server.node_listen").await?;
+    let admin_listener = match options.admin {
+        true => Some(bind(network, settings.server.admin_listen, "server.admin_listen").await?),
+        false => None,
+    };
     let workspace = &settings.workspace;
     let limits =
         BlobLimits { max_blob_bytes: workspace.max_blob_bytes, max_total_bytes: workspace.max_store_bytes };
@@ -253,7 +234,8 @@ where
     let node_stack = stack::metered(node_stack, calls);
     // On loopback the certificate's name cannot fit, and the enrolment secret never leaves the machine.
     let node_tls = node_tls.filter(|_| !settings.server.node_listen.ip().is_loopback());
-    running.listen(nodes, node_stack, listener_limits(ConnectionLimits::for_nodes()), node_tls);
+    let node_limits = ConnectionLimits::for_nodes(settings.mesh.message_timeout);
+    running.listen(nodes, node_stack, listener_limits(node_limits), node_tls);
     if let Some((listener, _)) = admin_listener {
         let routes = admin::routes(health_service, running.service.clone());
         let admin_stack = stack::admin(routes, ADMIN_STREAMS, random.clone());
@@ -331,12 +313,12 @@ impl RunningServer {
     }
 }
 
-/// The listener, and the address with the port that was really taken.
-async fn bind(address: SocketAddr, setting: &'static str) -> Result<(TcpListener, SocketAddr), StartError> {
-    let listener =
-        TcpListener::bind(address).await.map_err(|source| StartError::Bind { address, setting, source })?;
-    let taken = listener.local_addr().unwrap_or(address);
-    Ok((listener, taken))
+async fn bind<B: Bind>(
+    network: &B,
+    address: SocketAddr,
+    setting: &'static str,
+) -> Result<(B::Listener, SocketAddr), StartError> {
+    network.bind(address).await.map_err(|source| StartError::Bind { address, setting, source })
 }
 
 fn with_reflection(routes: Routes) -> Routes {

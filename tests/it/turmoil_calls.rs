@@ -15,7 +15,7 @@ use tonic_types::StatusExt as _;
 use super::support::virtual_network::{API_PORT, COORDINATOR, VirtualNetwork, connector};
 
 /// One call at a time, so that a place that is still held shows.
-const ONE_PLACE: &str = "[server]\nmax_concurrent_requests = 1\n";
+const ONE_PLACE: &str = "max_concurrent_requests = 1\n";
 /// What the network and the server's own work may add to a time.
 const SLACK: Duration = Duration::from_millis(300);
 /// Silence of a client's connection until the server asks, and until it gives up.
@@ -24,7 +24,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20 + 10);
 type Client = CoordinatorServiceClient<Channel>;
 
 fn client() -> Client {
-    let endpoint = Endpoint::from_shared(format!("http://{COORDINATOR}:{API_PORT}")).expect("valid");
+    let endpoint = Endpoint::from_shared(format!("http://{COORDINATOR}:{API_PORT}"))
+        .expect("valid")
+        // Little is on its way to a client that does not read.
+        .initial_stream_window_size(1 << 14);
     CoordinatorServiceClient::new(connector()(endpoint))
 }
 

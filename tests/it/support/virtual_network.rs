@@ -14,12 +14,12 @@ use lintmesh::config::{self, Settings, Sources};
 use lintmesh::engine::clock::SystemClock;
 use lintmesh::linters::process::Limits;
 use lintmesh::linters::toolchain::{Toolchain, ToolchainMode};
-use lintmesh::node::agent::{self, NodeOptions, NodeSettings};
-use lintmesh::node::link::Connector;
+use lintmesh::node::agent::{self, NodeOptions, NodeSettings, PeerSettings};
+use lintmesh::node::link::{self, Connector};
 use lintmesh::node::secret::Secret;
-use lintmesh::server::listener::Listener;
-use lintmesh::server::{Listeners, MESH_ID, ServerOptions, TreePolicy, start_on};
+use lintmesh::server::{MESH_ID, ServerOptions, TreePolicy, start_on};
 use lintmesh::store::MemoryStore;
+use lintmesh::transport::listener::{Bind, Listener};
 use lintmesh::types::{Digest, NodeId, NodeSpec, NodeStatus};
 use tokio_util::sync::CancellationToken;
 use turmoil::net::{TcpListener, TcpStream};
@@ -28,6 +28,7 @@ use turmoil::{Builder, Sim};
 pub(crate) const COORDINATOR: &str = "coordinator";
 pub(crate) const API_PORT: u16 = 50051;
 const NODE_PORT: u16 = 50053;
+const PEER_PORT: u16 = 50054;
 const SECRET: &str = "open sesame";
 
 /// Far longer than anything here lasts, in virtual time.
@@ -57,7 +58,7 @@ pub(crate) struct VirtualNetwork {
 }
 
 impl VirtualNetwork {
-    /// With a coordinator of these settings (TOML); messages take 10 to 30 ms.
+    /// With a coordinator of these settings of `server` (TOML); messages take 10 to 30 ms.
     pub(crate) fn new(seed: u64, settings: &str) -> Self {
         let sim = Builder::new()
             .rng_seed(seed)
@@ -81,7 +82,7 @@ impl VirtualNetwork {
         let file = self.dir.path().join("lintmesh.toml");
         let digest = Digest::of(SECRET.as_bytes());
         let text = format!(
-            "{more}\n[nodes]\nlaunch = \"external\"\n[[nodes.secrets]]\nname = \"tests\"\nsha256 = \"{digest}\"\n"
+            "[server]\nlisten = \"127.0.0.1:{API_PORT}\"\nnode_listen = \"127.0.0.1:{NODE_PORT}\"\n{more}\n[nodes]\nlaunch = \"external\"\n[[nodes.secrets]]\nname = \"tests\"\nsha256 = \"{digest}\"\n"
         );
         std::fs::write(&file, text).expect("written");
         config::load(&Sources { file: Some(file), ..Sources::default() }).expect("valid").settings
@@ -119,14 +120,22 @@ impl VirtualNetwork {
             },
             drain_timeout: Duration::from_secs(5),
             work_dir: work,
+            peers: PeerSettings {
+                // Plain text is for loopback only; the simulated network minds the port.
+                listen: SocketAddr::from((Ipv4Addr::LOCALHOST, PEER_PORT)),
+                advertise: Some(format!("{name}:{PEER_PORT}")),
+                tls: None,
+            },
             cpu_slots: 1,
             shim: env!("CARGO_BIN_EXE_lintmesh").into(),
         };
         self.sim.host(name, move || {
             let options = NodeOptions {
                 settings: settings.clone(),
+                network: Virtual { record: None },
                 connector: connector(),
                 drain: CancellationToken::new(),
+                random: Arc::new(link::jitter),
             };
             async move { Ok(agent::run(options, CancellationToken::new()).await?) }
         });
@@ -198,12 +207,7 @@ async fn coordinate(settings: Settings, record: Arc<Mutex<Record>>, blobs: &Path
         clock: Arc::new(SystemClock::new()),
         random: Arc::new(|| 0x5eed),
     };
-    let listeners = Listeners {
-        api: VirtualListener::bind(API_PORT, None).await?,
-        nodes: VirtualListener::bind(NODE_PORT, Some(Arc::clone(&record))).await?,
-        admin: None,
-    };
-    let server = start_on(listeners, options).await?;
+    let server = start_on(&Virtual { record: Some(Arc::clone(&record)) }, options).await?;
     let (engine, mut revision) = (server.engine(), server.engine().revision());
     let mut known = BTreeMap::new();
     loop {
@@ -223,18 +227,25 @@ async fn coordinate(settings: Settings, record: Arc<Mutex<Record>>, blobs: &Path
     }
 }
 
-/// A listener on the simulated network.
-pub(crate) struct VirtualListener {
-    inner: TcpListener,
+/// The simulated network, as one host sees it.
+struct Virtual {
     record: Option<Arc<Mutex<Record>>>,
 }
 
-impl VirtualListener {
-    async fn bind(port: u16, record: Option<Arc<Mutex<Record>>>) -> io::Result<(Self, SocketAddr)> {
-        let inner = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?;
-        let address = inner.local_addr()?;
-        Ok((Self { inner, record }, address))
+impl Bind for Virtual {
+    type Listener = VirtualListener;
+
+    async fn bind(&self, address: SocketAddr) -> io::Result<(VirtualListener, SocketAddr)> {
+        // Its hosts have one address each.
+        let inner = TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await?;
+        let record = self.record.clone().filter(|_| address.port() == NODE_PORT);
+        Ok((VirtualListener { inner, record }, address))
     }
+}
+
+struct VirtualListener {
+    inner: TcpListener,
+    record: Option<Arc<Mutex<Record>>>,
 }
 
 impl Listener for VirtualListener {
