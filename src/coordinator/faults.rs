@@ -115,8 +115,15 @@ impl Coordinator {
     }
 
     /// Has nodes close and open their links.
-    fn rebuild_connections(&mut self, _draft: &mut Draft, nodes: &[NodeId]) -> Vec<String> {
-        nodes.iter().map(|node| format!("{node} takes no links")).collect()
+    fn rebuild_connections(&mut self, draft: &mut Draft, nodes: &[NodeId]) -> Vec<String> {
+        let mut steps = Vec::new();
+        for node in nodes {
+            steps.push(match self.rebuild_links(draft, Some(node)) {
+                0 => format!("{node} has no links, or no connection by which it could be told"),
+                _ => format!("{node} closes its links and opens them anew"),
+            });
+        }
+        steps
     }
 
     fn held(&self, node: &NodeId) -> Vec<AttemptRef> {

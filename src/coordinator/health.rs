@@ -12,13 +12,8 @@ use super::node::LoadScore;
 use super::placement::{Mesh, Need};
 use super::run::{Run, TaskState};
 use crate::types::{
-    FaultCause, LinkReport, LinkState, NodeId, NodeStatus, Now, RunId, Stage, ToolName, UnixMillis,
+    FaultCause, LinkReport, NodeId, NodeStatus, Now, RunId, Stage, Tick, ToolName, UnixMillis,
 };
-
-/// Up to so many nodes each one links to each other.
-const FULL_MESH_NODES: usize = 64;
-/// Above, each one dials so many others.
-const RING_LINKS: usize = 10;
 
 /// The health of the mesh at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,9 +26,9 @@ pub struct MeshHealth {
     pub topology_health: f64,
     /// Live links.
     pub connections: u32,
-    /// Links that should be there.
+    /// Links to hold now, between the nodes that are there.
     pub planned_connections: u32,
-    /// Live links / planned links.
+    /// Live links / those that all nodes would have: `N * (N - 1)` in a full mesh.
     pub connectivity: f64,
     /// The shape in force.
     pub topology: Topology,
@@ -107,7 +102,9 @@ impl Coordinator {
     /// Measures. `tools` are the tools whose progress is shown even if no run has used them.
     pub fn mesh_health(&self, now: Now, tools: &[ToolName]) -> MeshHealth {
         let queued = self.queued_by_node(now);
-        let nodes = self
+        let links = self.links_alive(now.tick);
+        let live = links.values().map(Vec::len).sum::<usize>();
+        let nodes: BTreeMap<NodeId, NodeHealth> = self
             .state
             .members
             .iter()
@@ -127,7 +124,7 @@ impl Coordinator {
                     peer_endpoint: presence.and_then(|at| at.peer_endpoint.clone()),
                     process_id: presence.map_or(0, |at| at.process_id),
                     links: presence.map(|at| at.links.values().cloned().collect()).unwrap_or_default(),
-                    connection_count: count(self.live_links(id).count()),
+                    connection_count: links.get(id).map_or(0, |peers| count(peers.len())),
                     clock_offset_ms: presence.and_then(|at| at.clock_offset_ms),
                 };
                 (id.clone(), health)
@@ -139,10 +136,10 @@ impl Coordinator {
             at: now.wall,
             revision: self.revision,
             topology_health: self.state.health(),
-            connections: count(self.connections()),
-            planned_connections: count(self.planned_connections()),
-            connectivity: self.connectivity(),
-            topology: self.topology(),
+            connections: count(live),
+            planned_connections: count(self.links.links().count()),
+            connectivity: self.connectivity(now.tick),
+            topology: self.links.topology(),
             active_nodes: count(self.state.active().count()),
             total_nodes: count(self.state.members.len()),
             nodes,
@@ -159,37 +156,12 @@ impl Coordinator {
         }
     }
 
-    /// Live links / planned links; 1 if none is planned.
-    pub fn connectivity(&self) -> f64 {
-        match self.planned_connections() {
+    /// Live links / those that all nodes would have; 1 if there are none to have.
+    pub fn connectivity(&self, now: Tick) -> f64 {
+        match self.planned_links() {
             0 => 1.0,
-            planned => self.connections() as f64 / planned as f64,
+            planned => self.links_alive(now).values().map(Vec::len).sum::<usize>() as f64 / planned as f64,
         }
-    }
-
-    /// The shape in force.
-    pub fn topology(&self) -> Topology {
-        if self.state.members.len() > FULL_MESH_NODES { Topology::Rings } else { Topology::FullMesh }
-    }
-
-    fn connections(&self) -> usize {
-        self.state.active().map(|(node, _)| self.live_links(node).count()).sum()
-    }
-
-    fn planned_connections(&self) -> usize {
-        let nodes = self.state.members.len();
-        match self.topology() {
-            Topology::FullMesh => nodes * nodes.saturating_sub(1),
-            Topology::Rings => nodes * RING_LINKS,
-        }
-    }
-
-    /// The links of an ACTIVE node over which an ACTIVE peer has answered, by its own newest word.
-    pub fn live_links(&self, node: &NodeId) -> impl Iterator<Item = &NodeId> {
-        let is_active = |node: &NodeId| self.status(node) == Some(NodeStatus::Active);
-        let presence = self.presences.get(node).filter(|_| is_active(node));
-        let links = presence.into_iter().flat_map(|presence| presence.links.values());
-        links.filter(move |link| link.state == LinkState::Up && is_active(&link.peer)).map(|link| &link.peer)
     }
 
     fn fault_tolerance(&self) -> FaultTolerance {
@@ -230,16 +202,14 @@ impl Coordinator {
     fn node_progress(&self, runs: &[&Run]) -> BTreeMap<NodeId, BTreeMap<ToolName, f64>> {
         let mut shares: BTreeMap<(NodeId, ToolName), (u64, u64)> = BTreeMap::new();
         for task in runs.iter().flat_map(|run| run.stage(Stage::Lint)) {
-            let (node, done) = match &task.state {
-                TaskState::Running { node, .. } => (node, 0),
-                TaskState::Done { node, .. } => (node, 1),
-                TaskState::Queued | TaskState::GivenUp { .. } => continue,
-            };
-            if let Some(tool) = &task.task.tool {
-                let share = shares.entry((node.clone(), tool.clone())).or_default();
-                let cost = task.cost.max(1);
-                share.0 = share.0.saturating_add(done * cost);
-                share.1 = share.1.saturating_add(cost);
+            let done = u64::from(task.output().is_some());
+            for node in task.nodes() {
+                if let Some(tool) = &task.task.tool {
+                    let share = shares.entry((node.clone(), tool.clone())).or_default();
+                    let cost = task.cost.max(1);
+                    share.0 = share.0.saturating_add(done * cost);
+                    share.1 = share.1.saturating_add(cost);
+                }
             }
         }
         let mut progress: BTreeMap<NodeId, BTreeMap<ToolName, f64>> = BTreeMap::new();

@@ -357,6 +357,9 @@ pub enum Refusal {
     /// Fix: the id was used for another request.
     #[error("id `{0}` was used before for another request; use a new one")]
     IdReused(String),
+    /// Fix: the mesh has as many nodes as its settings allow.
+    #[error("the mesh has {0} nodes at most, see mesh.max_nodes")]
+    TooManyNodes(usize),
     /// Try again: too many runs are open.
     #[error("{0} runs are open, as many as the server allows")]
     TooManyRuns(usize),

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::event::{Event, RecoveryStep, RunEvent};
 use super::input::{Effect, Message, Reply};
 use super::{Coordinator, Draft};
-use crate::types::{FaultCause, LinkState, NodeId, NodeStatus, Tick};
+use crate::types::{FaultCause, NodeId, NodeStatus, Tick};
 pub use policy::RestartPolicy;
 use policy::Starts;
 
@@ -324,7 +324,7 @@ impl Coordinator {
 
     /// Tells once the links of a node that came back are up.
     fn linked(&mut self, draft: &mut Draft, node: &NodeId, since: Tick) {
-        let Some(links) = self.links_up(node) else { return };
+        let Some(links) = self.links_up(draft.now.tick, node) else { return };
         self.set_stage(node, Stage::Idle);
         let after = draft.now.tick.since(since).as_secs_f64();
         self.tell(
@@ -336,19 +336,14 @@ impl Coordinator {
     }
 
     /// How many links to and from a node there are, if none that should be is missing.
-    fn links_up(&self, node: &NodeId) -> Option<usize> {
-        let up = |from: &NodeId, to: &NodeId| {
-            let link = self.presences.get(from).and_then(|presence| presence.links.get(to));
-            link.is_some_and(|link| link.state == LinkState::Up)
-        };
-        let takes_links =
-            |node: &NodeId| self.presences.get(node).is_some_and(|presence| presence.peer_endpoint.is_some());
-        if !takes_links(node) {
-            return Some(0);
-        }
-        let others: Vec<&NodeId> =
-            self.state.active().map(|(id, _)| id).filter(|id| *id != node && takes_links(id)).collect();
-        others.iter().all(|other| up(node, other) && up(other, node)).then_some(2 * others.len())
+    fn links_up(&self, now: Tick, node: &NodeId) -> Option<usize> {
+        let is_active = |peer: &&NodeId| self.status(peer) == Some(NodeStatus::Active);
+        let mut dialled = self.links.dials(node).filter(is_active);
+        let mut watching = self.links.observers(node).filter(is_active);
+        let count = dialled.clone().count() + watching.clone().count();
+        let all_live = dialled.all(|peer| self.is_live(now, node, peer))
+            && watching.all(|peer| self.is_live(now, peer, node));
+        all_live.then_some(count)
     }
 
     fn set_stage(&mut self, node: &NodeId, stage: Stage) {

@@ -17,7 +17,6 @@ use tokio::sync::{mpsc, oneshot, watch as channel};
 use crate::coordinator::Coordinator;
 use crate::coordinator::event::Event;
 use crate::coordinator::input::{Effect, Input, Reply};
-use crate::coordinator::run::TaskState;
 use crate::coordinator::settings::Settings;
 use crate::store::{Store, StoreError};
 use crate::types::{NodeId, NodeStatus, Now, RunId, Tick};
@@ -230,7 +229,7 @@ impl<S: Store> Engine<S> {
         }
         self.commit(&events)?;
         self.publish(events);
-        // Alerts change without an event.
+        // Links and alerts come and go without events.
         let revision = self.core.revision();
         self.revision.send_if_modified(|told| std::mem::replace(told, revision) != revision);
         for effect in effects {
@@ -332,18 +331,19 @@ pub fn progress(core: &Coordinator, id: &RunId) -> Progress {
                 NodeStatus::Active => "idle".to_owned(),
                 other => other.as_str().to_ascii_lowercase(),
             };
-            (node, (NodePart { status, ..NodePart::default() }, 0))
+            let connections = core.live_peers(core.decided_at(), node);
+            (node, (NodePart { status, connections, ..NodePart::default() }, 0))
         })
         .collect();
     for task in &run.tasks {
-        let (node, done) = match &task.state {
-            TaskState::Running { node, .. } => (node, 0),
-            TaskState::Done { node, .. } => (node, 1),
-            TaskState::Queued | TaskState::GivenUp { .. } => continue,
-        };
-        let (part, finished) = nodes.entry(node).or_default();
-        part.tasks.push(task.name.clone());
-        *finished += done;
+        for node in task.nodes() {
+            let (part, finished) = nodes.entry(node).or_default();
+            part.tasks.push(task.name.clone());
+            *finished += u32::from(task.output().is_some());
+            if part.status == "idle" {
+                part.status = "assigned".to_owned();
+            }
+        }
     }
     let nodes = nodes
         .into_iter()
@@ -385,8 +385,8 @@ fn log(event: &Event) {
             RunEvent::Started { order, .. } => {
                 tracing::info!(%run, files = order.files, project = order.project, "run started");
             }
-            RunEvent::TaskAssigned { task, attempt, node, .. } => {
-                tracing::debug!(%run, task = %task, %attempt, %node, "task assigned");
+            RunEvent::TaskAssigned { task, attempt, node, second, .. } => {
+                tracing::debug!(%run, task = %task, %attempt, %node, second, "task assigned");
             }
             RunEvent::TaskAccepted { task, attempt, node, .. } => {
                 tracing::debug!(%run, task = %task, %attempt, %node, "task accepted");

@@ -43,6 +43,7 @@ pub fn core(settings: &Settings) -> CoreSettings {
             clear_after: alerts.clear_after,
             margin: alerts.margin,
         },
+        max_nodes: mesh.max_nodes as usize,
         max_open_runs: settings.runs.max_open as usize,
         max_tasks_per_project: settings.queue.max_tasks_per_project.map(|most| most as usize),
         max_runs_per_project: settings.queue.max_runs_per_project.map(|most| most as usize),

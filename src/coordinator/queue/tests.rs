@@ -120,6 +120,7 @@ impl Machine {
                 attempt: AttemptId { epoch: Epoch(1), number: self.attempts },
                 node: NodeId::new("node").expect("valid"),
                 incarnation: Incarnation(1),
+                second: false,
             };
             self.record(&id, &assigned);
             passed.iter().for_each(|project| self.queue.pass_over(project));

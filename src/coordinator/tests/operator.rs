@@ -144,7 +144,9 @@ fn recover_of_a_silent_node_does_not_call_it_healthy() {
     assert!(!answer.healthy_nodes.contains(&node(BACKEND)));
     assert_eq!(mesh.effects, [asked(FaultCause::HeartbeatTimeout)]);
     mesh.beat(BACKEND);
-    assert_eq!(mesh.status(BACKEND).0, NodeStatus::Active);
+    assert_eq!(mesh.status(BACKEND).0, NodeStatus::Initializing);
+    mesh.pass_with(&ALL, seconds(5));
+    assert_eq!(mesh.status(BACKEND).0, NodeStatus::Active, "it was only silent");
 }
 
 fn all(id: &str, action: FaultAction) -> Input {
