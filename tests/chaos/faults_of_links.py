@@ -73,6 +73,8 @@ def cut_from_all(options: Options) -> None:
         at.network.set(ends, cut=True)
         bites(at.network, COORDINATOR, "backend-dev")
         at.degraded("backend-dev", cut)
+        second = at.second_attempt(run, "backend-dev", cut)
+        at.say(f"its task got a second attempt elsewhere after {second:.2f} s")
         at.same_result(run, ALL_TOOLS)
         failed = at.health.reaches("backend-dev", "FAILED", cut, MESSAGE_TIMEOUT + 20) - cut
         at.say(f"the same result; FAILED after {failed:.2f} s")

@@ -13,6 +13,8 @@ from scene import ALL_TOOLS, QUICK_TOOLS, Options, Scene, reset_connections, sce
 
 DISK_BYTES = 1 << 20
 RECONNECTS = 1000
+# Longer than a heartbeat and shorter than message_timeout.
+STOPPED_SECONDS = 12
 
 
 def killed(options: Options) -> None:
@@ -54,13 +56,16 @@ def frozen(options: Options) -> None:
         run = at.lint(ALL_TOOLS)
         at.assigned(run, "backend-dev")
         stopped = at.mesh.freeze("backend-dev")
+        # It accepts connections, since the system does that for it, and never answers.
         at.degraded("backend-dev", stopped)
-        at.same_result(run, ALL_TOOLS)
-        at.say("the same result while it is stopped")
-        # Accepts, since the system does that for it, and never answers.
+        second = at.second_attempt(run, "backend-dev", stopped)
+        at.say(f"its task got a second attempt elsewhere after {second:.2f} s")
+        at.stays(max(0.0, stopped + STOPPED_SECONDS - time.monotonic()))
         at.mesh.signal("backend-dev", signal.SIGCONT)
         went_on = time.monotonic()
         at.active("backend-dev", went_on, 20)
+        at.same_result(run, ALL_TOOLS)
+        at.say("the same result")
         at.at_most(2, "backend-dev", stopped)
         at.others_undisturbed(["backend-dev"], stopped)
         at.whole()

@@ -79,6 +79,17 @@ class Scene:
 
         return run.wait(f"{node} has work", found, seconds)
 
+    def second_attempt(self, run: Watch, node: str, since: float) -> float:
+        """Wait until a task that the node had is given to another; return how long it took."""
+
+        def found(watch: Watch) -> float | None:
+            given = watch.events("task_assigned")
+            had = {event.task.task_id for at, event in given if event.node_id == node and at < since}
+            again = (at for at, event in given if at >= since and event.task.task_id in had and event.node_id != node)
+            return next(again, None)
+
+        return run.wait(f"a task of {node} is given to another", found, 30) - since
+
     def degraded(self, node: str, since: float, seconds: float = 30) -> float:
         """The node becomes DEGRADED within the promised time of silence; return how long it took."""
         took = self.health.reaches(node, "DEGRADED", since, seconds) - since
