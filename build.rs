@@ -12,6 +12,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let public = protox::compile(
         [
             "lintmesh/v1/coordinator.proto",
+            "lintmesh/v1/diagnose.proto",
+            "lintmesh/v1/explain.proto",
             "lintmesh/v1/health.proto",
             "lintmesh/v1/lint.proto",
             "lintmesh/v1/node.proto",
@@ -27,6 +29,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ["proto"],
     )?;
     // BTreeMap, so that equal messages print equally.
-    tonic_prost_build::configure().btree_map(".").compile_fds(all)?;
+    tonic_prost_build::configure()
+        .btree_map(".")
+        // One report goes to every watcher: it is encoded once for all of them.
+        .extern_path(".lintmesh.v1.StreamHealthResponse", "crate::proto::shared::StreamHealthResponse")
+        .compile_fds(all)?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::{self, Settings, Sources};
+use crate::config::{self, Loaded, Settings, SettingsError, Sources};
 
 /// Where settings are read from.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -25,7 +25,16 @@ impl ConfigArgs {
 
     /// The settings of a command that is not about a tree: those of the current folder.
     pub(super) fn settings(&self) -> anyhow::Result<Settings> {
-        load(&Sources { directories: vec![PathBuf::from(".")], ..self.sources() })
+        load(&self.of_this_folder())
+    }
+
+    /// The same with all that was noticed on the way.
+    pub(super) fn load(&self) -> Result<Loaded, SettingsError> {
+        config::load(&self.of_this_folder())
+    }
+
+    fn of_this_folder(&self) -> Sources {
+        Sources { directories: vec![PathBuf::from(".")], ..self.sources() }
     }
 }
 

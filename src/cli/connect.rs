@@ -1,5 +1,6 @@
 //! The connection of a command to a server.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -106,6 +107,16 @@ pub async fn connect(url: &str, token: Option<&str>, ca: Option<&Path>) -> anyho
         .await
         .map_err(|error| ConnectError { url: endpoint.uri().to_string(), reason: reason(&error) })?;
     Ok(Connection { channel, bearer })
+}
+
+/// Where a listener of this machine is reached: one on all addresses by loopback.
+pub fn dialled(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        let loopback: IpAddr =
+            if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+        address.set_ip(loopback);
+    }
+    address
 }
 
 /// A channel description with TLS for `https` URLs.

@@ -1,6 +1,5 @@
 //! `lintmesh healthcheck`: asks the standard health service and answers with grpc-health-probe's exit codes.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -90,13 +89,7 @@ async fn check(args: HealthcheckArgs) -> (Exit, String) {
     (if status == ServingStatus::Serving { Exit::Success } else { NOT_SERVING }, text)
 }
 
-/// Where this machine's server answers probes. One that listens on all addresses is reached by loopback.
+/// Where this machine's server answers probes.
 fn admin_address(config: &ConfigArgs) -> anyhow::Result<String> {
-    let mut address = config.settings()?.server.admin_listen;
-    if address.ip().is_unspecified() {
-        let loopback: IpAddr =
-            if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
-        address.set_ip(loopback);
-    }
-    Ok(address.to_string())
+    Ok(connect::dialled(config.settings()?.server.admin_listen).to_string())
 }

@@ -55,7 +55,7 @@ pub(super) fn toolchain(settings: &Settings, tell: &mut dyn FnMut(String)) -> an
 }
 
 /// Where managed linters are kept: the setting, else the user's cache folder (XDG Base Directory Specification).
-fn cache_dir(settings: &Settings) -> Result<PathBuf, UsageError> {
+pub(super) fn cache_dir(settings: &Settings) -> Result<PathBuf, UsageError> {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     settings
         .toolchain

@@ -6,26 +6,24 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tempfile::TempDir;
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::linters;
+use super::supervisor::Supervisor;
 use crate::config::{Launch, Settings};
-use crate::coordinator::input::Input;
 use crate::engine::clock::SystemClock;
 use crate::linters::toolchain::Toolchain;
 use crate::middleware::auth::Token;
 use crate::node::host;
-use crate::node::launcher::{LaunchOptions, Launcher, NodeExited};
+use crate::node::launcher::command::RestartCommand;
+use crate::node::launcher::{LaunchOptions, Launcher};
 use crate::node::secret::Secret;
 use crate::server::{self, MESH_ID, RunningServer, ServerOptions, TreePolicy};
 use crate::store::MemoryStore;
 
 /// How long nodes may take to join.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a node that is stopped may take.
-const NODE_STOP: Duration = Duration::from_secs(2);
 
 /// What a local mesh is made of.
 pub(super) struct MeshOptions {
@@ -74,16 +72,22 @@ impl LocalMesh {
         .await?;
         let stopping = CancellationToken::new();
         let server = Arc::new(server);
-        let supervisor = match toolchain.filter(|_| launch) {
-            None => tokio::spawn(async {}),
+        let launched = match toolchain.filter(|_| launch) {
+            None => None,
             Some(toolchain) => {
                 let work_dir = folder.path().join("nodes");
                 std::fs::create_dir_all(&work_dir).context("a folder for the nodes cannot be made")?;
                 let options = launch_options(&settings, &server, toolchain, work_dir)?;
-                let (launcher, exits) = Launcher::start(settings.nodes.specs(), options)?;
-                tokio::spawn(supervise(server.clone(), launcher, exits, stopping.clone()))
+                Some(Launcher::start(settings.nodes.specs(), options)?)
             }
         };
+        let command = RestartCommand {
+            words: settings.nodes.restart_command.clone(),
+            bound: settings.nodes.restart_timeout,
+        };
+        let command = Some(command).filter(|command| !command.words.is_empty());
+        let supervisor = Supervisor::new(server.clone(), launched, command);
+        let supervisor = tokio::spawn(supervisor.run(stopping.clone()));
         Ok(Self { server, supervisor, stopping, _folder: folder })
     }
 
@@ -126,6 +130,11 @@ impl LocalMesh {
     /// Completes when the coordinator has failed, with the reason.
     pub(super) async fn failed(&self) -> String {
         self.server.failed().await
+    }
+
+    /// Lets open runs end, within the bound, and takes no new ones.
+    pub(super) async fn drain(&self, bound: Duration) {
+        self.server.drain(bound).await;
     }
 
     /// Ends everything in order, within a bound: clients first, then the nodes, then the listeners.
@@ -178,6 +187,7 @@ fn launch_options(
         environment_class: host::environment_class(&linters::interpreter(&toolchain)),
         toolchain,
         limits: linters::limits(settings),
+        drain_timeout: settings.nodes.drain_timeout,
         work_dir,
         cpu_slots: host::cpu_slots(),
         make_secret: Box::new(move |node| {
@@ -186,31 +196,4 @@ fn launch_options(
             Secret::new(text)
         }),
     })
-}
-
-/// Tells the coordinator of nodes that ended, and starts again those it asks for.
-async fn supervise(
-    server: Arc<RunningServer>,
-    mut launcher: Launcher,
-    mut exits: mpsc::Receiver<NodeExited>,
-    stopping: CancellationToken,
-) {
-    let engine = server.engine();
-    loop {
-        tokio::select! {
-            () = stopping.cancelled() => break,
-            Some(exit) = exits.recv() => {
-                let exited = Input::ProcessExited { node: exit.node_id, process_id: exit.pid };
-                if engine.decide(exited).await.is_err() {
-                    break;
-                }
-            }
-            Some(node) = server.next_restart() => {
-                if let Err(error) = launcher.restart(&node, NODE_STOP).await {
-                    tracing::error!(%node, %error, "the node could not be started again");
-                }
-            }
-        }
-    }
-    launcher.stop_all(NODE_STOP).await;
 }

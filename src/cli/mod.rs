@@ -7,6 +7,7 @@ pub mod doctor;
 mod download;
 pub mod error;
 pub mod exit;
+mod explain;
 mod fault;
 pub mod follow;
 mod healthcheck;
@@ -24,6 +25,7 @@ mod runs;
 mod schema;
 mod serve;
 mod status;
+mod supervisor;
 mod terminal;
 mod time;
 mod toolchain;
@@ -72,6 +74,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Check this machine and the configuration: what works, what does not, and the remedy
     Doctor(doctor::DoctorArgs),
+    /// Tell why the tasks of a run are where they are, and what would make them go
+    Explain(explain::ExplainArgs),
     /// Take a node out of the mesh, or bring it back
     Fault(fault::FaultArgs),
     /// List the newest runs
@@ -156,8 +160,9 @@ async fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Lint(args) => lint::run(*args, &listen()?).await,
         Command::Serve(args) => serve::run(args, &listen()?).await,
         Command::Node(_) => unreachable!("a node is started without this runtime"),
-        Command::Status(args) => status::run(args).await,
+        Command::Status(args) => status::run(args, &listen()?).await,
         Command::Doctor(args) => doctor::run(args).await,
+        Command::Explain(args) => explain::run(args).await,
         Command::Fault(args) => fault::run(args).await,
         Command::Runs(args) => runs::run(args).await,
         Command::Watch(args) => watch::run(args, &listen()?).await,

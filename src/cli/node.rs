@@ -18,9 +18,10 @@ pub enum NodeCommand {
     Configured(Box<NodeSettings>),
 }
 
-/// Runs the node until it is asked to end (SIGTERM, SIGINT, its coordinator, its launcher's end) or is refused.
+/// Runs the node until its coordinator or its launcher ends it, it is refused, or a signal asks it to: the first SIGTERM
+/// or SIGINT lets it finish what it runs, within `nodes.drain_timeout`; the second ends it at once.
 pub fn node(command: NodeCommand) -> anyhow::Result<()> {
-    let stop = CancellationToken::new();
+    let (stop, drain) = (CancellationToken::new(), CancellationToken::new());
     let settings = match command {
         NodeCommand::Configured(settings) => *settings,
         NodeCommand::Launched => {
@@ -37,8 +38,8 @@ pub fn node(command: NodeCommand) -> anyhow::Result<()> {
         .build()
         .context("cannot start the runtime")?;
     let ended = runtime.block_on(async {
-        stop_on_signals(&stop).context("cannot listen for signals")?;
-        let options = NodeOptions { settings, connector: link::tcp(), random: Arc::new(link::jitter) };
+        end_on_signals(&drain, &stop).context("cannot listen for signals")?;
+        let options = NodeOptions { settings, connector: link::tcp(), drain, random: Arc::new(link::jitter) };
         agent::run(options, stop).await.map_err(anyhow::Error::from)
     });
     // A stage that computes cannot be interrupted, and nobody waits for it any more.
@@ -46,15 +47,17 @@ pub fn node(command: NodeCommand) -> anyhow::Result<()> {
     ended
 }
 
-fn stop_on_signals(stop: &CancellationToken) -> std::io::Result<()> {
+fn end_on_signals(drain: &CancellationToken, stop: &CancellationToken) -> std::io::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let stop = stop.clone();
+    let tokens = [drain.clone(), stop.clone()];
     tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        for token in tokens {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            token.cancel();
         }
-        stop.cancel();
     });
     Ok(())
 }

@@ -100,6 +100,7 @@ impl NodeArgs {
             environment_class: host::environment_class(&linters::interpreter(&toolchain)),
             toolchain,
             limits: linters::limits(&settings),
+            drain_timeout: settings.nodes.drain_timeout,
             work_dir: self.work_dir.unwrap_or_else(std::env::temp_dir),
             cpu_slots: host::cpu_slots(),
             shim: std::env::current_exe().context("this program's own path is not known")?,

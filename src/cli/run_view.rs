@@ -22,6 +22,37 @@ pub struct ToolView {
     pub error: Option<String>,
 }
 
+/// A run's place in the queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueueView {
+    /// Its tasks that wait.
+    pub waiting: u32,
+    /// Its tasks that run.
+    pub running: u32,
+    /// Runs before it, if it waits and nothing of it runs.
+    pub ahead: u32,
+}
+
+impl QueueView {
+    /// What progress tells of it.
+    pub const fn of(progress: &RunProgress) -> Self {
+        let RunProgress { waiting_tasks, running_tasks, runs_ahead, .. } = progress;
+        Self { waiting: *waiting_tasks, running: *running_tasks, ahead: *runs_ahead }
+    }
+
+    /// `waiting, 2 runs ahead`; none unless the run waits and nothing of it runs.
+    pub fn waiting(self) -> Option<String> {
+        if self.waiting == 0 || self.running > 0 {
+            return None;
+        }
+        Some(match self.ahead {
+            0 => "waiting, next in the queue".to_owned(),
+            1 => "waiting, 1 run ahead".to_owned(),
+            ahead => format!("waiting, {ahead} runs ahead"),
+        })
+    }
+}
+
 /// A run as its events tell it.
 #[derive(Debug, Clone, Default)]
 pub struct RunView {
@@ -37,6 +68,8 @@ pub struct RunView {
     pub nodes: BTreeMap<String, NodeAssignment>,
     /// How many tasks each node finished.
     pub finished_tasks: BTreeMap<String, u32>,
+    /// How its tasks and its place in the queue were last told.
+    pub queue: QueueView,
     /// Set by the last event.
     pub finished: Option<RunFinished>,
     /// Diagnostics of CLASSIFY tasks that are not accepted yet: they are sent again after a resume.
@@ -93,6 +126,7 @@ impl RunView {
     }
 
     fn progress(&mut self, progress: &RunProgress) {
+        self.queue = QueueView::of(progress);
         for (name, counts) in &progress.tools {
             let tool = self.tools.entry(name.clone()).or_default();
             (tool.queued, tool.running, tool.done) = (counts.queued, counts.running, counts.done);
@@ -110,6 +144,9 @@ impl RunView {
 
     /// What the run is doing as a whole.
     pub fn headline(&self) -> String {
+        if let (None, Some(waiting)) = (&self.finished, self.queue.waiting()) {
+            return waiting;
+        }
         let files = self.files;
         let plural = if files == 1 { "" } else { "s" };
         let all_done =
@@ -219,6 +256,26 @@ mod tests {
         view.apply(&event(4, Event::Finished(finished)));
         assert_eq!((view.headline().as_str(), view.last_sequence), ("done 2 files", 4));
         assert_eq!(view.finished_tasks["a"], 1);
+    }
+
+    #[test]
+    fn a_run_that_waits_says_how_many_runs_are_ahead() {
+        let mut view = RunView::default();
+        view.apply(&started());
+        for (waiting_tasks, running_tasks, runs_ahead, headline) in [
+            (5, 0, 2, "waiting, 2 runs ahead"),
+            (5, 0, 1, "waiting, 1 run ahead"),
+            (5, 0, 0, "waiting, next in the queue"),
+            (4, 1, 0, "planning 2 files"),
+            (0, 0, 0, "planning 2 files"),
+        ] {
+            let told = RunProgress { waiting_tasks, running_tasks, runs_ahead, ..Default::default() };
+            view.apply(&event(0, Event::Progress(told)));
+            assert_eq!(view.headline(), headline);
+        }
+        view.queue = QueueView { waiting: 1, running: 0, ahead: 1 };
+        view.apply(&event(2, Event::Finished(RunFinished::default())));
+        assert_eq!(view.headline(), "done 2 files", "a run that was cancelled waits no more");
     }
 
     #[test]

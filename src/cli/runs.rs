@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::connect::ServerArgs;
 use super::exit::Exit;
+use super::run_view::QueueView;
 use super::{outcome_name, output, time};
 use crate::proto::v1::{ListRunsRequest, Run, RunState};
 
@@ -65,11 +66,21 @@ fn state(run: &Run) -> &'static str {
     if run.state() == RunState::Open { "OPEN" } else { outcome_name(run.outcome()) }
 }
 
+/// An open run's tasks, or its place in the queue, beside its state.
+fn shown_state(run: &Run) -> String {
+    let queue = run.progress.as_ref().map(QueueView::of).unwrap_or_default();
+    match (run.state(), queue.waiting()) {
+        (RunState::Open, Some(waiting)) => format!("OPEN: {waiting}"),
+        (RunState::Open, None) => format!("OPEN: {} running, {} waiting", queue.running, queue.waiting),
+        _ => state(run).to_owned(),
+    }
+}
+
 fn screen(runs: &[Run]) -> String {
     if runs.is_empty() {
         return "no runs\n".to_owned();
     }
-    let header = ["RUN", "STATE", "PROJECT", "STARTED", "TOOK", "FILES", "DIAGNOSTICS"];
+    let header = ["RUN", "STATE", "PROJECT", "PRIORITY", "STARTED", "TOOK", "FILES", "DIAGNOSTICS"];
     let mut rows = vec![header.map(String::from).to_vec()];
     for run in runs {
         let count = |value: fn(&crate::proto::v1::RunSummary) -> u32| {
@@ -77,8 +88,9 @@ fn screen(runs: &[Run]) -> String {
         };
         rows.push(vec![
             run.run_id.clone(),
-            state(run).to_owned(),
+            shown_state(run),
             run.project.clone(),
+            run.priority.to_string(),
             time::utc(run.start_time.as_ref()),
             time::between(run.start_time.as_ref(), run.end_time.as_ref()),
             count(|summary| summary.files).unwrap_or_default(),
@@ -89,10 +101,16 @@ fn screen(runs: &[Run]) -> String {
 }
 
 fn as_json(run: &Run) -> Value {
+    let queue = run.progress.as_ref().map(QueueView::of).unwrap_or_default();
     json!({
         "run_id": run.run_id,
         "state": state(run),
         "project": run.project,
+        "priority": run.priority,
+        "supersede_key": run.supersede_key,
+        "waiting_tasks": queue.waiting,
+        "running_tasks": queue.running,
+        "runs_ahead": queue.ahead,
         "start_time": run.start_time.as_ref().map(time::rfc3339),
         "end_time": run.end_time.as_ref().map(time::rfc3339),
         "files": run.summary.as_ref().map(|summary| summary.files),
@@ -104,7 +122,7 @@ fn as_json(run: &Run) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::v1::{Outcome, RunSummary};
+    use crate::proto::v1::{Outcome, RunProgress, RunSummary};
 
     #[test]
     fn a_run_is_listed_with_its_outcome_or_as_open() {
@@ -115,10 +133,29 @@ mod tests {
             summary: Some(RunSummary { files: 3, diagnostics: 7, ..Default::default() }),
             ..Default::default()
         };
-        let open = Run { run_id: "r1".into(), state: RunState::Open.into(), ..Default::default() };
-        let text = screen(&[ended.clone(), open]);
+        let progress = |waiting_tasks, running_tasks, runs_ahead| RunProgress {
+            waiting_tasks,
+            running_tasks,
+            runs_ahead,
+            ..Default::default()
+        };
+        let open = |progress| Run {
+            run_id: "r1".into(),
+            state: RunState::Open.into(),
+            progress: Some(progress),
+            ..Default::default()
+        };
+        let waits = Run { priority: -3, ..open(progress(4, 0, 2)) };
+        let text = screen(&[ended.clone(), open(progress(3, 1, 0)), waits.clone()]);
         assert!(text.lines().nth(1).is_some_and(|l| l.contains("INCOMPLETE") && l.ends_with('7')), "{text}");
-        assert!(text.lines().nth(2).is_some_and(|l| l.contains("OPEN")), "{text}");
+        assert!(text.lines().nth(2).is_some_and(|l| l.contains("OPEN: 1 running, 3 waiting")), "{text}");
+        let last = text.lines().nth(3).expect("a line");
+        assert!(last.contains("OPEN: waiting, 2 runs ahead") && last.contains(" -3 "), "{text}");
+        let shown = as_json(&waits);
+        assert_eq!(
+            (&shown["runs_ahead"], &shown["priority"], &shown["state"]),
+            (&json!(2), &json!(-3), &json!("OPEN"))
+        );
         assert_eq!(as_json(&ended)["diagnostics"], 7);
         assert_eq!(screen(&[]), "no runs\n");
     }

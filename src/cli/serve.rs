@@ -80,6 +80,7 @@ pub(super) async fn run(args: ServeArgs, interrupt: &Interrupt) -> anyhow::Resul
             }
         }
     };
+    let drain_timeout = settings.server.drain_timeout;
     let mesh = LocalMesh::start(MeshOptions {
         trees: TreePolicy {
             allowed_roots: settings.workspace.allowed_roots.clone(),
@@ -103,6 +104,9 @@ pub(super) async fn run(args: ServeArgs, interrupt: &Interrupt) -> anyhow::Resul
         () = interrupt.requested() => None,
         reason = mesh.failed() => Some(reason),
     };
+    if failure.is_none() {
+        mesh.drain(drain_timeout).await;
+    }
     mesh.stop().await;
     match failure {
         None => Ok(Exit::Success),

@@ -23,13 +23,15 @@ pub(super) struct WatchArgs {
 }
 
 struct Lines {
+    /// The place in the queue that was last told.
+    place: Option<String>,
     closed: Option<std::io::Error>,
     interrupt: Interrupt,
 }
 
 impl Watcher for Lines {
-    fn event(&mut self, event: &RunEvent, _view: &RunView) {
-        if let Some(text) = line(event)
+    fn event(&mut self, event: &RunEvent, view: &RunView) {
+        if let Some(text) = line(event).or_else(|| self.queue_line(event, view))
             && let Err(error) =
                 std::io::Write::write_all(&mut std::io::stdout(), format!("{text}\n").as_bytes())
         {
@@ -44,11 +46,23 @@ impl Watcher for Lines {
     }
 }
 
+impl Lines {
+    /// The run's place in the queue, when it waits at another than before.
+    fn queue_line(&mut self, event: &RunEvent, view: &RunView) -> Option<String> {
+        let place = view.queue.waiting();
+        if place == self.place {
+            return None;
+        }
+        self.place.clone_from(&place);
+        place.map(|place| numbered(event, &format!("queue: {place}")))
+    }
+}
+
 /// Exits as the run did: 0 clean, 1 findings, 3 incomplete or cancelled. Leaving does not cancel the run.
 pub(super) async fn run(args: WatchArgs, interrupt: &Interrupt) -> anyhow::Result<Exit> {
     let connection = args.server.connect().await?;
     let start = Start::Existing(WatchRunRequest { run_id: args.run, after_sequence: args.after });
-    let mut lines = Lines { closed: None, interrupt: interrupt.clone() };
+    let mut lines = Lines { place: None, closed: None, interrupt: interrupt.clone() };
     let mut view = RunView::default();
     match follow::follow(&connection, start, false, interrupt, &mut lines, &mut view).await {
         Ok(finished) => Ok(match finished.outcome() {
@@ -64,7 +78,7 @@ pub(super) async fn run(args: WatchArgs, interrupt: &Interrupt) -> anyhow::Resul
     }
 }
 
-/// An event in one line; progress has none.
+/// An event in one line; progress has none of its own.
 fn line(event: &RunEvent) -> Option<String> {
     let text = match event.event.as_ref()? {
         Event::Started(started) => {
@@ -114,8 +128,12 @@ fn line(event: &RunEvent) -> Option<String> {
             format!("finished: {}{counts}{why}", outcome_name(finished.outcome()))
         }
     };
+    Some(numbered(event, &text))
+}
+
+fn numbered(event: &RunEvent, text: &str) -> String {
     let number = if event.sequence == 0 { "-".to_owned() } else { event.sequence.to_string() };
-    Some(format!("{} {number:>5} {text}", time::utc(event.time.as_ref())))
+    format!("{} {number:>5} {text}", time::utc(event.time.as_ref()))
 }
 
 fn one_line(text: &str) -> String {
@@ -129,6 +147,24 @@ mod tests {
 
     fn event(sequence: u64, event: Event) -> RunEvent {
         RunEvent { run_id: "r".into(), sequence, time: None, event: Some(event) }
+    }
+
+    #[test]
+    fn a_place_in_the_queue_is_told_when_it_changes() {
+        let mut lines = Lines { place: None, closed: None, interrupt: Interrupt::default() };
+        let mut view = RunView::default();
+        let mut told = Vec::new();
+        for (waiting_tasks, running_tasks, runs_ahead) in
+            [(1, 0, 2), (1, 0, 2), (1, 0, 1), (0, 1, 0), (0, 1, 0), (2, 0, 1)]
+        {
+            let progress = RunProgress { waiting_tasks, running_tasks, runs_ahead, ..Default::default() };
+            let event = event(0, Event::Progress(progress));
+            view.apply(&event);
+            told.extend(lines.queue_line(&event, &view));
+        }
+        let ends: Vec<_> =
+            told.iter().filter_map(|line| line.split_once("queue: ")).map(|(_, end)| end).collect();
+        assert_eq!(ends, ["waiting, 2 runs ahead", "waiting, 1 run ahead", "waiting, 1 run ahead"]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::types::Stage;
 pub(super) fn relations(settings: &Settings, reader: &mut Reader) {
     times_and_sizes(settings, reader);
     files(settings, reader);
+    alertmanagers(settings, reader);
     exposure(settings, reader);
     names(settings, reader);
     coverage(settings, reader);
@@ -77,7 +78,9 @@ fn files(settings: &Settings, reader: &mut Reader) {
         named.into_iter().filter_map(|(name, path)| Some((format!("server.tls.{name}"), path.as_ref()?)));
     let interpreters =
         settings.environments.iter().map(|(name, path)| (format!("environments.{name}"), path));
-    for (key, path) in named.chain(interpreters) {
+    let alertmanager_ca = settings.alerts.alertmanager_ca.as_ref();
+    let alertmanager_ca = alertmanager_ca.map(|path| ("alerts.alertmanager_ca".to_owned(), path));
+    for (key, path) in named.chain(interpreters).chain(alertmanager_ca) {
         let opened = File::open(path).and_then(|file| file.metadata());
         match opened {
             Ok(metadata) if metadata.is_file() => {}
@@ -89,6 +92,31 @@ fn files(settings: &Settings, reader: &mut Reader) {
         if !root.is_dir() {
             let key = format!("workspace.allowed_roots[{index}]");
             reader.conflict(&key, root.show(), "a folder that exists".into());
+        }
+    }
+}
+
+fn alertmanagers(settings: &Settings, reader: &mut Reader) {
+    let alerts = &settings.alerts;
+    for (index, url) in alerts.alertmanager_url.iter().enumerate() {
+        let key = format!("alerts.alertmanager_url[{index}]");
+        let is_https = url.starts_with("https://");
+        if !is_https && !url.starts_with("http://") {
+            reader.conflict(
+                &key,
+                url.show(),
+                "http://HOST:PORT or https://HOST:PORT, with a path or without".into(),
+            );
+        } else if is_https && alerts.alertmanager_ca.is_none() {
+            reader.conflict(&key, url.show(), "https only together with alerts.alertmanager_ca".into());
+        }
+    }
+    for name in alerts.labels.keys() {
+        let is_word = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        if !starts_well || !is_word(name) || ["alertname", "severity"].contains(&name.as_str()) {
+            let allowed = "a name of a-z, A-Z, 0-9 and '_' other than alertname and severity";
+            reader.conflict(&format!("alerts.labels.{name}"), name.show(), allowed.into());
         }
     }
 }

@@ -3,11 +3,13 @@
 //! Each setting is declared once, in a `section!`: name, type, default, what is allowed, and the doc comment which is
 //! its entry in the reference as well.
 
+mod alerts;
 mod check;
 mod environments;
 mod lint;
 mod mesh;
 mod nodes;
+mod queue;
 mod reader;
 mod reference;
 mod section;
@@ -22,9 +24,11 @@ use std::path::PathBuf;
 
 use crate::types::Severity;
 
+pub use alerts::AlertSettings;
 pub use lint::{LintSettings, OptionText, OutputFormat, ToolchainChoice, ToolchainSettings};
 pub use mesh::{LimitSettings, LoadBalancing, MeshSettings};
 pub use nodes::{Launch, NodeSettings, Secret, Specialist, StageSettings};
+pub use queue::QueueSettings;
 pub use reader::Problem;
 pub use reference::{Row, reference, reference_table, with_reference};
 pub use service::{
@@ -41,6 +45,8 @@ section! {
     pub struct Settings {
         /// How the mesh watches itself, places work and retries.
         mesh: MeshSettings = MeshSettings::default(), any("a table");
+        /// When alerts are raised, and who is told of them.
+        alerts: AlertSettings = AlertSettings::default(), any("a table");
         /// Where the coordinator listens and how much it takes.
         server: ServerSettings = ServerSettings::default(), any("a table");
         /// Who may call the API.
@@ -49,6 +55,8 @@ section! {
         workspace: WorkspaceSettings = WorkspaceSettings::default(), any("a table");
         /// How many runs there are and how they go.
         runs: RunSettings = RunSettings::default(), any("a table");
+        /// How the projects share the mesh.
+        queue: QueueSettings = QueueSettings::default(), any("a table");
         /// The agent nodes.
         nodes: NodeSettings = NodeSettings::default(), any("a table");
         /// The capabilities that each stage of a run requires.

@@ -1,8 +1,9 @@
 //! The agent nodes and what the stages of a run need of them.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use super::mesh::AT_LEAST_ONE;
+use super::mesh::{AT_LEAST_ONE, POSITIVE};
 use super::section::{Rule, any, choice, section};
 use super::service::{HASH, SecretHash};
 use crate::types::{NodeId, NodeSpec, Stage};
@@ -78,6 +79,24 @@ section! {
             allowed: "a list of tables, at least one",
             accepts: |all: &Vec<Specialist>| !all.is_empty(),
         };
+        /// Starts of a FAILED node's process within `nodes.restart_window`; then it stays FAILED until somebody recovers
+        /// it. 0 starts none.
+        restart_budget: u32 = 5, any("a whole number");
+        /// Seconds over which the starts of a node's process are counted. A node that was ACTIVE for a minute starts
+        /// anew.
+        restart_window: Duration = Duration::from_secs(600), POSITIVE;
+        /// Seconds of the longest pause before a start: the first comes at once, then after 1, 2, 4 seconds and so on.
+        restart_backoff_max: Duration = Duration::from_secs(60), POSITIVE;
+        /// Seconds that one start may take, from the order to the node's joining.
+        restart_timeout: Duration = Duration::from_secs(60), POSITIVE;
+        /// The command that starts a node again which the coordinator did not start itself: a program and its arguments,
+        /// run without a shell. In each, `{node_id}`, `{endpoint}` (where its peers reached it, empty if it never
+        /// joined) and `{cause}` (why it is FAILED) are replaced. Exit status 0 means that the node will join. With no
+        /// command, such a node is started again by hand.
+        restart_command: Vec<String> = Vec::new(), any("a list of words, the program first");
+        /// Seconds that a drained node gets to finish what it runs, and a node process after SIGTERM; the rest is given
+        /// to others.
+        drain_timeout: Duration = Duration::from_secs(30), any("seconds");
     }
 }
 

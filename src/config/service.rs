@@ -42,7 +42,9 @@ section! {
         max_concurrent_requests: u32 = 256, AT_LEAST_ONE;
         /// Streams that one client may have open; more are refused.
         max_streams_per_client: u32 = 64, AT_LEAST_ONE;
-        /// Seconds that open requests get to end when the server stops.
+        /// Seconds that open runs get to end when the server stops; then they are cancelled.
+        drain_timeout: Duration = Duration::from_secs(15), any("seconds");
+        /// Seconds that open requests get to end when the server stops, after the runs.
         shutdown_grace: Duration = Duration::from_secs(10), any("seconds");
         /// Whether clients may ask for the API's description (gRPC reflection).
         reflection: bool = true, any("true or false");

@@ -66,6 +66,7 @@ fn every_bad_value_of_a_kind_is_refused() {
         ("mesh.consensus_threshold", ["0", "1.01", "nan", "\"x\""]),
         ("mesh.load_balancing_strategy", ["\"random\"", "1", "\"\"", "[]"]),
         ("mesh.circuit_breaker_threshold", ["0", "-1", "1.5", "4294967296"]),
+        ("queue.max_tasks_per_project", ["0", "-1", "1.5", "\"all\""]),
         ("server.listen", ["\"localhost\"", "\"1.2.3.4\"", "50051", "\"127.0.0.1:70000\""]),
         ("server.reflection", ["1", "\"true\"", "[]", "{ a = 1 }"]),
         ("lint.fail_on", ["\"any\"", "3", "[]", "\"\""]),

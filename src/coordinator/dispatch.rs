@@ -1,7 +1,5 @@
 //! Gives waiting tasks to nodes.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use super::event::{Assignments, NewTask, RunEvent, TaskRef};
 use super::input::{Assign, Effect, Message};
 use super::node::RunningAttempt;
@@ -10,61 +8,90 @@ use super::run::{Kind, Run, Task, TaskState};
 use super::{Coordinator, Draft};
 use crate::types::{AttemptId, AttemptRef, Digest, NodeId, RunId, Stage, TaskId, Tick};
 
+/// The tasks for which no node has room: room only shrinks while work is placed, so if one finds none, no other of its
+/// kind and version does.
+#[derive(Default)]
+struct Stuck(Vec<(Kind, Option<String>)>);
+
+impl Stuck {
+    fn has(&self, kind: &Kind, version: Option<&str>) -> bool {
+        self.0.iter().any(|(stuck, of)| stuck == kind && of.as_deref() == version)
+    }
+}
+
+/// A task, and the node that is to have it.
+struct Placement {
+    run: RunId,
+    task: TaskId,
+    node: NodeId,
+    cores: u32,
+}
+
 impl Coordinator {
-    /// Places every waiting task for which a node has room: older runs first, within a run the stages that only
-    /// compute for a moment, since others wait for what they make, then the longest task.
+    /// Places every waiting task for which a node has room, the projects in turn by their fair shares.
     pub(super) fn dispatch(&mut self, draft: &mut Draft) {
-        // Room only shrinks while work is placed: if one task of a kind finds none, no other does.
-        let mut stuck: BTreeSet<(Kind, Option<String>)> = BTreeSet::new();
-        for run in self.state.open.clone() {
-            while let Some((kind, task)) = self.next_waiting(&run, &stuck) {
-                let placed = self.choose(draft.now.tick, &run, task).is_some_and(|node| {
-                    // A node that was chosen takes it; if not, trying again at once would not end.
-                    self.assign(draft, &run, task, &node)
-                });
-                if !placed {
-                    let version = self.version(&run, &kind);
-                    stuck.insert((kind, version));
+        let mut stuck = Stuck::default();
+        // Who could not use a turn, and how many of them when the last core was given to somebody after them.
+        let (mut passed, mut overtaken) = (Vec::new(), 0);
+        let mut turn = self.queue.first();
+        while let Some(at) = turn {
+            let placement = self.next_placement(draft.now.tick, &at.1, &mut stuck);
+            // A node that was chosen takes it; if not, trying again at once would not end.
+            let placed = placement.filter(|it| self.assign(draft, &it.run, it.task, &it.node));
+            turn = match placed {
+                Some(placed) => {
+                    if placed.cores > 0 {
+                        overtaken = passed.len();
+                    }
+                    // Being served has moved the project back.
+                    self.queue.from(&at)
                 }
-            }
+                None => {
+                    let next = self.queue.after(&at);
+                    passed.push(at.1);
+                    next
+                }
+            };
+        }
+        for project in passed.iter().take(overtaken) {
+            self.queue.pass_over(project);
         }
     }
 
-    /// The next task of a run that is not of a stuck kind.
-    fn next_waiting(&self, run: &RunId, stuck: &BTreeSet<(Kind, Option<String>)>) -> Option<(Kind, TaskId)> {
-        let state = self.state.runs.get(run)?;
-        state
-            .waiting
-            .iter()
-            .filter_map(|(kind, alike)| Some((kind, alike.first()?)))
-            .filter(|(kind, _)| {
-                stuck.is_empty() || !stuck.contains(&((*kind).clone(), self.version(run, kind)))
-            })
-            .min_by_key(|((stage, _), place)| (*stage == Stage::Lint, **place))
-            .map(|(kind, (_, task))| (kind.clone(), *task))
+    /// The next task of a project that a node has room for: the urgent runs first, then the older ones.
+    fn next_placement(&self, now: Tick, project: &str, stuck: &mut Stuck) -> Option<Placement> {
+        let cap = self.settings.max_tasks_per_project;
+        if cap.is_some_and(|cap| self.queue.running_tasks(project) >= cap) {
+            return None;
+        }
+        for id in self.queue.waiting_runs(project) {
+            let Some(run) = self.state.runs.get(id) else { continue };
+            while let Some((kind, task)) = next_waiting(run, stuck) {
+                let cores = cpu_slots(kind.0);
+                if let Some(node) = self.choose(now, run, task) {
+                    return Some(Placement { run: id.clone(), task, node, cores });
+                }
+                stuck.0.push((kind.clone(), version(run, kind).map(str::to_owned)));
+            }
+        }
+        None
     }
 
-    /// The version of a kind's tool that the run is pinned to.
-    fn version(&self, run: &RunId, (_, tool): &Kind) -> Option<String> {
-        self.state.runs.get(run)?.order.tools.get(tool.as_ref()?)?.clone()
-    }
-
-    fn choose(&self, now: Tick, run: &RunId, task: TaskId) -> Option<NodeId> {
-        let state = self.state.runs.get(run)?;
+    fn choose(&self, now: Tick, run: &Run, task: TaskId) -> Option<NodeId> {
         let mesh = Mesh {
             members: &self.state.members,
             presences: &self.presences,
             strategy: self.settings.load_balancing_strategy,
             now,
         };
-        mesh.choose(&self.need(state, &state.task(task)?.task))
+        mesh.choose(&self.need(run, &run.task(task)?.task))
     }
 
     pub(super) fn has_waiting_work(&self) -> bool {
-        self.state.open_runs().any(|(_, run)| !run.waiting.is_empty())
+        self.queue.has_waiting()
     }
 
-    fn need<'a>(&'a self, run: &'a Run, task: &'a TaskRef) -> Need<'a> {
+    pub(super) fn need<'a>(&'a self, run: &'a Run, task: &'a TaskRef) -> Need<'a> {
         let tool = task.tool.as_ref().filter(|_| task.stage == Stage::Lint);
         Need {
             capabilities: self.settings.required.of(task.stage),
@@ -84,6 +111,7 @@ impl Coordinator {
         let attempt = AttemptId { epoch: self.state.epoch, number: self.state.attempts + 1 };
         let task = waiting.task.clone();
         let capabilities = self.settings.required.of(task.stage).clone();
+        let inputs = inputs_of(state, &task);
         let assign = Assign {
             attempt: AttemptRef { run: run.clone(), task: task.id, attempt },
             task: task.clone(),
@@ -91,8 +119,8 @@ impl Coordinator {
             manifest: state.order.manifest,
             spec: state.order.spec,
             plan: state.output_of(Stage::Plan).map(|output| output.digest),
-            makers: makers(state, &task),
-            outputs: outputs_for(state, &task),
+            outputs: inputs.iter().map(|(digest, _)| *digest).collect(),
+            makers: inputs.into_iter().collect(),
             failed: if task.stage == Stage::Aggregate { self.given_up(run) } else { Vec::new() },
             tree_root: state.order.tree_root.clone(),
             cpu_slots: cpu_slots(task.stage),
@@ -146,42 +174,45 @@ impl Coordinator {
     }
 }
 
+/// The next task of a run that is not stuck: the stages that only compute for a moment before the linters, since others
+/// wait for what they make; then the longest task.
+fn next_waiting<'a>(run: &'a Run, stuck: &Stuck) -> Option<(&'a Kind, TaskId)> {
+    run.waiting
+        .iter()
+        .filter_map(|(kind, alike)| Some((kind, alike.first()?)))
+        .filter(|(kind, _)| !stuck.has(kind, version(run, kind)))
+        .min_by_key(|((stage, _), place)| (*stage == Stage::Lint, **place))
+        .map(|(kind, (_, task))| (kind, *task))
+}
+
+/// The version of a kind's tool that the run is pinned to.
+fn version<'a>(run: &'a Run, (_, tool): &Kind) -> Option<&'a str> {
+    run.order.tools.get(tool.as_ref()?)?.as_deref()
+}
+
 /// Only linters fill a core; the other stages compute for a moment.
-const fn cpu_slots(stage: Stage) -> u32 {
+pub(super) const fn cpu_slots(stage: Stage) -> u32 {
     match stage {
         Stage::Lint => 1,
         Stage::Plan | Stage::Classify | Stage::Aggregate => 0,
     }
 }
 
-/// Who made the outputs that a task reads: its nodes ask them first.
-fn makers(run: &Run, task: &TaskRef) -> BTreeMap<Digest, NodeId> {
-    let read: BTreeSet<Digest> = outputs_for(run, task).into_iter().collect();
-    run.tasks
-        .iter()
-        .filter_map(|task| match &task.state {
-            TaskState::Done { node, output, .. } if read.contains(&output.digest) => {
-                Some((output.digest, node.clone()))
-            }
-            _ => None,
-        })
-        .collect()
-}
-
-/// The outputs a task reads beside the plan.
-fn outputs_for(run: &Run, task: &TaskRef) -> Vec<Digest> {
+/// The outputs a task reads beside the plan, in the order of their tasks, each with the node that made it.
+fn inputs_of(run: &Run, task: &TaskRef) -> Vec<(Digest, NodeId)> {
+    let made = |done: &Task| match &done.state {
+        TaskState::Done { node, output, .. } => Some((output.digest, node.clone())),
+        _ => None,
+    };
     match task.stage {
         Stage::Plan | Stage::Lint => Vec::new(),
         Stage::Classify => run
             .stage(Stage::Lint)
             // The number first: names take longer to compare, and there may be thousands of tasks.
             .find(|done| done.task.shard == task.shard && done.task.tool == task.tool)
-            .and_then(Task::output)
-            .map(|output| output.digest)
+            .and_then(made)
             .into_iter()
             .collect(),
-        Stage::Aggregate => {
-            run.stage(Stage::Classify).filter_map(Task::output).map(|output| output.digest).collect()
-        }
+        Stage::Aggregate => run.stage(Stage::Classify).filter_map(made).collect(),
     }
 }

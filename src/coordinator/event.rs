@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::types::{
-    AttemptId, Digest, FaultCause, Incarnation, Measured, NodeId, NodeSpec, NodeStatus, Outcome, RequestKind,
-    RunId, Stage, Summary, TaskId, TaskOutput, ToolError, ToolName, UnixMillis,
+    AttemptId, Digest, FaultCause, Incarnation, Measured, NodeId, NodeSpec, NodeStatus, Outcome, Priority,
+    RequestKind, RunId, Stage, Summary, TaskId, TaskOutput, ToolError, ToolName, UnixMillis,
 };
 
 /// One fact.
@@ -31,6 +31,23 @@ pub enum Event {
         /// Why it is not ACTIVE.
         cause: Option<FaultCause>,
     },
+    /// A step of a node's recovery or of its leaving was taken. The details of those that are taken while a node is not
+    /// ACTIVE say why it is not.
+    NodeRecovery {
+        /// The node.
+        node: NodeId,
+        /// Which step.
+        step: RecoveryStep,
+        /// In words.
+        detail: String,
+    },
+    /// An operator drained a node, or took that back.
+    NodeDrained {
+        /// The node.
+        node: NodeId,
+        /// Whether it is drained now.
+        drained: bool,
+    },
     /// An operator's request was carried out; kept so that repeating it gives the same answer.
     FaultHandled {
         /// The caller's id for it.
@@ -51,6 +68,66 @@ pub enum Event {
     },
     /// A run that ended long ago was forgotten to make room.
     RunForgotten(RunId),
+}
+
+/// A step of a node's recovery or of its leaving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum RecoveryStep {
+    /// Its process will be started after a pause.
+    Waiting,
+    /// Its launcher was asked to start its process.
+    Restarting,
+    /// Its new process joined.
+    Restarted,
+    /// The links to and from it are up.
+    Linked,
+    /// What it says it has was compared with what it should have.
+    Synced,
+    /// Waiting work was given to it.
+    Rebalanced,
+    /// Nothing will start it: it stays as it is until somebody does something.
+    GivenUp,
+    /// It gets no new work and finishes what it has.
+    Draining,
+    /// It has no work any more.
+    Drained,
+    /// It ended as it was asked to.
+    Left,
+}
+
+impl RecoveryStep {
+    /// The name as it is written in logs: `RESTARTED`, ...
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            RecoveryStep::Waiting => "WAITING",
+            RecoveryStep::Restarting => "RESTARTING",
+            RecoveryStep::Restarted => "RESTARTED",
+            RecoveryStep::Linked => "LINKED",
+            RecoveryStep::Synced => "SYNCED",
+            RecoveryStep::Rebalanced => "REBALANCED",
+            RecoveryStep::GivenUp => "GIVEN_UP",
+            RecoveryStep::Draining => "DRAINING",
+            RecoveryStep::Drained => "DRAINED",
+            RecoveryStep::Left => "LEFT",
+        }
+    }
+
+    /// Whether its detail says why the node is not ACTIVE.
+    pub const fn explains(self) -> bool {
+        match self {
+            RecoveryStep::Waiting
+            | RecoveryStep::Restarting
+            | RecoveryStep::GivenUp
+            | RecoveryStep::Draining
+            | RecoveryStep::Drained
+            | RecoveryStep::Left => true,
+            RecoveryStep::Restarted
+            | RecoveryStep::Linked
+            | RecoveryStep::Synced
+            | RecoveryStep::Rebalanced => false,
+        }
+    }
 }
 
 /// One fact of a run. Each has a number in its run, from 1 without gaps.
@@ -154,8 +231,14 @@ pub struct RunOrder {
     pub request_id: String,
     /// Digest of the request's body, to tell a repetition from a mistake.
     pub body: Digest,
-    /// A label.
+    /// Whose it is: projects share the mesh by CPU time. Empty for none, which is a project too.
     pub project: String,
+    /// How urgent it is.
+    #[serde(default)]
+    pub priority: Priority,
+    /// It takes the place of the caller's open runs of the project with the same key; empty for none.
+    #[serde(default)]
+    pub supersede_key: String,
     /// The manifest of the tree.
     pub manifest: Digest,
     /// Files to lint.
@@ -248,8 +331,8 @@ pub struct FinishedResult {
 /// The answer to HandleFault.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FaultAnswer {
-    /// The node it was about.
-    pub node: NodeId,
+    /// The nodes it was about.
+    pub nodes: Vec<NodeId>,
     /// The nodes that are ACTIVE.
     pub healthy_nodes: Vec<NodeId>,
     /// The tasks taken from the node, and the node that has each now.

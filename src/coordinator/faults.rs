@@ -1,17 +1,28 @@
-//! A node is FAILED: by detection, by its launcher, or by an operator; and comes back.
+//! A node is FAILED: by detection, by its launcher, or by an operator; and what operators can do about nodes.
 
 use super::breaker::TripReason;
 use super::event::{Event, FaultAnswer, RunEvent};
-use super::input::{Effect, FaultRequest, Refusal, Reply};
+use super::input::{FaultAction, FaultRequest, FaultTarget, Refusal, Reply};
 use super::run::TaskState;
 use super::{Coordinator, Draft};
 use crate::types::{AttemptRef, FaultCause, NodeId, NodeStatus};
 
 impl Coordinator {
-    /// Marks a node FAILED and gives its work to others. Answers what it had.
+    /// Marks a node FAILED and gives its work to others. Answers what it had. A node that was asked to end is not
+    /// FAILED by its going.
     pub(super) fn fail(&mut self, draft: &mut Draft, node: &NodeId, cause: FaultCause) -> Vec<AttemptRef> {
-        if self.status(node) == Some(NodeStatus::Failed) && cause != FaultCause::Operator {
-            return Vec::new();
+        if cause != FaultCause::Operator {
+            if self.status(node) == Some(NodeStatus::Failed) {
+                return Vec::new();
+            }
+            if self.is_leaving(node) {
+                let taken = self.left(draft, node);
+                if cause == FaultCause::ProcessExited {
+                    // Whoever launched it wants it to be there.
+                    self.replace_process(node);
+                }
+                return taken;
+            }
         }
         self.set_status(draft, node, NodeStatus::Failed, Some(cause));
         let mut runs: Vec<_> =
@@ -29,50 +40,90 @@ impl Coordinator {
         taken
     }
 
-    pub(super) fn fail_node(&mut self, draft: &mut Draft, request: &FaultRequest) -> Reply {
+    /// Does what an operator asks. Whatever can be refused is refused before anything takes effect.
+    pub(super) fn handle_fault(&mut self, draft: &mut Draft, request: &FaultRequest) -> Reply {
         if let Some(reply) = self.repeated(request) {
             return reply;
         }
-        let node = &request.node;
-        if !self.state.members.contains_key(node) {
-            return Reply::Refused(Refusal::UnknownNode(node.clone()));
+        let nodes: Vec<NodeId> = match &request.target {
+            FaultTarget::All => self.state.members.keys().cloned().collect(),
+            FaultTarget::Node(node) if self.state.members.contains_key(node) => vec![node.clone()],
+            FaultTarget::Node(node) => return Reply::Refused(Refusal::UnknownNode(node.clone())),
+        };
+        let (mut steps, mut taken) = (Vec::new(), Vec::new());
+        for node in &nodes {
+            match request.action {
+                FaultAction::Fail => taken.extend(self.fail_node(draft, node, &mut steps)),
+                FaultAction::Recover => steps.push(self.recover_node(draft, node)),
+                FaultAction::Drain { bound } => {
+                    let held = self.held(node);
+                    steps.push(self.drain_node(draft, node, bound));
+                    if self.presence(node).running.is_empty() {
+                        taken.extend(held);
+                    }
+                }
+                FaultAction::ResetBreaker => {
+                    self.presence(node).breaker.reset();
+                    steps.push(format!("closed the circuit breaker of {node}"));
+                }
+                FaultAction::RebuildConnections => {}
+            }
         }
-        let taken = self.fail(draft, node, FaultCause::Operator);
-        let mut steps = vec![format!("marked {node} FAILED and opened its circuit breaker")];
-        if !taken.is_empty() {
-            steps.push(format!("took {} tasks from it", taken.len()));
+        if request.action == FaultAction::RebuildConnections {
+            steps.extend(self.rebuild_connections(draft, &nodes));
         }
         // Place the work now, so that the answer can say where it went.
         self.dispatch(draft);
-        self.answer(draft, request, &taken, steps)
+        self.answer(draft, request, nodes, &taken, steps)
     }
 
-    pub(super) fn recover_node(&mut self, draft: &mut Draft, request: &FaultRequest) -> Reply {
-        if let Some(reply) = self.repeated(request) {
-            return reply;
+    fn fail_node(&mut self, draft: &mut Draft, node: &NodeId, steps: &mut Vec<String>) -> Vec<AttemptRef> {
+        let taken = self.fail(draft, node, FaultCause::Operator);
+        steps.push(format!("marked {node} FAILED and opened its circuit breaker"));
+        if !taken.is_empty() {
+            steps.push(format!("took {} tasks from it", taken.len()));
         }
-        let node = &request.node;
-        if !self.state.members.contains_key(node) {
-            return Reply::Refused(Refusal::UnknownNode(node.clone()));
-        }
-        let mut steps = Vec::new();
+        taken
+    }
+
+    fn recover_node(&mut self, draft: &mut Draft, node: &NodeId) -> String {
+        let drained = if self.undrain(draft, node) { "no longer drained; " } else { "" };
         if self.is_responsive(node, draft.now.tick) {
+            if self.is_leaving(node) {
+                return format!(
+                    "{node} is {drained}its process was asked to end: it is ACTIVE once a new one joins"
+                );
+            }
             self.presence(node).breaker.reset();
             self.set_status(draft, node, NodeStatus::Active, None);
-            steps.push(format!("{node} is connected: marked it ACTIVE and closed its circuit breaker"));
-        } else {
-            self.presence(node).breaker.half_open_now();
-            // A node that is only late keeps its status: it may have work, which its detectors go on watching.
-            if self.status(node) == Some(NodeStatus::Failed) {
-                self.set_status(draft, node, NodeStatus::Initializing, None);
-            }
-            draft.effects.push(Effect::RestartProcess(node.clone()));
-            steps.push(format!(
-                "{node} does not answer: asked its launcher to start it; it is ACTIVE once it joins"
-            ));
+            return format!("{node} is {drained}connected: marked it ACTIVE and closed its circuit breaker");
         }
-        self.dispatch(draft);
-        self.answer(draft, request, &[], steps)
+        self.presence(node).breaker.half_open_now();
+        // A node that is only late keeps its status: it may have work, which its detectors go on watching.
+        if self.status(node) == Some(NodeStatus::Failed) {
+            self.set_status(draft, node, NodeStatus::Initializing, None);
+        }
+        if self.start_by_hand(draft, node) {
+            format!(
+                "{node} is {drained}not answering: asked its launcher to start it; it is ACTIVE once it joins"
+            )
+        } else {
+            format!(
+                "{node} is {drained}not answering, and no launcher starts it: start it by hand; it is ACTIVE once it joins"
+            )
+        }
+    }
+
+    /// Has nodes close and open their links.
+    fn rebuild_connections(&mut self, _draft: &mut Draft, nodes: &[NodeId]) -> Vec<String> {
+        nodes.iter().map(|node| format!("{node} takes no links")).collect()
+    }
+
+    fn held(&self, node: &NodeId) -> Vec<AttemptRef> {
+        let running = self.presences.get(node).into_iter().flat_map(|presence| &presence.running);
+        running
+            .map(|(id, held)| AttemptRef { run: held.run.clone(), task: held.task, attempt: *id })
+            .collect()
     }
 
     fn repeated(&self, request: &FaultRequest) -> Option<Reply> {
@@ -88,6 +139,7 @@ impl Coordinator {
         &mut self,
         draft: &mut Draft,
         request: &FaultRequest,
+        nodes: Vec<NodeId>,
         taken: &[AttemptRef],
         steps: Vec<String>,
     ) -> Reply {
@@ -103,7 +155,7 @@ impl Coordinator {
             })
             .collect();
         let answer = FaultAnswer {
-            node: request.node.clone(),
+            nodes,
             healthy_nodes: self.state.active().map(|(id, _)| id.clone()).collect(),
             redistributed,
             topology_health: self.state.health(),

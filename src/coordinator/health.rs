@@ -1,13 +1,24 @@
-//! Figures about the mesh, measured from what the coordinator knows.
+//! The health of the mesh and of each node, measured from what the coordinator knows.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Coordinator;
+use super::alert::Alert;
 use super::breaker::State as BreakerState;
+use super::input::Topology;
+use super::metrics::Figures;
 use super::node::LoadScore;
+use super::placement::{Mesh, Need};
 use super::run::{Run, TaskState};
-use crate::types::{FaultCause, NodeId, NodeStatus, Now, RunId, Stage, ToolName, UnixMillis};
+use crate::types::{
+    FaultCause, LinkReport, LinkState, NodeId, NodeStatus, Now, RunId, Stage, ToolName, UnixMillis,
+};
+
+/// Up to so many nodes each one links to each other.
+const FULL_MESH_NODES: usize = 64;
+/// Above, each one dials so many others.
+const RING_LINKS: usize = 10;
 
 /// The health of the mesh at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,8 +31,12 @@ pub struct MeshHealth {
     pub topology_health: f64,
     /// Live links.
     pub connections: u32,
-    /// Live links / `N * (N - 1)`.
+    /// Links that should be there.
+    pub planned_connections: u32,
+    /// Live links / planned links.
     pub connectivity: f64,
+    /// The shape in force.
+    pub topology: Topology,
     /// ACTIVE nodes.
     pub active_nodes: u32,
     /// All nodes.
@@ -38,6 +53,23 @@ pub struct MeshHealth {
     pub running_tasks: u32,
     /// Runs with work to do.
     pub open_runs: u32,
+    /// The thirteen figures.
+    pub figures: Figures,
+    /// The alerts that are raised.
+    pub alerts: Vec<Alert>,
+    /// What the mesh still stands.
+    pub tolerance: FaultTolerance,
+}
+
+/// How many nodes may still fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FaultTolerance {
+    /// Nodes that may be other than ACTIVE at a time: fault_tolerance_level of all, rounded down.
+    pub tolerated: u32,
+    /// Nodes that are.
+    pub unavailable: u32,
+    /// Nodes that may still fail.
+    pub remaining: u32,
 }
 
 /// The health of one node.
@@ -57,11 +89,24 @@ pub struct NodeHealth {
     pub breaker: BreakerState,
     /// Tasks it runs.
     pub running_tasks: u32,
+    /// Tasks that wait and are meant for it: it is the one made for them that suits best.
+    pub queued_tasks: u32,
+    /// Where other nodes reach it.
+    pub peer_endpoint: Option<String>,
+    /// Its process.
+    pub process_id: u32,
+    /// Its links, as it last told of them.
+    pub links: Vec<LinkReport>,
+    /// Those of them that are live.
+    pub connection_count: u32,
+    /// Its clock less the coordinator's, in milliseconds.
+    pub clock_offset_ms: Option<i64>,
 }
 
 impl Coordinator {
     /// Measures. `tools` are the tools whose progress is shown even if no run has used them.
     pub fn mesh_health(&self, now: Now, tools: &[ToolName]) -> MeshHealth {
+        let queued = self.queued_by_node(now);
         let nodes = self
             .state
             .members
@@ -78,6 +123,12 @@ impl Coordinator {
                     last_heartbeat: presence.and_then(|at| at.heard_at).map(|(_, wall)| wall),
                     breaker: presence.map_or(BreakerState::Closed, |at| at.breaker.state(now.tick)),
                     running_tasks: presence.map_or(0, |at| count(at.running.len())),
+                    queued_tasks: queued.get(id).copied().unwrap_or(0),
+                    peer_endpoint: presence.and_then(|at| at.peer_endpoint.clone()),
+                    process_id: presence.map_or(0, |at| at.process_id),
+                    links: presence.map(|at| at.links.values().cloned().collect()).unwrap_or_default(),
+                    connection_count: count(self.live_links(id).count()),
+                    clock_offset_ms: presence.and_then(|at| at.clock_offset_ms),
                 };
                 (id.clone(), health)
             })
@@ -88,9 +139,10 @@ impl Coordinator {
             at: now.wall,
             revision: self.revision,
             topology_health: self.state.health(),
-            // Links between nodes are counted once they are measured; there are none to measure yet.
-            connections: 0,
-            connectivity: if self.state.members.len() > 1 { 0.0 } else { 1.0 },
+            connections: count(self.connections()),
+            planned_connections: count(self.planned_connections()),
+            connectivity: self.connectivity(),
+            topology: self.topology(),
             active_nodes: count(self.state.active().count()),
             total_nodes: count(self.state.members.len()),
             nodes,
@@ -101,7 +153,68 @@ impl Coordinator {
                 tasks().filter(|task| matches!(task.state, TaskState::Running { .. })).count(),
             ),
             open_runs: count(self.state.open.len()),
+            figures: self.figures(now.tick),
+            alerts: self.alerts().collect(),
+            tolerance: self.fault_tolerance(),
         }
+    }
+
+    /// Live links / planned links; 1 if none is planned.
+    pub fn connectivity(&self) -> f64 {
+        match self.planned_connections() {
+            0 => 1.0,
+            planned => self.connections() as f64 / planned as f64,
+        }
+    }
+
+    /// The shape in force.
+    pub fn topology(&self) -> Topology {
+        if self.state.members.len() > FULL_MESH_NODES { Topology::Rings } else { Topology::FullMesh }
+    }
+
+    fn connections(&self) -> usize {
+        self.state.active().map(|(node, _)| self.live_links(node).count()).sum()
+    }
+
+    fn planned_connections(&self) -> usize {
+        let nodes = self.state.members.len();
+        match self.topology() {
+            Topology::FullMesh => nodes * nodes.saturating_sub(1),
+            Topology::Rings => nodes * RING_LINKS,
+        }
+    }
+
+    /// The links of an ACTIVE node over which an ACTIVE peer has answered, by its own newest word.
+    pub fn live_links(&self, node: &NodeId) -> impl Iterator<Item = &NodeId> {
+        let is_active = |node: &NodeId| self.status(node) == Some(NodeStatus::Active);
+        let presence = self.presences.get(node).filter(|_| is_active(node));
+        let links = presence.into_iter().flat_map(|presence| presence.links.values());
+        links.filter(move |link| link.state == LinkState::Up && is_active(&link.peer)).map(|link| &link.peer)
+    }
+
+    fn fault_tolerance(&self) -> FaultTolerance {
+        let nodes = self.state.members.len();
+        let tolerated = (self.settings.fault_tolerance_level * nodes as f64).floor() as u32;
+        let unavailable = count(nodes - self.state.active().count());
+        FaultTolerance { tolerated, unavailable, remaining: tolerated.saturating_sub(unavailable) }
+    }
+
+    /// How many waiting tasks are meant for each node.
+    fn queued_by_node(&self, now: Now) -> BTreeMap<NodeId, u32> {
+        let mesh = Mesh {
+            members: &self.state.members,
+            presences: &self.presences,
+            strategy: self.settings.load_balancing_strategy,
+            now: now.tick,
+        };
+        let mut queued = BTreeMap::new();
+        for ((stage, _), tasks) in self.state.open_runs().flat_map(|(_, run)| &run.waiting) {
+            let need = Need { capabilities: self.settings.required.of(*stage), tool: None, cpu_slots: 0 };
+            if let Some(node) = mesh.meant_for(&need) {
+                *queued.entry(node.clone()).or_insert(0) += count(tasks.len());
+            }
+        }
+        queued
     }
 
     /// The open runs, or the newest run if none is open.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::event::{Event, FaultAnswer, RunOrder, TaskRef};
+use super::metrics::Traffic;
 use crate::types::{
     AttemptRef, Digest, Epoch, Incarnation, LinkReport, LinkState, Load, Measured, NodeId, NodeSpec, Outcome,
     Plan, RunId, SessionId, Stage, Summary, TaskOutput, Tick, ToolError, ToolName,
@@ -130,10 +131,19 @@ pub enum Input {
         /// Why.
         reason: String,
     },
-    /// An operator reports a node as failed.
-    FailNode(FaultRequest),
-    /// An operator brings a node back.
-    RecoverNode(FaultRequest),
+    /// An operator says what to do about nodes.
+    HandleFault(FaultRequest),
+    /// A node's process could not be started, or has ended.
+    RestartFailed {
+        /// The node.
+        node: NodeId,
+        /// Which start, as [`Effect::RestartProcess`] said; 0 for its first, which nobody asked for.
+        start: u64,
+        /// In words.
+        reason: String,
+    },
+    /// What the shell counted of the messages between coordinator and nodes since its start.
+    Traffic(Traffic),
     /// Time passed: silence and deadlines are looked at, with this input only.
     Timer,
 }
@@ -167,8 +177,37 @@ pub struct FaultRequest {
     pub fault_id: String,
     /// Digest of the request.
     pub body: Digest,
-    /// The node.
-    pub node: NodeId,
+    /// What to do.
+    pub action: FaultAction,
+    /// With whom.
+    pub target: FaultTarget,
+}
+
+/// What an operator may do with nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FaultAction {
+    /// Mark FAILED, give its work to others.
+    Fail,
+    /// Bring back, from whatever it is in.
+    Recover,
+    /// Give it no more work.
+    Drain {
+        /// How long what it runs may take to end; none for [`Settings::drain_timeout`](super::settings::Settings).
+        bound: Option<Duration>,
+    },
+    /// Close its circuit breaker.
+    ResetBreaker,
+    /// Have its links closed and opened.
+    RebuildConnections,
+}
+
+/// Whom an operator means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FaultTarget {
+    /// One node.
+    Node(NodeId),
+    /// Every node.
+    All,
 }
 
 /// Who a node is and what it has.
@@ -321,6 +360,14 @@ pub enum Refusal {
     /// Try again: too many runs are open.
     #[error("{0} runs are open, as many as the server allows")]
     TooManyRuns(usize),
+    /// Try again: too many runs of the project are open.
+    #[error("{limit} runs of project `{project}` are open, as many as the server allows one project")]
+    TooManyRunsOfProject {
+        /// The project.
+        project: String,
+        /// How many it may have open.
+        limit: usize,
+    },
 }
 
 /// Something the shell must do.
@@ -337,8 +384,15 @@ pub enum Effect {
     },
     /// End a connection that a newer one replaced, or whose process is gone.
     CloseSession(SessionId),
-    /// Start the process of a node again, if the launcher has it.
-    RestartProcess(NodeId),
+    /// Start the process of a node again, in place of one that may be left.
+    RestartProcess {
+        /// Which.
+        node: NodeId,
+        /// Counts the starts, from 1.
+        start: u64,
+        /// Why it is FAILED; empty if an operator wants it started.
+        cause: String,
+    },
 }
 
 /// A message to a node.

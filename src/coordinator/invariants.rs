@@ -55,6 +55,7 @@ pub fn broken(core: &Coordinator) -> Vec<String> {
             broken.push(format!("{id}: open runs have a deadline, ended ones have none"));
         }
     }
+    broken.extend(core.queue.differences(&core.state));
     for (node, presence) in &core.presences {
         for (attempt, held) in &presence.running {
             let waits = core

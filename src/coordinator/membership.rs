@@ -74,14 +74,15 @@ impl Coordinator {
         presence.process_id = hello.process_id;
         if is_new_process {
             presence.load = Load::default();
+            presence.measured = false;
             presence.breaker.half_open_now();
         }
         self.reconcile(draft, &node, session, hello.incarnation, &hello.running, &hello.unacknowledged);
-        let by_operator = self.state.members.get(&node).is_some_and(|member| {
-            member.status == NodeStatus::Failed && member.cause == Some(FaultCause::Operator)
-        });
-        if !by_operator {
-            self.set_status(draft, &node, NodeStatus::Active, None);
+        if hello.draining {
+            self.note_leaving(&node, "its process was asked to end");
+        }
+        if let Some((status, cause)) = self.status_on_contact(&node) {
+            self.set_status(draft, &node, status, cause);
         }
         Reply::Welcome {
             epoch: self.state.epoch,
@@ -154,6 +155,7 @@ impl Coordinator {
             if self.status(node) == Some(NodeStatus::Active) {
                 self.set_status(draft, node, NodeStatus::Degraded, Some(FaultCause::SessionLost));
             }
+            self.gone_if_leaving(draft, node);
         }
         Reply::Done
     }
@@ -186,11 +188,10 @@ impl Coordinator {
         }
         presence.heard_at = Some((now.tick, now.wall));
         presence.load = beat.load;
+        presence.measured = true;
         presence.links = beat.links.into_iter().map(|link| (link.peer.clone(), link)).collect();
-        let Some(member) = self.state.members.get(node) else { return Reply::Done };
-        let by_operator = member.cause == Some(FaultCause::Operator);
-        if member.status != NodeStatus::Active && !by_operator {
-            self.set_status(draft, node, NodeStatus::Active, None);
+        if let Some((status, cause)) = self.status_on_contact(node) {
+            self.set_status(draft, node, status, cause);
         }
         Reply::Done
     }

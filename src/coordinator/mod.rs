@@ -5,19 +5,28 @@
 //! [`Input::Timer`] alone, which the caller sends after each batch of inputs and at [`Decision::wake_at`]. Only [`State::apply`] changes what is durable; what is known of
 //! connected nodes (sessions, loads, running attempts) is apart, in [`node::Presence`].
 
+pub mod alert;
 pub mod breaker;
+pub mod diagnose;
+pub mod eligibility;
 pub mod event;
+pub mod explain;
 pub mod health;
+pub mod history;
 pub mod input;
 pub mod invariants;
+pub mod metrics;
 pub mod node;
 pub mod placement;
+pub mod queue;
+pub mod recovery;
 pub mod run;
 pub mod settings;
 pub mod state;
 
 mod detect;
 mod dispatch;
+mod drain;
 mod faults;
 mod membership;
 mod results;
@@ -26,10 +35,15 @@ mod runs;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use alert::Alerts;
 use breaker::{Breaker, BreakerSettings};
+use drain::Drains;
 use event::{Event, RunEvent};
 use input::{Decision, Effect, Input, Reply};
+use metrics::Metrics;
 use node::Presence;
+use queue::FairQueue;
+use recovery::Recoveries;
 use settings::Settings;
 use state::State;
 
@@ -45,10 +59,15 @@ pub struct Coordinator {
     state: State,
     presences: BTreeMap<NodeId, Presence>,
     deadlines: BTreeMap<RunId, Tick>,
+    queue: FairQueue,
+    recoveries: Recoveries,
+    drains: Drains,
     /// When time should be let pass next, to notice that it was not.
     due: Option<Tick>,
     /// Silence before this moment was perhaps this process's own.
     awake_since: Tick,
+    metrics: Metrics,
+    alerts: Alerts,
     stale_results: u64,
     revision: u64,
 }
@@ -64,12 +83,17 @@ impl Coordinator {
     /// A coordinator that starts now.
     pub fn new(settings: Settings, epoch: Epoch) -> Self {
         Self {
+            queue: FairQueue::new(settings.task_timeout),
             settings,
             state: State::new(epoch),
             presences: BTreeMap::new(),
             deadlines: BTreeMap::new(),
+            recoveries: Recoveries::default(),
+            drains: Drains::default(),
             due: None,
             awake_since: Tick(0),
+            metrics: Metrics::default(),
+            alerts: Alerts::default(),
             stale_results: 0,
             revision: 0,
         }
@@ -95,15 +119,24 @@ impl Coordinator {
             Input::LinkChanged { session, node, subject, state } => {
                 self.link_changed(session, &node, subject, state)
             }
-            Input::ProbeReported { .. } | Input::NodeDraining { .. } => Reply::Done,
+            Input::NodeDraining { session, node, reason } => {
+                self.node_draining(&mut draft, session, &node, &reason)
+            }
+            Input::ProbeReported { .. } => Reply::Done,
             Input::Rejected { node, attempt, reason } => self.rejected(&mut draft, &node, &attempt, &reason),
             Input::TaskEnded { executor, incarnation, attempt, ending, measured, via: _ } => {
                 self.task_ended(&mut draft, &executor, incarnation, &attempt, ending, measured)
             }
             Input::StartRun { run, order } => self.start_run(&mut draft, run, *order),
             Input::CancelRun { run, reason } => self.cancel_run(&mut draft, &run, &reason),
-            Input::FailNode(request) => self.fail_node(&mut draft, &request),
-            Input::RecoverNode(request) => self.recover_node(&mut draft, &request),
+            Input::HandleFault(request) => self.handle_fault(&mut draft, &request),
+            Input::RestartFailed { node, start, reason } => {
+                self.restart_failed(&mut draft, &node, start, &reason)
+            }
+            Input::Traffic(traffic) => {
+                self.metrics.traffic(now.tick, traffic);
+                Reply::Done
+            }
             Input::Timer => Reply::Done,
         };
         // Not with every input: the next one in the queue may be the heartbeat or the result that is missed here.
@@ -111,12 +144,20 @@ impl Coordinator {
             self.detect(&mut draft);
             self.end_overdue_work(&mut draft);
         }
+        self.end_drains(&mut draft);
         self.dispatch(&mut draft);
-        if !draft.events.is_empty() {
+        self.recover(&mut draft);
+        if !time_passes || !draft.events.is_empty() {
+            self.alerts.something_happened();
+        }
+        let alerts_changed = time_passes && self.watch_figures(now);
+        if alerts_changed || !draft.events.is_empty() {
             self.revision += 1;
         }
         debug_assert_eq!(invariants::broken(self), Vec::<String>::new());
-        let wakes = self.wakes(now.tick);
+        let mut wakes = self.wakes(now.tick);
+        wakes.extend(self.recoveries.wakes().chain(self.drains.wakes()));
+        wakes.extend(self.next_figure_change());
         self.due = wakes.iter().copied().filter(|wake| *wake > now.tick).min();
         let wake_at = if time_passes { self.due } else { wakes.into_iter().min() };
         Decision { reply, events: draft.events, effects: draft.effects, wake_at }
@@ -137,6 +178,11 @@ impl Coordinator {
         &self.presences
     }
 
+    /// Whose turn it is.
+    pub const fn queue(&self) -> &FairQueue {
+        &self.queue
+    }
+
     /// Results that were dropped because another attempt had taken their place.
     pub const fn stale_results(&self) -> u64 {
         self.stale_results
@@ -149,6 +195,13 @@ impl Coordinator {
 
     fn record(&mut self, draft: &mut Draft, event: Event) {
         self.state.apply(&event);
+        if let Event::Run { run: id, event, .. } = &event
+            && let Some(run) = self.state.runs.get(id)
+        {
+            self.queue.follow(draft.now.tick, id, run, event);
+        }
+        self.recoveries.follow(draft.now.tick, &event);
+        self.metrics.observe(draft.now.tick, &event);
         draft.events.push(event);
     }
 

@@ -17,6 +17,10 @@ pub struct Member {
     pub status: NodeStatus,
     /// Why it is not ACTIVE.
     pub cause: Option<FaultCause>,
+    /// The same in words, as far as more is known; empty if not.
+    pub detail: String,
+    /// Whether an operator drained it: it gets no work until it is recovered, whatever its process does.
+    pub drained: bool,
     /// Its newest known process start; none until it joins.
     pub incarnation: Option<Incarnation>,
 }
@@ -32,6 +36,8 @@ pub struct Presence {
     pub heard_at: Option<(Tick, UnixMillis)>,
     /// What it last measured of itself.
     pub load: Load,
+    /// Whether its present process has measured that.
+    pub measured: bool,
     /// Whether work is given to it.
     pub breaker: Breaker,
     /// Where other nodes reach it.
@@ -87,6 +93,7 @@ impl Presence {
             disconnected_at: None,
             heard_at: None,
             load: Load::default(),
+            measured: false,
             breaker,
             peer_endpoint: None,
             failure_domain: String::new(),

@@ -1,8 +1,9 @@
 //! Which node gets which task.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::node::{Member, Presence};
+use super::node::{LoadScore, Member, Presence};
 use super::settings::Strategy;
 use crate::types::{NodeId, NodeSpec, NodeStatus, Tick, ToolName};
 
@@ -38,8 +39,27 @@ pub fn is_made_for(need: &BTreeSet<String>, spec: &NodeSpec) -> bool {
 }
 
 /// Whether the node could do what is needed, if it had room.
-fn covers(need: &BTreeSet<String>, spec: &NodeSpec) -> bool {
+pub(super) fn covers(need: &BTreeSet<String>, spec: &NodeSpec) -> bool {
     need.iter().all(|name| spec.capabilities.contains(name) || spec.fallback_capabilities.contains(name))
+}
+
+/// How well a node suits a task.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fit<'a> {
+    /// The node.
+    pub node: &'a NodeId,
+    /// Whether it was made for what is needed; else it would be a fallback.
+    pub is_made_for: bool,
+    /// The share of the needed capabilities that are its own; 1 if none is needed.
+    pub capability_match: f64,
+    /// Its declared weight.
+    pub priority_weight: f64,
+    /// How busy it is.
+    pub load: LoadScore,
+    /// See [`suitability`].
+    pub suitability: f64,
+    /// How many tasks it was given so far; for round robin.
+    pub given: u64,
 }
 
 /// The nodes and the cores of their machines, as one look sees them.
@@ -56,45 +76,46 @@ pub struct Mesh<'a> {
 
 impl Mesh<'_> {
     /// The node that should get the task now; none if it has to wait.
-    ///
-    /// Among the nodes made for the job that have room the strategy chooses; if there is none, the least loaded
-    /// fallback node takes it, so that no core idles while work waits.
     pub fn choose(&self, need: &Need<'_>) -> Option<NodeId> {
-        let mut made = Vec::new();
-        let mut fallback = Vec::new();
-        for (id, member) in self.members {
-            let Some(presence) = self.presences.get(id) else { continue };
-            if !self.is_eligible(member, presence, need) || !self.has_room(member, presence, need) {
-                continue;
-            }
-            let load = presence.load_score(&member.spec).score;
-            if is_made_for(need.capabilities, &member.spec) {
-                made.push((id, member, presence, load));
-            } else {
-                fallback.push((id, load));
-            }
+        let cores_in_use = self.cores_in_use();
+        self.members
+            .iter()
+            .filter(|(id, member)| self.refusals(id, member, need, &cores_in_use).next().is_none())
+            .map(|(id, member)| self.fit(id, member, need))
+            .min_by(|a, b| self.compare(a, b))
+            .map(|best| best.node.clone())
+    }
+
+    /// How well a node suits the task, whether it may take it now or not.
+    pub fn fit<'a>(&self, id: &'a NodeId, member: &Member, need: &Need<'_>) -> Fit<'a> {
+        let presence = self.presences.get(id);
+        let load = presence.map_or_else(LoadScore::default, |at| at.load_score(&member.spec));
+        Fit {
+            node: id,
+            is_made_for: is_made_for(need.capabilities, &member.spec),
+            capability_match: capability_match(need.capabilities, &member.spec),
+            priority_weight: member.spec.priority_weight,
+            suitability: suitability(need.capabilities, &member.spec, load.score),
+            load,
+            given: presence.map_or(0, |at| at.given),
         }
-        let best = match self.strategy {
-            Strategy::CapabilityBased => made
-                .iter()
-                .max_by(|a, b| {
-                    suitability(need.capabilities, &a.1.spec, a.3)
-                        .total_cmp(&suitability(need.capabilities, &b.1.spec, b.3))
-                        // Of equals the first by name, so that the choice can be foretold.
-                        .then_with(|| b.0.cmp(a.0))
-                })
-                .map(|best| best.0),
-            Strategy::LeastLoaded => {
-                made.iter().min_by(|a, b| a.3.total_cmp(&b.3).then_with(|| a.0.cmp(b.0))).map(|best| best.0)
-            }
-            Strategy::RoundRobin => {
-                made.iter().min_by_key(|(id, _, presence, _)| (presence.given, *id)).map(|best| best.0)
-            }
-        };
-        best.or_else(|| {
-            fallback.iter().min_by(|a, b| a.1.total_cmp(&b.1).then_with(|| a.0.cmp(b.0))).map(|best| best.0)
-        })
-        .cloned()
+    }
+
+    /// The better of two nodes that may take a task comes first.
+    ///
+    /// Among the nodes made for the job the strategy chooses; if there is none, the least loaded fallback node takes
+    /// it, so that no core idles while work waits. Of equals the first by name, so that the choice can be foretold.
+    pub fn compare(&self, a: &Fit<'_>, b: &Fit<'_>) -> Ordering {
+        let least_loaded = || a.load.score.total_cmp(&b.load.score);
+        b.is_made_for
+            .cmp(&a.is_made_for)
+            .then_with(|| match self.strategy {
+                _ if !a.is_made_for => least_loaded(),
+                Strategy::CapabilityBased => b.suitability.total_cmp(&a.suitability),
+                Strategy::LeastLoaded => least_loaded(),
+                Strategy::RoundRobin => a.given.cmp(&b.given),
+            })
+            .then_with(|| a.node.cmp(b.node))
     }
 
     /// The node a task is meant for: the most suitable one made for it that is not FAILED, busy or not.
@@ -112,25 +133,12 @@ impl Mesh<'_> {
             .map(|(id, _)| id)
     }
 
-    fn is_eligible(&self, member: &Member, presence: &Presence, need: &Need<'_>) -> bool {
-        let has_tool = match need.tool {
-            None => true,
-            Some((tool, version)) => presence.tools.get(tool).map(String::as_str) == version,
-        };
-        member.status == NodeStatus::Active
-            && presence.session.is_some()
-            && presence.breaker.would_admit(self.now)
-            && covers(need.capabilities, &member.spec)
-            && has_tool
-    }
-
-    fn has_room(&self, member: &Member, presence: &Presence, need: &Need<'_>) -> bool {
-        let slots = member.spec.max_concurrent_tasks as usize;
-        presence.running.len() < slots
-            && self.cores_in_use(&presence.host_id) + need.cpu_slots <= presence.cpu_slots.max(need.cpu_slots)
-    }
-
-    fn cores_in_use(&self, host: &str) -> u32 {
-        self.presences.values().filter(|node| node.host_id == host).map(Presence::cpu_slots_in_use).sum()
+    /// The cores in use, by machine. Summed once for all of its nodes: there may be a thousand.
+    pub fn cores_in_use(&self) -> BTreeMap<&str, u32> {
+        let mut used: BTreeMap<&str, u32> = BTreeMap::new();
+        for presence in self.presences.values() {
+            *used.entry(&presence.host_id).or_default() += presence.cpu_slots_in_use();
+        }
+        used
     }
 }

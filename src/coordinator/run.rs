@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::event::{FinishedResult, RunEvent, RunOrder, TaskRef};
 use crate::types::{
@@ -62,6 +63,8 @@ pub struct RunEnding {
 pub struct Task {
     /// Its names.
     pub task: TaskRef,
+    /// The same for people, made once: whoever watches the run is told the names again and again.
+    pub name: Arc<str>,
     /// Estimated effort; only compared.
     pub cost: u64,
     /// Where it is.
@@ -194,6 +197,12 @@ impl Run {
             .collect()
     }
 
+    /// How many of its tasks wait, and how many run.
+    pub fn waiting_and_running(&self) -> (usize, usize) {
+        let waiting = self.waiting.values().map(BTreeSet::len).sum();
+        (waiting, self.unfinished.saturating_sub(waiting))
+    }
+
     /// Applies one of its events.
     pub fn apply(&mut self, at: UnixMillis, event: &RunEvent) {
         self.sequence += 1;
@@ -202,6 +211,7 @@ impl Run {
             RunEvent::TasksCreated { tasks, .. } => {
                 for new in tasks {
                     let task = Task {
+                        name: new.task.to_string().into(),
                         task: new.task.clone(),
                         cost: new.cost,
                         state: TaskState::Queued,

@@ -23,9 +23,16 @@ impl Coordinator {
             // Starting it again would wipe out the one there is.
             return Reply::Refused(Refusal::IdReused(run.to_string()));
         }
-        let open = self.state.open.len();
-        if open >= self.settings.max_open_runs {
-            return Reply::Refused(Refusal::TooManyRuns(open));
+        let superseded = match self.admit(&order.caller, &order.project, &order.supersede_key) {
+            Ok(superseded) => superseded,
+            Err(refusal) => return Reply::Refused(refusal),
+        };
+        for older in superseded {
+            let detail = format!(
+                "superseded by run {run}, a newer one with the supersede_key `{}` of the same caller and project",
+                order.supersede_key
+            );
+            self.finish(draft, &older, Outcome::Cancelled, None, detail);
         }
         self.forget_old_runs(draft);
         self.deadlines.insert(run.clone(), draft.now.tick + order.timeout);
@@ -37,6 +44,28 @@ impl Coordinator {
         self.record_run(draft, &run, RunEvent::Started { order: Box::new(order), assignments });
         self.record_run(draft, &run, RunEvent::TasksCreated { tasks: vec![plan], assignments: None });
         Reply::Run(run)
+    }
+
+    /// Whether there is room for one more run of a caller's project; the open runs that it would take the place of.
+    pub fn admit(&self, caller: &str, project: &str, supersede_key: &str) -> Result<Vec<RunId>, Refusal> {
+        let is_older = |order: &RunOrder| {
+            !supersede_key.is_empty()
+                && (&*order.supersede_key, &*order.caller, &*order.project)
+                    == (supersede_key, caller, project)
+        };
+        let open = self.state.open_runs();
+        let superseded: Vec<RunId> =
+            open.filter(|(_, run)| is_older(&run.order)).map(|(id, _)| id.clone()).collect();
+        let limit = self.settings.max_open_runs;
+        if self.state.open.len() - superseded.len() >= limit {
+            return Err(Refusal::TooManyRuns(limit));
+        }
+        match self.settings.max_runs_per_project {
+            Some(limit) if self.queue.open_runs(project) - superseded.len() >= limit => {
+                Err(Refusal::TooManyRunsOfProject { project: project.to_owned(), limit })
+            }
+            _ => Ok(superseded),
+        }
     }
 
     pub(super) fn cancel_run(&mut self, draft: &mut Draft, run: &RunId, reason: &str) -> Reply {

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::alert::AlertSettings;
+use super::recovery::RestartPolicy;
 use crate::types::Stage;
 
 /// How the scheduler chooses among the nodes that may take a task.
@@ -62,8 +64,18 @@ pub struct Settings {
     pub health_check_interval: Duration,
     /// Runs that may be open at a time.
     pub max_open_runs: usize,
+    /// Tasks of one project that may run at a time; none: no limit.
+    pub max_tasks_per_project: Option<usize>,
+    /// Runs of one project that may be open at a time; none: no limit.
+    pub max_runs_per_project: Option<usize>,
     /// Runs that are remembered after they ended.
     pub kept_runs: usize,
+    /// How long a drained node may take to finish what it runs, if its operator does not say.
+    pub drain_timeout: Duration,
+    /// How node processes are started again.
+    pub restart: RestartPolicy,
+    /// When alerts are raised and when they end.
+    pub alerts: AlertSettings,
     /// Capabilities each stage needs.
     pub required: RequiredCapabilities,
 }
@@ -116,7 +128,12 @@ impl Default for Settings {
             flush_interval: Duration::from_secs(1),
             health_check_interval: Duration::from_secs(30),
             max_open_runs: 64,
+            max_tasks_per_project: None,
+            max_runs_per_project: None,
             kept_runs: 1000,
+            drain_timeout: Duration::from_secs(30),
+            restart: RestartPolicy::default(),
+            alerts: AlertSettings::default(),
             required: RequiredCapabilities {
                 plan: set(&["tool_orchestration", "dependency_management"]),
                 lint: set(&["adapter_pattern_implementation", "linter_output_normalization"]),

@@ -50,6 +50,8 @@ impl State {
                         spec: spec.clone(),
                         status: NodeStatus::Initializing,
                         cause: None,
+                        detail: String::new(),
+                        drained: false,
                         incarnation: None,
                     });
             }
@@ -58,6 +60,8 @@ impl State {
                     spec: spec.clone(),
                     status: NodeStatus::Initializing,
                     cause: None,
+                    detail: String::new(),
+                    drained: false,
                     incarnation: None,
                 });
                 member.spec = spec.clone();
@@ -67,6 +71,19 @@ impl State {
                 if let Some(member) = self.members.get_mut(node) {
                     member.status = *status;
                     member.cause = *cause;
+                    member.detail.clear();
+                }
+            }
+            Event::NodeRecovery { node, step, detail } => {
+                if let Some(member) = self.members.get_mut(node)
+                    && step.explains()
+                {
+                    member.detail.clone_from(detail);
+                }
+            }
+            Event::NodeDrained { node, drained } => {
+                if let Some(member) = self.members.get_mut(node) {
+                    member.drained = *drained;
                 }
             }
             Event::FaultHandled { fault_id, body, answer } => {

@@ -5,10 +5,11 @@
 
 pub mod clock;
 pub mod codec;
+pub mod probes;
 pub mod sessions;
 pub mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch as channel};
@@ -21,8 +22,9 @@ use crate::coordinator::settings::Settings;
 use crate::store::{Store, StoreError};
 use crate::types::{NodeId, NodeStatus, Now, RunId, Tick};
 use clock::Clock;
+use probes::Probes;
 use sessions::Sessions;
-use watch::{NodePart, Progress, RunLogs};
+use watch::{NodePart, Progress, RunLog, RunLogs};
 
 /// Commands that may wait; beyond, callers wait.
 const QUEUE: usize = 1024;
@@ -31,6 +33,18 @@ const BATCH: usize = 256;
 
 /// A question about the committed state.
 type Query = Box<dyn FnOnce(&Coordinator, Now) + Send>;
+
+/// A node's process is to be started, in place of one that may be left. What comes of it is told by the node's joining,
+/// or by [`Input::RestartFailed`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestartOrder {
+    /// Which node.
+    pub node: NodeId,
+    /// Counts the starts, from 1.
+    pub start: u64,
+    /// Why it is FAILED; empty if an operator wants it started.
+    pub cause: String,
+}
 
 enum Command {
     Input(Box<Input>, oneshot::Sender<Reply>),
@@ -58,6 +72,7 @@ pub enum EngineError {
 pub struct Handle {
     commands: mpsc::Sender<Command>,
     sessions: Sessions,
+    probes: Probes,
     logs: RunLogs,
     revision: channel::Receiver<u64>,
     clock: Arc<dyn Clock>,
@@ -66,6 +81,7 @@ pub struct Handle {
 impl Handle {
     /// Has an input decided; answers once the facts are committed.
     pub async fn decide(&self, input: Input) -> Result<Reply, Stopped> {
+        self.probes.notice(&input);
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Input(Box::new(input), reply)).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
@@ -85,9 +101,23 @@ impl Handle {
         answer.await.map_err(|_| Stopped)
     }
 
+    /// How far a run is, after the newest change at least.
+    pub async fn progress(&self, run: &RunId, log: &Arc<RunLog>) -> Result<Arc<Progress>, Stopped> {
+        if let Some(known) = log.known_progress() {
+            return Ok(known);
+        }
+        let (run, log) = (run.clone(), log.clone());
+        self.query(move |core, _| log.progress_or(|| progress(core, &run))).await
+    }
+
     /// The connections of nodes.
     pub const fn sessions(&self) -> &Sessions {
         &self.sessions
+    }
+
+    /// The probes that somebody waits for.
+    pub const fn probes(&self) -> &Probes {
+        &self.probes
     }
 
     /// The logs of runs.
@@ -115,17 +145,19 @@ pub struct Engine<S> {
     commands: mpsc::Receiver<Command>,
     sessions: Sessions,
     logs: RunLogs,
+    /// The positions in the queue that watchers know of.
+    positions: BTreeMap<RunId, u32>,
     revision: channel::Sender<u64>,
-    restarts: mpsc::Sender<NodeId>,
+    restarts: mpsc::Sender<RestartOrder>,
 }
 
 impl<S: Store> Engine<S> {
-    /// Opens the store for a new coordinator start. Node ids whose process should be started again go to `restarts`.
+    /// Opens the store for a new coordinator start. Orders to start node processes go to `restarts`.
     pub fn new(
         settings: Settings,
         mut store: S,
         clock: Arc<dyn Clock>,
-        restarts: mpsc::Sender<NodeId>,
+        restarts: mpsc::Sender<RestartOrder>,
     ) -> Result<(Self, Handle), EngineError> {
         let epoch = store.open_epoch()?;
         let (sender, commands) = mpsc::channel(QUEUE);
@@ -134,12 +166,15 @@ impl<S: Store> Engine<S> {
         let handle = Handle {
             commands: sender,
             sessions: sessions.clone(),
+            probes: Probes::default(),
             logs: logs.clone(),
             revision: watched,
             clock: clock.clone(),
         };
         let core = Coordinator::new(settings, epoch);
-        let engine = Self { core, store, stored: 0, clock, commands, sessions, logs, revision, restarts };
+        let positions = BTreeMap::new();
+        let engine =
+            Self { core, store, stored: 0, clock, commands, sessions, logs, positions, revision, restarts };
         Ok((engine, handle))
     }
 
@@ -195,6 +230,9 @@ impl<S: Store> Engine<S> {
         }
         self.commit(&events)?;
         self.publish(events);
+        // Alerts change without an event.
+        let revision = self.core.revision();
+        self.revision.send_if_modified(|told| std::mem::replace(told, revision) != revision);
         for effect in effects {
             self.perform(effect);
         }
@@ -219,7 +257,7 @@ impl<S: Store> Engine<S> {
         Ok(())
     }
 
-    fn publish(&self, events: Vec<Event>) {
+    fn publish(&mut self, events: Vec<Event>) {
         if events.is_empty() {
             return;
         }
@@ -237,29 +275,37 @@ impl<S: Store> Engine<S> {
                 Event::NodeDeclared(_) | Event::NodeJoined { .. } | Event::NodeStatusChanged { .. } => {
                     nodes_changed = true;
                 }
-                Event::FaultHandled { .. } => {}
+                Event::NodeRecovery { .. } | Event::NodeDrained { .. } | Event::FaultHandled { .. } => {}
             }
         }
         if nodes_changed {
             changed.extend(self.core.state().open_runs().map(|(id, _)| id.clone()));
         }
+        // What happens to one run moves others in the queue; only to those is it told.
+        let positions = self.core.queue().positions();
+        let moved = |run: &&RunId| positions.get(*run) != self.positions.get(*run);
+        changed.extend(positions.keys().chain(self.positions.keys()).filter(moved).cloned());
+        self.positions = positions;
         for run in changed {
-            self.logs.publish(&run, progress(&self.core, &run));
+            self.logs.touch(&run);
         }
         // Only now: a run may end and be forgotten in one batch, and its watchers must be told of the end.
         for run in forgotten {
             self.logs.forget(&run);
         }
-        self.revision.send_replace(self.core.revision());
     }
 
     fn perform(&self, effect: Effect) {
         match effect {
             Effect::Send { session, message, .. } => self.sessions.send(session, message),
             Effect::CloseSession(session) => self.sessions.close(session),
-            Effect::RestartProcess(node) => {
-                if self.restarts.try_send(node.clone()).is_err() {
-                    tracing::warn!(node = %node, "no launcher takes the request to start this node");
+            Effect::RestartProcess { node, start, cause } => {
+                let order = RestartOrder { node, start, cause };
+                if let Err(error) = self.restarts.try_send(order) {
+                    // The start is overdue some time later, which the core looks at.
+                    let (mpsc::error::TrySendError::Full(order) | mpsc::error::TrySendError::Closed(order)) =
+                        error;
+                    tracing::warn!(node = %order.node, "no launcher takes the request to start this node");
                 }
             }
         }
@@ -274,10 +320,10 @@ async fn sleep_until(wake_at: Option<Tick>, now: Tick) {
     }
 }
 
-/// How far a run is, as its watchers are told.
+/// How far a run is, as its watchers are told. Takes as long as the run has tasks.
 pub fn progress(core: &Coordinator, id: &RunId) -> Progress {
     let Some(run) = core.state().runs.get(id) else { return Progress::default() };
-    let mut nodes: std::collections::BTreeMap<NodeId, (NodePart, u32)> = core
+    let mut nodes: BTreeMap<&NodeId, (NodePart, u32)> = core
         .state()
         .members
         .iter()
@@ -286,7 +332,7 @@ pub fn progress(core: &Coordinator, id: &RunId) -> Progress {
                 NodeStatus::Active => "idle".to_owned(),
                 other => other.as_str().to_ascii_lowercase(),
             };
-            (node.clone(), (NodePart { status, ..NodePart::default() }, 0))
+            (node, (NodePart { status, ..NodePart::default() }, 0))
         })
         .collect();
     for task in &run.tasks {
@@ -295,23 +341,30 @@ pub fn progress(core: &Coordinator, id: &RunId) -> Progress {
             TaskState::Done { node, .. } => (node, 1),
             TaskState::Queued | TaskState::GivenUp { .. } => continue,
         };
-        let (part, finished) = nodes.entry(node.clone()).or_default();
-        part.tasks.push(task.task.to_string());
+        let (part, finished) = nodes.entry(node).or_default();
+        part.tasks.push(task.name.clone());
         *finished += done;
-        if part.status == "idle" {
-            part.status = "assigned".to_owned();
-        }
     }
     let nodes = nodes
         .into_iter()
         .map(|(node, (mut part, done))| {
             if !part.tasks.is_empty() {
                 part.progress = f64::from(done) / part.tasks.len() as f64;
+                if part.status == "idle" {
+                    part.status = "assigned".to_owned();
+                }
             }
-            (node, part)
+            (node.clone(), part)
         })
         .collect();
-    Progress { sequence: run.sequence, tools: run.tool_progress(), nodes }
+    let (waiting, running) = if run.is_open() { run.waiting_and_running() } else { (0, 0) };
+    Progress {
+        tools: run.tool_progress(),
+        nodes,
+        waiting_tasks: u32::try_from(waiting).unwrap_or(u32::MAX),
+        running_tasks: u32::try_from(running).unwrap_or(u32::MAX),
+        runs_ahead: core.queue().position(id),
+    }
 }
 
 /// Tells operators what happened, by names and numbers only.
@@ -324,6 +377,9 @@ fn log(event: &Event) {
         Event::NodeStatusChanged { node, status, cause } => {
             let cause = cause.map_or("", crate::types::FaultCause::as_str);
             tracing::info!(%node, %status, cause, "node status changed");
+        }
+        Event::NodeRecovery { node, step, detail } => {
+            tracing::info!(%node, step = step.as_str(), detail, "node recovery");
         }
         Event::Run { run, event, .. } => match event {
             RunEvent::Started { order, .. } => {
@@ -349,7 +405,10 @@ fn log(event: &Event) {
             }
             RunEvent::TasksCreated { .. } | RunEvent::NodeFault { .. } => {}
         },
-        Event::NodeDeclared(_) | Event::FaultHandled { .. } | Event::RunForgotten(_) => {}
+        Event::NodeDeclared(_)
+        | Event::NodeDrained { .. }
+        | Event::FaultHandled { .. }
+        | Event::RunForgotten(_) => {}
     }
 }
 

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{EngineError, QUEUE, Stopped};
+use super::{EngineError, QUEUE, RestartOrder, Stopped};
 use crate::coordinator::event::{Event, RunEvent};
-use crate::coordinator::input::{Ending, FaultRequest, Input, Message, Refusal, Reply};
+use crate::coordinator::input::{
+    Ending, FaultAction, FaultRequest, FaultTarget, Input, Message, Refusal, Reply,
+};
 use crate::coordinator::settings::Settings;
 use crate::store::StoreError;
 use crate::types::{AttemptRef, Digest, Epoch, FaultCause, Incarnation, Measured, NodeStatus, RunId};
@@ -155,11 +157,11 @@ async fn watchers_read_every_event_once_in_order_whenever_they_come() {
     let watch = |most: usize, from: u64| {
         let log = log.clone();
         tokio::spawn(async move {
-            let mut progress = log.progress();
+            let mut changes = log.changes();
             let mut seen = Vec::new();
             let mut last = from;
             loop {
-                progress.borrow_and_update();
+                changes.mark_unchanged();
                 loop {
                     let events = log.after(last, most);
                     let Some(newest) = events.last() else { break };
@@ -173,7 +175,7 @@ async fn watchers_read_every_event_once_in_order_whenever_they_come() {
                 if is_over {
                     return seen;
                 }
-                progress.changed().await.expect("the log stays");
+                changes.changed().await.expect("the log stays");
             }
         })
     };
@@ -207,12 +209,12 @@ async fn watchers_of_a_run_that_ends_and_is_forgotten_at_once_see_its_end() {
     rig.handle.decide(start("run-a")).await.expect("runs");
     let run = RunId::new("run-a").expect("valid");
     let log = rig.handle.logs().get(&run).expect("has begun");
-    let mut progress = log.progress();
-    progress.borrow_and_update();
+    let mut changes = log.changes();
+    changes.mark_unchanged();
     let cancel = Input::CancelRun { run: run.clone(), reason: "enough".into() };
     let (cancelled, started) = tokio::join!(rig.handle.decide(cancel), rig.handle.decide(start("run-b")));
     assert!(matches!((cancelled, started), (Ok(Reply::Run(_)), Ok(Reply::Run(_)))));
-    timeout(Duration::from_secs(1), progress.changed()).await.expect("told").expect("the log is there");
+    timeout(Duration::from_secs(1), changes.changed()).await.expect("told").expect("the log is there");
     let last = log.after(0, usize::MAX).last().map(|event| event.event.clone());
     assert!(matches!(last, Some(RunEvent::Finished { .. })), "{last:?}");
     assert!(rig.handle.logs().get(&run).is_none(), "forgotten");
@@ -234,15 +236,22 @@ async fn a_query_sees_the_committed_state_of_what_was_asked_before() {
 #[tokio::test(start_paused = true)]
 async fn a_refusal_reaches_its_caller_and_stores_nothing() {
     let rig = rig(Settings::default());
-    let request = FaultRequest { fault_id: "f".into(), body: Digest::of(b"f"), node: node("nobody") };
-    let reply = rig.handle.decide(Input::FailNode(request)).await;
+    let reply = rig.handle.decide(fault(FaultAction::Fail, "nobody")).await;
     assert_eq!(reply, Ok(Reply::Refused(Refusal::UnknownNode(node("nobody")))));
     assert_eq!(rig.stored(), []);
 }
 
+fn fault(action: FaultAction, name: &str) -> Input {
+    let (body, target) = (Digest::of(name.as_bytes()), FaultTarget::Node(node(name)));
+    Input::HandleFault(FaultRequest { fault_id: "f".into(), body, action, target })
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_launcher_is_asked_to_start_a_node_that_is_recovered() {
-    let mut rig = rig(Settings::default());
+    let mut settings = Settings::default();
+    settings.restart.has_command = true;
+    settings.restart.budget = 0;
+    let mut rig = rig(settings);
     let (session, _messages) = rig.join("worker").await;
     rig.handle
         .decide(Input::SessionClosed { session, node: node("worker"), ending: SessionEnding::Reset })
@@ -251,9 +260,9 @@ async fn the_launcher_is_asked_to_start_a_node_that_is_recovered() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let gone = (NodeStatus::Failed, Some(FaultCause::SessionLost));
     assert_eq!(rig.status("worker").await, gone);
-    let request = FaultRequest { fault_id: "r".into(), body: Digest::of(b"r"), node: node("worker") };
-    rig.handle.decide(Input::RecoverNode(request)).await.expect("runs");
-    assert_eq!(rig.restarts.recv().await, Some(node("worker")));
+    rig.handle.decide(fault(FaultAction::Recover, "worker")).await.expect("runs");
+    let order = RestartOrder { node: node("worker"), start: 1, cause: "SESSION_LOST".into() };
+    assert_eq!(rig.restarts.recv().await, Some(order));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,8 @@
 //! What watchers of runs read: each run's numbered events, and its newest progress.
 //!
-//! Watchers pull: they read the log at their own pace and are only told that it grew. So a slow one misses progress, never
-//! an event, and costs no memory.
+//! Watchers pull: they read the log at their own pace and are only told that something changed. So a slow one misses
+//! progress, never an event, and costs no memory; and progress, which takes as long as the run has tasks, is made only
+//! when somebody asks, once for all who do.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,19 +27,23 @@ pub struct LoggedEvent {
 /// How far a run is.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Progress {
-    /// The number of the newest event.
-    pub sequence: u64,
     /// By tool.
     pub tools: BTreeMap<ToolName, ToolProgress>,
     /// By node.
     pub nodes: BTreeMap<NodeId, NodePart>,
+    /// Its tasks that wait.
+    pub waiting_tasks: u32,
+    /// Its tasks that run.
+    pub running_tasks: u32,
+    /// Runs before it in the queue, if it waits and nothing of it runs.
+    pub runs_ahead: u32,
 }
 
 /// A node's part in a run so far.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct NodePart {
     /// The tasks it was given.
-    pub tasks: Vec<String>,
+    pub tasks: Vec<Arc<str>>,
     /// `assigned`, `idle`, or its status in lower case.
     pub status: String,
     /// The share of its tasks that are done.
@@ -49,12 +54,15 @@ pub struct NodePart {
 #[derive(Debug)]
 pub struct RunLog {
     events: Mutex<Vec<Arc<LoggedEvent>>>,
-    progress: watch::Sender<Arc<Progress>>,
+    /// Counts the changes of its progress.
+    changes: watch::Sender<u64>,
+    /// The newest progress that somebody asked for, and the change that it is of.
+    progress: Mutex<Option<(u64, Arc<Progress>)>>,
 }
 
 impl RunLog {
     fn new() -> Self {
-        Self { events: Mutex::default(), progress: watch::Sender::new(Arc::default()) }
+        Self { events: Mutex::default(), changes: watch::Sender::new(0), progress: Mutex::default() }
     }
 
     /// The events after a number, at most `most` of them.
@@ -63,14 +71,36 @@ impl RunLog {
         self.lock().iter().skip(from).take(most).cloned().collect()
     }
 
-    /// The newest progress; changes whenever the run does.
-    pub fn progress(&self) -> watch::Receiver<Arc<Progress>> {
-        self.progress.subscribe()
+    /// The number of the newest event.
+    pub fn newest(&self) -> u64 {
+        self.lock().len() as u64
+    }
+
+    /// Changes whenever the run has a new event, or its progress is another.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// Whether anybody watches the run.
     pub fn is_watched(&self) -> bool {
-        self.progress.receiver_count() > 0
+        self.changes.receiver_count() > 0
+    }
+
+    /// The progress after the newest change, if somebody has asked for it.
+    pub(super) fn known_progress(&self) -> Option<Arc<Progress>> {
+        let newest = *self.changes.borrow();
+        let known = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().filter(|(of, _)| *of == newest).map(|(_, progress)| progress.clone())
+    }
+
+    /// The same, made now if nobody has. Only where nothing changes meanwhile.
+    pub(super) fn progress_or(&self, make: impl FnOnce() -> Progress) -> Arc<Progress> {
+        self.known_progress().unwrap_or_else(|| {
+            let made = Arc::new(make());
+            let newest = *self.changes.borrow();
+            *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some((newest, made.clone()));
+            made
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<LoggedEvent>>> {
@@ -97,9 +127,10 @@ impl RunLogs {
         events.push(Arc::new(LoggedEvent { sequence, at, event }));
     }
 
-    pub(super) fn publish(&self, run: &RunId, progress: Progress) {
+    /// Tells the watchers of a run that something changed.
+    pub(super) fn touch(&self, run: &RunId) {
         if let Some(log) = self.get(run) {
-            log.progress.send_replace(Arc::new(progress));
+            log.changes.send_modify(|changes| *changes += 1);
         }
     }
 

@@ -21,6 +21,7 @@ pub mod outbound_deadline;
 pub mod peer;
 pub mod refusals;
 pub mod request_id;
+pub mod rpc_metrics;
 pub mod stream_limit;
 pub mod token_bucket;
 

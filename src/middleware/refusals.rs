@@ -1,4 +1,4 @@
-//! Messages that were refused, counted by reason.
+//! What was refused, counted by reason.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,11 +18,11 @@ pub const LINK_REFUSED: &str = "LINK_REFUSED";
 
 /// Counts by reason; clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Refusals {
+pub struct Reasons {
     counts: Arc<Mutex<BTreeMap<&'static str, u64>>>,
 }
 
-impl Refusals {
+impl Reasons {
     /// One more; answers how many there are now.
     pub fn count(&self, reason: &'static str) -> u64 {
         let mut counts = self.lock();
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn clones_count_together() {
-        let refusals = Refusals::default();
+        let refusals = Reasons::default();
         assert_eq!(
             (refusals.count(FLOOD), refusals.clone().count(FLOOD), refusals.count(MALFORMED)),
             (1, 2, 1)

@@ -65,6 +65,8 @@ pub struct NodeSettings {
     pub toolchain: Toolchain,
     /// What each linter may use.
     pub limits: Limits,
+    /// How long it may go on with what it runs once it is asked to end.
+    pub drain_timeout: Duration,
     /// Where it makes its private folder, which it removes at its end.
     pub work_dir: PathBuf,
     /// The cores of its machine that linters may use.
@@ -102,6 +104,8 @@ pub struct NodeOptions {
     pub settings: NodeSettings,
     /// How it connects; [`super::link::tcp`] but for tests.
     pub connector: Connector,
+    /// Cancelled when it should finish what it has and then end.
+    pub drain: CancellationToken,
     /// Randomness for pauses; [`super::link::jitter`] but for tests.
     pub random: Random,
 }
@@ -196,11 +200,12 @@ impl Identity {
     }
 }
 
-/// Runs a node until `stop` is cancelled, the coordinator ends it or refuses it for good.
+/// Runs a node until `stop` is cancelled, the coordinator ends it or refuses it for good. Once [`NodeOptions::drain`] is
+/// cancelled it takes no more work, and ends when it has finished and delivered what it had, or its time for that is over.
 ///
 /// Everything it started is gone when it returns, or within seconds.
 pub async fn run(options: NodeOptions, stop: CancellationToken) -> Result<(), AgentError> {
-    let NodeOptions { settings, connector, random } = options;
+    let NodeOptions { settings, connector, drain, random } = options;
     let local = |path: &PathBuf| {
         let path = path.clone();
         move |error: &dyn std::fmt::Display| AgentError::Local { path, reason: error.to_string() }
@@ -263,10 +268,23 @@ pub async fn run(options: NodeOptions, stop: CancellationToken) -> Result<(), Ag
         way: way.clone(),
         last_epoch: Epoch(0),
         connections: 0,
+        drain: drain.clone(),
     };
     let relay = Relay { executor: executor.clone(), inputs, peers, way }.run(said_by_peers);
     let relaying = tokio::spawn(async move { linked.run_until_cancelled(relay).await });
-    let ended = stay_joined(&mut lasting, &random, &stop).await;
+    let overdue = async {
+        drain.cancelled().await;
+        executor.drain();
+        tokio::time::sleep(settings.drain_timeout).await;
+    };
+    let ended = tokio::select! {
+        ended = stay_joined(&mut lasting, &random, &stop) => ended,
+        () = overdue => {
+            let unfinished = executor.in_use().0;
+            tracing::warn!(node = %settings.spec.node_id, unfinished, "the time to finish is over");
+            Ok(())
+        }
+    };
     executor.stop(STOP_BOUND).await;
     drop(linking);
     if let Err(error) = relaying.await {
@@ -310,8 +328,14 @@ async fn stay_joined(
                 }
                 let pause = backoff.next(random());
                 tracing::warn!(%node, %reason, ?pause, "no session; trying again");
+                let drained = async {
+                    lasting.drain.cancelled().await;
+                    lasting.executor.finished().await;
+                };
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
+                    // Nobody is there to say so, and nothing is left to hand over.
+                    () = drained => return Ok(()),
                     () = tokio::time::sleep(pause) => {}
                 }
             }

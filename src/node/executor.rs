@@ -45,6 +45,8 @@ struct Shared {
     stages: Arc<dyn StageRunner>,
     work: Mutex<Work>,
     results_changed: Notify,
+    /// Something ended, or was acknowledged.
+    less: Notify,
     tasks: TaskTracker,
 }
 
@@ -90,6 +92,7 @@ impl Executor {
             stages,
             work: Mutex::new(work),
             results_changed: Notify::new(),
+            less: Notify::new(),
             tasks: TaskTracker::new(),
         };
         Self { shared: Arc::new(shared) }
@@ -131,11 +134,36 @@ impl Executor {
         if let Some(running) = work.running.get(key) {
             running.cancel.cancel();
         }
+        drop(work);
+        self.shared.less.notify_waiters();
     }
 
     /// The coordinator has the result.
     pub fn acknowledge(&self, key: &AttemptRef) {
         self.work().outbox.forget(key);
+        self.shared.less.notify_waiters();
+    }
+
+    /// Takes no more work from here on; what runs goes on.
+    pub fn drain(&self) {
+        self.work().draining = true;
+    }
+
+    /// Whether it takes no more work.
+    pub fn is_draining(&self) -> bool {
+        self.work().draining
+    }
+
+    /// Waits until nothing runs and every result is acknowledged.
+    pub async fn finished(&self) {
+        loop {
+            let less = self.shared.less.notified();
+            let (running, unacknowledged) = self.inventory();
+            if running.is_empty() && unacknowledged.is_empty() {
+                return;
+            }
+            less.await;
+        }
     }
 
     /// The attempts that run, and those whose results are unacknowledged.
@@ -209,6 +237,8 @@ impl Executor {
         // A revoked attempt's result is nobody's business any more, however it ended.
         let Some(ended) = ended.filter(|_| !revoked.is_cancelled()) else {
             tracing::debug!("revoked");
+            drop(work);
+            self.shared.less.notify_waiters();
             return;
         };
         let (ending, unsent, measured) = match ended {

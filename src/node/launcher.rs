@@ -1,6 +1,7 @@
 //! Starts, watches and ends the nodes of this machine, each a process of its own.
 
 mod child;
+pub mod command;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -46,6 +47,8 @@ pub struct LaunchOptions {
     pub toolchain: Toolchain,
     /// What each linter may use.
     pub limits: Limits,
+    /// How long they may go on with what they run once they are asked to end.
+    pub drain_timeout: Duration,
     /// Where nodes make their private folders.
     pub work_dir: PathBuf,
     /// The cores that linters may use.
@@ -60,6 +63,7 @@ pub struct LaunchOptions {
 struct Exit {
     pid: u32,
     status: Option<ExitStatus>,
+    ordered: bool,
 }
 
 /// A node's process ended, for whatever reason.
@@ -71,6 +75,18 @@ pub struct NodeExited {
     pub pid: u32,
     /// How it ended; unknown if the system would not say.
     pub status: Option<ExitStatus>,
+    /// Whether the launcher told it to end, for example to start it anew.
+    pub ordered: bool,
+}
+
+impl std::fmt::Display for NodeExited {
+    /// In words, for operators.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.status {
+            Some(status) => write!(f, "process {} ended: {status}", self.pid),
+            None => write!(f, "process {} ended", self.pid),
+        }
+    }
 }
 
 /// Why a node could not be launched.
@@ -128,19 +144,25 @@ impl Launcher {
         self.nodes.get(node_id)?.child.as_ref()?.running_pid()
     }
 
-    /// Ends the node's process if it still runs, within the bound, and launches a new one with a new secret.
-    pub async fn restart(&mut self, node_id: &NodeId, bound: Duration) -> Result<(), LaunchError> {
-        self.stop(node_id, bound).await?;
-        self.launch(node_id)
+    /// Whether a node is one of those that are launched here.
+    pub fn launches(&self, node_id: &NodeId) -> bool {
+        self.nodes.contains_key(node_id)
     }
 
-    /// Ends the node's process: asks it, and kills it after the bound. It is reaped when this returns.
-    pub async fn stop(&mut self, node_id: &NodeId, bound: Duration) -> Result<(), LaunchError> {
+    /// Ends the node's process: asks it, and kills it after the bound (zero: at once). It is reaped when the answer
+    /// completes, which borrows nothing: meanwhile the launcher may do other things.
+    pub fn stop(
+        &mut self,
+        node_id: &NodeId,
+        bound: Duration,
+    ) -> Result<impl Future<Output = ()> + Send + use<>, LaunchError> {
         let node = self.nodes.get_mut(node_id).ok_or_else(|| LaunchError::Unknown(node_id.clone()))?;
-        if let Some(child) = node.child.take() {
-            child.stop(bound).await;
-        }
-        Ok(())
+        let child = node.child.take();
+        Ok(async move {
+            if let Some(child) = child {
+                child.stop(bound).await;
+            }
+        })
     }
 
     /// Ends all nodes at once; see [`Launcher::stop`].
@@ -152,7 +174,8 @@ impl Launcher {
         while stopping.join_next().await.is_some() {}
     }
 
-    fn launch(&mut self, node_id: &NodeId) -> Result<(), LaunchError> {
+    /// Starts a process for the node, with a new secret, and answers its id. One that is left of it is killed.
+    pub fn launch(&mut self, node_id: &NodeId) -> Result<u32, LaunchError> {
         let node = self.nodes.get_mut(node_id).ok_or_else(|| LaunchError::Unknown(node_id.clone()))?;
         let options = &mut self.options;
         let settings = NodeSettings {
@@ -166,6 +189,7 @@ impl Launcher {
             environment_class: options.environment_class.clone(),
             toolchain: options.toolchain.clone(),
             limits: options.limits.clone(),
+            drain_timeout: options.drain_timeout,
             work_dir: options.work_dir.clone(),
             cpu_slots: options.cpu_slots,
             shim: options.shim.clone(),
@@ -174,10 +198,10 @@ impl Launcher {
         };
         let exits = self.exits.clone();
         let exited_node = node_id.clone();
-        let on_exit = move |Exit { pid, status }| {
+        let on_exit = move |Exit { pid, status, ordered }| {
             let ended = status.map(tracing::field::display);
             tracing::info!(node = %exited_node, pid, status = ended, "node process ended");
-            let event = NodeExited { node_id: exited_node, pid, status };
+            let event = NodeExited { node_id: exited_node, pid, status, ordered };
             if exits.try_send(event).is_err() {
                 // Whoever listens finds out by the node's silence as well.
                 tracing::debug!("nobody took the exit of a node");
@@ -187,8 +211,9 @@ impl Launcher {
             Child::start(&options.program, &options.arguments, &settings, on_exit).map_err(|source| {
                 LaunchError::Start { node_id: node_id.clone(), program: options.program.clone(), source }
             })?;
-        tracing::info!(node = %node_id, pid = child.running_pid(), "node process started");
+        let pid = child.pid();
+        tracing::info!(node = %node_id, pid, "node process started");
         node.child = Some(child);
-        Ok(())
+        Ok(pid)
     }
 }

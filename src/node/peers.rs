@@ -27,7 +27,7 @@ use super::backoff::Random;
 use super::envelope::Envelope;
 use super::held::Held;
 use super::link::Connector;
-use crate::middleware::refusals::Refusals;
+use crate::middleware::refusals::Reasons;
 use crate::proto::peer::v1 as pb;
 use crate::types::{AttemptRef, Incarnation, LinkReport, LinkState, NodeId};
 use crate::wire::peer::AttemptResult;
@@ -80,7 +80,7 @@ pub(super) struct Shared {
     answering: Mutex<BTreeMap<String, Weak<Conversation>>>,
     changed: Notify,
     abstaining: AtomicBool,
-    refusals: Refusals,
+    refusals: Reasons,
 }
 
 /// One planned link.
@@ -105,7 +105,7 @@ impl Peers {
             answering: Mutex::default(),
             changed: Notify::new(),
             abstaining: AtomicBool::new(false),
-            refusals: Refusals::default(),
+            refusals: Reasons::default(),
         };
         Self { shared: Arc::new(shared) }
     }

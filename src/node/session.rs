@@ -75,12 +75,15 @@ pub(super) struct Lasting {
     pub(super) last_epoch: Epoch,
     /// Counts the connections of this process.
     pub(super) connections: u64,
+    /// Cancelled when this process should finish what it has and then end.
+    pub(super) drain: CancellationToken,
 }
 
 /// Runs a session to its end.
 pub(super) async fn run(lasting: &mut Lasting, stop: &CancellationToken) -> SessionEnd {
     let (outbound, requests) = mpsc::channel(1);
-    let hello = lasting.identity.hello(lasting.last_epoch, lasting.executor.inventory());
+    let mut hello = lasting.identity.hello(lasting.last_epoch, lasting.executor.inventory());
+    hello.draining = lasting.executor.is_draining();
     let hello = pb::SessionRequest { message: Some(pb::session_request::Message::Hello(hello)) };
     if outbound.try_send(hello).is_err() {
         return SessionEnd::Lost("the session's queue is closed".to_owned());
@@ -116,6 +119,7 @@ pub(super) async fn run(lasting: &mut Lasting, stop: &CancellationToken) -> Sess
     tokio::select! {
         () = stop.cancelled() => SessionEnd::Stopped,
         end = listening.listen(inbound) => end,
+        () = announce_drain(&lasting.drain, &queue) => lost_writer(),
         () = until_silent(&lasting.way, silence_limit, queue.clone()) => {
             SessionEnd::Lost(format!("the coordinator said nothing for {silence_limit:?}"))
         }
@@ -160,6 +164,17 @@ fn is_final(status: &Status) -> bool {
         // Raised against this node's Hello, which the next session would only repeat.
         Code::InvalidArgument => true,
         _ => false,
+    }
+}
+
+/// Says that this process takes no more work, once it is so. The coordinator answers with Shutdown when it misses nothing.
+async fn announce_drain(drain: &CancellationToken, queue: &mpsc::Sender<Said>) {
+    drain.cancelled().await;
+    let kind =
+        pb::fault_tolerance::Kind::Drain(pb::Drain { reason: "its process was asked to end".to_owned() });
+    let said = Payload::FaultTolerance(pb::FaultTolerance { kind: Some(kind) });
+    if queue.send(said.into()).await.is_ok() {
+        std::future::pending::<()>().await;
     }
 }
 

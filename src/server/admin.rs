@@ -1,22 +1,43 @@
-//! The admin listener: health for probes, in plaintext and without credentials, and nothing else.
+//! The admin listener: health for probes and metrics, in plaintext and without credentials, and nothing else.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
-use super::health;
+use super::service::Service;
+use super::{exposition, health, metrics};
 use crate::engine::Handle;
 
-/// Its routes: `grpc.health.v1`, `/livez`, `/readyz`.
-pub fn routes<H: Health>(service: HealthServer<H>, engine: Handle) -> Routes {
-    let router = Routes::new(service)
+/// How long a scrape may wait for the coordinator; Prometheus' own default is longer.
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Its routes: `grpc.health.v1`, `/livez`, `/readyz`, `/metrics`.
+pub fn routes<H: Health>(health: HealthServer<H>, service: Arc<Service>) -> Routes {
+    let engine = service.engine.clone();
+    let router = Routes::new(health)
         .into_axum_router()
         .route("/livez", get(|| async { (StatusCode::OK, "live\n") }))
         .route("/readyz", get(move || ready(engine.clone())))
+        .route("/metrics", get(move || scrape(Arc::clone(&service))))
         // gRPC's own answer to an unknown path is HTTP 200, which a probe with a misspelt path would take for health.
-        .fallback(|| async { (StatusCode::NOT_FOUND, "not found; there are /livez and /readyz\n") });
+        .fallback(|| async {
+            (StatusCode::NOT_FOUND, "not found; there are /livez, /readyz and /metrics\n")
+        });
     Routes::from(router)
+}
+
+async fn scrape(service: Arc<Service>) -> Response {
+    match tokio::time::timeout(SCRAPE_TIMEOUT, metrics::page(&service)).await {
+        Ok(Ok(text)) => ([(CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response(),
+        Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the coordinator does not answer\n").into_response(),
+    }
 }
 
 async fn ready(engine: Handle) -> (StatusCode, String) {

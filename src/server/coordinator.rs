@@ -7,9 +7,10 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::diagnose::Pace;
 use super::events::{self, Events};
 use super::service::{Service, stopped};
-use super::{mesh, orders, reports};
+use super::{diagnose, explain, faults, health_stream, mesh, orders, reports};
 use crate::coordinator::input::{Input, Reply};
 use crate::engine;
 use crate::engine::watch::RunLog;
@@ -31,17 +32,17 @@ type Answer<T> = Result<Response<T>, Status>;
 type Stream<T> = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
 
 /// The service.
-pub struct Coordination(Arc<Service>);
+pub struct Coordination(Arc<Service>, Pace);
 
 impl Coordination {
     /// On this server's coordinator.
-    pub const fn new(service: Arc<Service>) -> Self {
-        Self(service)
+    pub fn new(service: Arc<Service>) -> Self {
+        Self(service, Pace::default())
     }
 
     async fn watch(&self, run: RunId, after: u64) -> Result<(RunId, Events), ApiError> {
         let log = self.log(&run)?;
-        let newest = log.progress().borrow().sequence;
+        let newest = log.newest();
         if after > newest {
             return Err(ApiError::OutOfRange {
                 reason: "SEQUENCE_NOT_REACHED",
@@ -81,7 +82,10 @@ fn caller<T>(request: &Request<T>) -> Identity {
 }
 
 /// A run's id as a client gave it. What cannot be an id cannot be a run either.
-fn run_id(text: &str) -> Result<RunId, ApiError> {
+pub(super) fn run_id(text: &str) -> Result<RunId, ApiError> {
+    if text.is_empty() {
+        return Err(ApiError::invalid("run_id", "is needed; ListRuns tells the ids of all runs"));
+    }
     RunId::new(text).map_err(|_| ApiError::NotFound { resource_type: "run", name: text.to_owned() })
 }
 
@@ -126,6 +130,8 @@ impl CoordinatorService for Coordination {
             timeout: request.timeout,
             environment: request.environment,
             severities: request.severities,
+            priority: request.priority,
+            supersede_key: request.supersede_key,
             cancel_on_disconnect: false,
         };
         let run = orders::start(&self.0, &caller, request).await?;
@@ -180,6 +186,18 @@ impl CoordinatorService for Coordination {
         Ok(Response::new(pieces.into()))
     }
 
+    async fn explain_task(
+        &self,
+        request: Request<v1::ExplainTaskRequest>,
+    ) -> Answer<v1::ExplainTaskResponse> {
+        Ok(Response::new(explain::explain(&self.0, request.into_inner()).await?))
+    }
+
+    async fn diagnose(&self, request: Request<v1::DiagnoseRequest>) -> Answer<v1::DiagnoseResponse> {
+        let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.at);
+        Ok(Response::new(diagnose::diagnose(&self.0, &self.1, request.into_inner(), deadline).await?))
+    }
+
     async fn get_mesh_status(
         &self,
         _: Request<v1::GetMeshStatusRequest>,
@@ -191,14 +209,14 @@ impl CoordinatorService for Coordination {
         &self,
         request: Request<v1::StreamHealthRequest>,
     ) -> Answer<Self::StreamHealthStream> {
-        Ok(Response::new(mesh::stream_health(self.0.clone(), request.into_inner())?))
+        Ok(Response::new(health_stream::open(self.0.clone(), request.into_inner())?))
     }
 
     async fn handle_fault(
         &self,
         request: Request<v1::HandleFaultRequest>,
     ) -> Answer<v1::HandleFaultResponse> {
-        Ok(Response::new(mesh::handle_fault(&self.0, request.into_inner()).await?))
+        Ok(Response::new(faults::handle(&self.0, request.into_inner()).await?))
     }
 }
 

@@ -48,10 +48,12 @@ struct Follower {
 
 impl Follower {
     async fn follow(mut self) {
-        let mut progress = self.log.progress();
+        let mut changes = self.log.changes();
         let stopping = self.service.stopping.clone();
         loop {
-            let newest = progress.borrow_and_update().clone();
+            changes.mark_unchanged();
+            // Before the events are read: progress is never ahead of what was told.
+            let newest = self.service.engine.progress(&self.run, &self.log).await;
             let page = self.log.after(self.sequence, PAGE);
             let is_all = page.len() < PAGE;
             for logged in page {
@@ -68,14 +70,19 @@ impl Follower {
             if self.has_told_all() {
                 return;
             }
-            // Progress may be missed: it is told only to clients that have read all there is.
-            let told = Event::Progress(wire::run::progress(&newest));
-            let at = self.service.engine.now().wall;
-            let told = wire::run::unnumbered(&self.run, at, told);
-            // A full queue means the client is slow: progress is what it loses.
-            let _ = self.client.try_send(Ok(told));
+            // Progress may be missed: it is told only to clients that have read all there is. A coordinator that has
+            // stopped makes none; what ends the stream then is the server's stop.
+            if let Ok(newest) = newest {
+                let told = Event::Progress(wire::run::progress(&newest));
+                let at = self.service.engine.now().wall;
+                let told = wire::run::unnumbered(&self.run, at, told);
+                // A full queue means the client is slow: progress is what it loses.
+                let _ = self.client.try_send(Ok(told));
+            }
             tokio::select! {
-                changed = progress.changed() => if changed.is_err() {
+                // Events first: a run that ends because the server stops is told to have ended.
+                biased;
+                changed = changes.changed() => if changed.is_err() {
                     // The run was forgotten while it was watched.
                     return;
                 },

@@ -1,5 +1,7 @@
 //! A server from its start to its bounded end.
 
+mod stop;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,17 +14,19 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 
+use super::alert_post::ClientError;
+use super::alertmanager::Alertmanager;
 use super::coordinator::Coordination;
 use super::enrolment::Secrets;
 use super::nodes::Sessions;
 use super::service::{Service, TreePolicy};
 use super::stack::{self, Inbound, InboundLimits};
 use super::workspace::Workspaces;
-use super::{admin, health, mesh};
+use super::{admin, health, mesh, observe};
 use crate::config::Settings;
 use crate::coordinator::input::Input;
 use crate::engine::clock::Clock;
-use crate::engine::{Engine, EngineError, Handle};
+use crate::engine::{Engine, EngineError, Handle, RestartOrder};
 use crate::linters::toolchain::ToolchainMode;
 use crate::middleware::auth::Token;
 use crate::middleware::deadline::DeadlineSettings;
@@ -34,7 +38,6 @@ use crate::proto::v1::workspace_service_server::WorkspaceServiceServer;
 use crate::store::Store;
 use crate::transport::accept::{ConnectionLimits, ServeOptions, Served, serve};
 use crate::transport::tls::{TlsConfigs, TlsError, server_config};
-use crate::types::NodeId;
 use crate::workspace::blobs::{BlobError, BlobLimits, BlobStore};
 
 /// Open `Watch` streams of one prober on the admin listener.
@@ -45,7 +48,7 @@ const NODE_STREAMS: usize = 1024;
 /// clients, a lowered one would refuse the same result for ever, and its run would never end.
 const NODE_MESSAGE_BYTES: usize = 4 << 20;
 /// Requests to start a node that may wait for the launcher.
-const RESTARTS: usize = 16;
+const RESTARTS: usize = 1024;
 
 /// What a server needs.
 pub struct ServerOptions<S> {
@@ -95,6 +98,9 @@ pub enum StartError {
     /// Certificate and key cannot be used.
     #[error("server.tls: {0}")]
     Tls(#[from] TlsError),
+    /// An Alertmanager.
+    #[error(transparent)]
+    Alertmanager(#[from] ClientError),
     /// The blob store.
     #[error(transparent)]
     Blobs(#[from] BlobError),
@@ -112,7 +118,7 @@ pub struct RunningServer {
     secrets: Arc<Secrets>,
     reporter: HealthReporter,
     health: Mutex<Option<JoinHandle<()>>>,
-    restarts: Mutex<mpsc::Receiver<NodeId>>,
+    restarts: Mutex<mpsc::Receiver<RestartOrder>>,
     listening: CancellationToken,
     listeners: Mutex<Vec<JoinHandle<Served>>>,
     engine: Mutex<JoinHandle<Result<(), EngineError>>>,
@@ -132,6 +138,7 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
     let workspace = &settings.workspace;
     let limits =
         BlobLimits { max_blob_bytes: workspace.max_blob_bytes, max_total_bytes: workspace.max_store_bytes };
+    let alertmanagers = Alertmanager::all(&settings.alerts)?;
     let blobs = BlobStore::open(&options.blob_dir, limits)?;
 
     let (restart, restarts) = mpsc::channel(RESTARTS);
@@ -144,10 +151,10 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
         tracing::error!("the coordinator stopped at its start");
     }
 
-    let (listening, stopping) = (CancellationToken::new(), CancellationToken::new());
+    let (listening, draining) = (CancellationToken::new(), CancellationToken::new());
     let (reporter, health_service) = tonic_health::server::health_reporter();
     health::start(&reporter).await;
-    let health = tokio::spawn(health::follow(reporter.clone(), handle.clone(), stopping.clone()));
+    let health = tokio::spawn(health::follow(reporter.clone(), handle.clone(), draining.clone()));
 
     let service = Service::new(
         handle.clone(),
@@ -156,9 +163,11 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
         options.trees,
         options.toolchain_mode,
         options.random.clone(),
-        stopping,
+        draining,
     );
     tokio::spawn(release_blobs(service.clone()));
+    tokio::spawn(observe::follow(service.clone(), alertmanagers));
+    let calls = service.calls.clone();
     let secrets =
         Arc::new(Secrets::new(settings.nodes.secrets.iter().map(|secret| secret.sha256.clone()).collect()));
     let inbound = super::settings::inbound(settings);
@@ -202,6 +211,7 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
         engine: Mutex::new(engine),
     };
     let api_stack = stack::api(api_routes, tokens, inbound, random.clone());
+    let api_stack = stack::metered(api_stack, calls.clone());
     running.listen(api, api_stack, listener_limits(ConnectionLimits::default()), api_tls);
     let session_limits = InboundLimits {
         // A session lasts as long as its node.
@@ -212,12 +222,13 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
         ..inbound
     };
     let node_stack = stack::peer(node_routes, secrets, session_limits, random.clone());
+    let node_stack = stack::metered(node_stack, calls);
     // On loopback the certificate's name cannot fit, and the enrolment secret never leaves the machine.
     let node_tls = node_tls.filter(|_| !settings.server.node_listen.ip().is_loopback());
     let node_limits = ConnectionLimits::for_nodes(settings.mesh.message_timeout);
     running.listen(nodes, node_stack, listener_limits(node_limits), node_tls);
     if let Some(listener) = admin_listener {
-        let routes = admin::routes(health_service, handle);
+        let routes = admin::routes(health_service, running.service.clone());
         let admin_stack = stack::admin(routes, ADMIN_STREAMS, random.clone());
         running.listen(listener, admin_stack, listener_limits(ConnectionLimits::default()), None);
     }
@@ -250,43 +261,14 @@ impl RunningServer {
         self.secrets.clone()
     }
 
-    /// The next node whose process should be started again; none once the coordinator has stopped.
-    pub async fn next_restart(&self) -> Option<NodeId> {
+    /// The next order to start a node's process; none once the coordinator has stopped. Cancel safe.
+    pub async fn next_restart(&self) -> Option<RestartOrder> {
         self.restarts.lock().await.recv().await
     }
 
     /// Waits until all nodes are ACTIVE, at most so long. Answers whether they are.
     pub async fn wait_ready(&self, wait: Duration) -> bool {
         mesh::wait_until_ready(&self.service, wait).await.unwrap_or(false)
-    }
-
-    /// The first step of an orderly end: probes are told to look elsewhere, and open streams of clients end with a
-    /// reason.
-    pub async fn retire(&self) {
-        self.service.stopping.cancel();
-        if let Some(health) = self.health.lock().await.take()
-            && let Err(error) = health.await
-        {
-            tracing::error!(%error, "health is not reported any more");
-        }
-    }
-
-    /// The last step: the listeners drain, within their bound, and the coordinator ends.
-    pub async fn shutdown(&self) {
-        self.retire().await;
-        health::end(self.reporter.clone()).await;
-        self.service.engine.sessions().close_all();
-        self.listening.cancel();
-        for listener in self.listeners.lock().await.drain(..) {
-            match listener.await {
-                Ok(served) if served.aborted > 0 => {
-                    tracing::warn!(connections = served.aborted, "connections were aborted at shutdown");
-                }
-                Ok(_) => {}
-                Err(error) => tracing::error!(%error, "a listener failed"),
-            }
-        }
-        self.engine_abort.abort();
     }
 
     /// Waits until the coordinator fails, which it does if it can no longer store its facts.

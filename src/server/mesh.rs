@@ -1,21 +1,16 @@
 //! The rpcs about the mesh itself: its nodes, its health, its faults.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use prost::Message as _;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
 
-use super::orders::{check_id, refused};
+use super::orders::refused;
 use super::service::{Service, stopped};
 use crate::coordinator::health::MeshHealth;
-use crate::coordinator::input::{FaultRequest, Input, Reply};
+use crate::coordinator::input::{Input, Reply};
 use crate::proto::v1;
 use crate::status::{ApiError, FieldViolation};
-use crate::types::{Digest, NodeId, NodeSpec};
+use crate::types::NodeSpec;
 use crate::wire;
 
 /// How long InitializeMesh waits if the client does not say.
@@ -24,8 +19,6 @@ const DEFAULT_WAIT: Duration = Duration::from_secs(10);
 const MAX_WAIT: Duration = Duration::from_secs(300);
 /// What is kept of the caller's time for the answer itself.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
-/// The shortest interval of StreamHealth.
-const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Declares what the client declares, waits for the nodes, and answers what is measured then.
 pub async fn initialize(
@@ -113,18 +106,20 @@ fn progress(health: &MeshHealth) -> std::collections::BTreeMap<String, f64> {
 
 /// The mesh on one page.
 pub async fn status(service: &Service) -> Result<v1::GetMeshStatusResponse, ApiError> {
+    // Before the measurement: what changes meanwhile is told again to who resumes from here.
+    let revision = service.health.revision();
     service
         .engine
-        .query(|core, now| {
+        .query(move |core, now| {
             let health = core.mesh_health(now, &Service::tools());
             let percent = (core.settings().fault_tolerance_level * 100.0).round();
             v1::GetMeshStatusResponse {
                 timestamp: Some(wire::time::timestamp(now.wall)),
                 integration_progress: progress(&health),
-                metrics: Some(wire::mesh::health(&health)),
+                metrics: Some(wire::mesh_health::health(&health, revision)),
                 node_statuses: wire::mesh::nodes(core, now),
                 topology: Some(v1::Topology {
-                    r#type: "full_mesh".to_owned(),
+                    r#type: health.topology.as_str().to_owned(),
                     fault_tolerance: format!("byzantine_{percent}_percent"),
                     communication_protocol: "coordinator_relay".to_owned(),
                 }),
@@ -132,103 +127,4 @@ pub async fn status(service: &Service) -> Result<v1::GetMeshStatusResponse, ApiE
         })
         .await
         .map_err(stopped)
-}
-
-/// Health at once, on each change, and at the interval.
-pub fn stream_health(
-    service: Arc<Service>,
-    request: v1::StreamHealthRequest,
-) -> Result<ReceiverStream<Result<v1::StreamHealthResponse, Status>>, ApiError> {
-    let interval = match request.interval.map(wire::time::span) {
-        None => service.settings.mesh.health_check_interval,
-        Some(Some(interval)) if interval >= MIN_INTERVAL => interval,
-        Some(_) => {
-            let text = format!("must be at least {} ms", MIN_INTERVAL.as_millis());
-            return Err(ApiError::invalid("interval", text));
-        }
-    };
-    let (client, reports) = mpsc::channel(1);
-    tokio::spawn(async move {
-        let mut revision = service.engine.revision();
-        loop {
-            revision.borrow_and_update();
-            let measured = service.engine.query(|core, now| core.mesh_health(now, &Service::tools())).await;
-            let Ok(measured) = measured else { return };
-            let report = v1::StreamHealthResponse { health: Some(wire::mesh::health(&measured)) };
-            // One report waits at most: a slow reader gets the newest state when it reads, not the history.
-            if client.send(Ok(report)).await.is_err() {
-                return;
-            }
-            tokio::select! {
-                changed = revision.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(interval) => {}
-                () = client.closed() => return,
-                () = service.stopping.cancelled() => {
-                    let goodbye = ApiError::Unavailable {
-                        reason: "SERVER_STOPPING",
-                        message: "the server stops".into(),
-                        retry: Duration::from_secs(1),
-                    };
-                    let _ = client.send(Err(goodbye.into())).await;
-                    return;
-                }
-            }
-        }
-    });
-    Ok(reports.into())
-}
-
-/// An operator's word about a node.
-pub async fn handle_fault(
-    service: &Service,
-    request: v1::HandleFaultRequest,
-) -> Result<v1::HandleFaultResponse, ApiError> {
-    let mut bad = Vec::new();
-    check_id("fault_id", &request.fault_id, &mut bad);
-    if request.reason.chars().count() > 512 {
-        bad.push(FieldViolation::new("reason", "must have at most 512 characters"));
-    }
-    let action = v1::FaultAction::try_from(request.action).unwrap_or(v1::FaultAction::Unspecified);
-    if action == v1::FaultAction::Unspecified {
-        bad.push(FieldViolation::new("action", "must be FAULT_ACTION_FAIL or FAULT_ACTION_RECOVER"));
-    }
-    if request.node_id.is_empty() {
-        bad.push(FieldViolation::new("node_id", "is needed"));
-    }
-    if !bad.is_empty() {
-        return Err(ApiError::InvalidArgument(bad));
-    }
-    let unknown = || ApiError::NotFound { resource_type: "node", name: request.node_id.clone() };
-    let node = NodeId::new(&request.node_id).map_err(|_| unknown())?;
-    let body = v1::HandleFaultRequest { fault_id: String::new(), ..request.clone() };
-    let body = Digest::of(&body.encode_to_vec());
-    tracing::info!(%node, action = action.as_str_name(), reason = request.reason, "operator reports a fault");
-    let fault_id = request.fault_id.clone();
-    let asked = FaultRequest { fault_id: fault_id.clone(), body, node };
-    let input =
-        if action == v1::FaultAction::Fail { Input::FailNode(asked) } else { Input::RecoverNode(asked) };
-    match service.engine.decide(input).await.map_err(stopped)? {
-        Reply::Fault(answer) => Ok(v1::HandleFaultResponse {
-            failed_node: answer.node.to_string(),
-            healthy_nodes: answer.healthy_nodes.iter().map(ToString::to_string).collect(),
-            redistributed_tasks: answer
-                .redistributed
-                .iter()
-                .map(|(run, task, to)| v1::RedistributedTask {
-                    run_id: run.to_string(),
-                    task: Some(wire::run::task_ref(task)),
-                    to_node_id: to.as_ref().map(ToString::to_string).unwrap_or_default(),
-                })
-                .collect(),
-            new_topology_health: answer.topology_health,
-            steps: answer.steps,
-        }),
-        Reply::Refused(crate::coordinator::input::Refusal::IdReused(id)) => {
-            Err(ApiError::IdReused { field: "fault_id", id })
-        }
-        Reply::Refused(refusal) => Err(refused(refusal)),
-        Reply::Done | Reply::Welcome { .. } | Reply::Run(_) => {
-            Err(ApiError::Internal { request_id: fault_id })
-        }
-    }
 }

@@ -1,14 +1,25 @@
 //! The gRPC server: services, layer stacks, health, shutdown.
 
 mod admin;
+mod alert_post;
+mod alertmanager;
 mod coordinator;
+mod counts;
+mod diagnose;
 mod enrolment;
 mod events;
+mod explain;
+mod exposition;
+mod faults;
 mod health;
+mod health_hub;
+mod health_stream;
 mod lifecycle;
 mod links;
 mod mesh;
+mod metrics;
 mod nodes;
+mod observe;
 mod orders;
 mod outputs;
 mod pages;

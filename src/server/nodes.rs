@@ -45,7 +45,7 @@ impl Sessions {
     }
 
     fn refuse(&self, error: ApiError) -> Status {
-        let count = self.service.refusals.count(error.reason());
+        let count = self.service.counts.refused_nodes.count(error.reason());
         tracing::warn!(reason = error.reason(), count, "a node was refused: {error}");
         error.into()
     }

@@ -27,23 +27,26 @@ const NODES_JOIN: Duration = Duration::from_secs(1);
 pub async fn start(
     service: &Arc<Service>,
     caller: &Identity,
-    request: v1::CoordinateRequest,
+    mut request: v1::CoordinateRequest,
 ) -> Result<RunId, ApiError> {
     let body = Digest::of(&fields::canonical_body(&request));
     let mut bad = Vec::new();
     fields::check_labels(&request, &mut bad);
+    let priority = fields::priority(&request, &mut bad);
     let timeout = fields::timeout(service, &request, &mut bad);
     let tools = fields::tools(&request, &mut bad);
     let python = fields::interpreter(service, &request, &mut bad);
     let severity_overrides = fields::severities(service, &request, &mut bad);
-    let source = tree::read(service, request.workspace).await?.map_err(|problems| bad.extend(problems));
+    let source =
+        tree::read(service, request.workspace.take()).await?.map_err(|problems| bad.extend(problems));
     let (Ok(source), true) = (source, bad.is_empty()) else {
         return Err(ApiError::InvalidArgument(bad));
     };
     // A repetition must not pay for listing the tree again, nor depend on it being there still.
-    if let Some(run) = earlier(service, caller, &request.request_id, body).await? {
+    if let Some(run) = earlier(service, caller, &request, body).await? {
         return Ok(run);
     }
+    service.takes_runs()?;
     let run = service.new_run_id(service.engine.now().wall);
     // Before the tree, so that nothing is stored while there is nobody to lint it.
     let versions = versions(service).await?;
@@ -64,6 +67,8 @@ pub async fn start(
         request_id: request.request_id,
         body,
         project: request.project,
+        priority,
+        supersede_key: request.supersede_key,
         manifest,
         files,
         spec,
@@ -78,6 +83,8 @@ pub async fn start(
         timeout,
         source: tree.source,
     };
+    // Listing a tree takes its time.
+    service.takes_runs()?;
     let (shared, pins) = (service.clone(), tree.pins);
     // A task of its own: if the client goes away meanwhile this call is dropped, but the run that starts all the same
     // must keep its blobs.
@@ -109,6 +116,11 @@ pub fn refused(refusal: Refusal) -> ApiError {
             limit: open as u64,
             retry: Duration::from_secs(5),
         },
+        Refusal::TooManyRunsOfProject { limit, .. } => ApiError::ResourceExhausted {
+            what: "open runs of one project (queue.max_runs_per_project)",
+            limit: limit as u64,
+            retry: Duration::from_secs(5),
+        },
         Refusal::DeclaredOtherwise(node) => ApiError::FailedPrecondition(vec![Precondition {
             kind: "NODE_DECLARED_OTHERWISE",
             subject: node.to_string(),
@@ -129,30 +141,31 @@ pub fn refused(refusal: Refusal) -> ApiError {
     }
 }
 
+/// The run that the same request started before. If there is none, there must be room for a new one.
 async fn earlier(
     service: &Service,
     caller: &Identity,
-    request_id: &str,
+    request: &v1::CoordinateRequest,
     body: Digest,
 ) -> Result<Option<RunId>, ApiError> {
-    let key = (caller.name.to_string(), request_id.to_owned());
-    let (found, open) = service
+    let key = (caller.name.to_string(), request.request_id.clone());
+    let (project, supersede_key) = (request.project.clone(), request.supersede_key.clone());
+    let (found, room) = service
         .engine
         .query(move |core, _| {
             let found = core.state().requests.get(&key).map(|run| {
                 let same = core.state().runs.get(run).is_some_and(|state| state.order.body == body);
                 (run.clone(), same)
             });
-            (found, core.state().open.len())
+            (found, core.admit(&key.0, &project, &supersede_key))
         })
         .await
         .map_err(stopped)?;
     match found {
         // The core decides in the end; asked here too, so that nothing is stored for a run that has no room.
-        None if open >= service.settings.runs.max_open as usize => Err(refused(Refusal::TooManyRuns(open))),
-        None => Ok(None),
+        None => room.map(|_| None).map_err(refused),
         Some((run, true)) => Ok(Some(run)),
-        Some((_, false)) => Err(ApiError::IdReused { field: "request_id", id: request_id.to_owned() }),
+        Some((_, false)) => Err(ApiError::IdReused { field: "request_id", id: request.request_id.clone() }),
     }
 }
 

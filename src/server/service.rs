@@ -8,12 +8,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::counts::Counts;
+use super::health_hub::HealthHub;
+use super::metrics;
 use crate::config::Settings;
+use crate::coordinator::run::Run;
 use crate::engine::Handle;
 use crate::linters::adapters;
 use crate::linters::toolchain::ToolchainMode;
-use crate::middleware::refusals::Refusals;
 use crate::middleware::request_id::RandomBits;
+use crate::middleware::rpc_metrics::RpcMetrics;
 use crate::status::ApiError;
 use crate::types::{Digest, RunId, ToolName, UnixMillis};
 use crate::workspace::blobs::{BlobError, BlobStore, Pin};
@@ -23,6 +27,9 @@ pub const SNAPSHOT_KEPT: Duration = Duration::from_secs(600);
 
 /// How many blobs are promised at a time, one asked about twice counted twice; the oldest promises are broken first.
 const MAX_PROMISED: usize = 1_000_000;
+
+/// When a client that came to a server that stops may try again: another one may have taken its place then.
+const STOPPING_RETRY: Duration = Duration::from_secs(5);
 
 /// How a coordinator treats trees that are read where they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,16 +58,27 @@ pub struct Service {
     pub toolchain_mode: Option<ToolchainMode>,
     /// Randomness for ids.
     pub random: RandomBits,
-    /// Ends when the server stops; open streams end with it.
+    /// What was refused, and what passed.
+    pub counts: Counts,
+    /// How long calls take and how they end.
+    pub calls: Arc<RpcMetrics>,
+    /// Measures the mesh's health for all who watch it.
+    pub health: HealthHub,
+    /// Ends when the server is asked to stop: it takes no new runs, and lets those that are open end.
+    pub draining: CancellationToken,
+    /// Ends when that is done; open streams end with it.
     pub stopping: CancellationToken,
-    /// Messages and sessions of nodes that were refused.
-    pub refusals: Refusals,
     pins: Mutex<Pins>,
 }
 
 #[derive(Default)]
 struct Pins {
-    runs: BTreeMap<RunId, Vec<Pin>>,
+    /// What runs hold that had not ended when it was last looked.
+    open: BTreeMap<RunId, Vec<Pin>>,
+    /// The results of those that had.
+    results: BTreeMap<RunId, Pin>,
+    /// Whether runs were started since it was last looked: only then are older ones forgotten.
+    has_started: bool,
     promises: VecDeque<Promise>,
     /// Blobs in all promises together.
     promised: usize,
@@ -93,11 +111,35 @@ impl Service {
         trees: TreePolicy,
         toolchain_mode: Option<ToolchainMode>,
         random: RandomBits,
-        stopping: CancellationToken,
+        draining: CancellationToken,
     ) -> Arc<Self> {
-        let pins = Mutex::default();
-        let refusals = Refusals::default();
-        Arc::new(Self { engine, blobs, settings, trees, toolchain_mode, random, stopping, refusals, pins })
+        let health = HealthHub::new(engine.clone(), Self::tools(), engine.now().wall);
+        Arc::new(Self {
+            engine,
+            blobs,
+            settings,
+            trees,
+            toolchain_mode,
+            random,
+            counts: Counts::default(),
+            calls: RpcMetrics::new(metrics::methods()),
+            health,
+            draining,
+            stopping: CancellationToken::new(),
+            pins: Mutex::default(),
+        })
+    }
+
+    /// Refuses a new run while the server drains.
+    pub fn takes_runs(&self) -> Result<(), ApiError> {
+        if self.draining.is_cancelled() {
+            return Err(ApiError::Unavailable {
+                reason: "SERVER_STOPPING",
+                message: "the server stops and takes no new runs".into(),
+                retry: STOPPING_RETRY,
+            });
+        }
+        Ok(())
     }
 
     /// The names of all linters, sorted.
@@ -132,42 +174,53 @@ impl Service {
 
     /// Keeps blobs for as long as a run that has started needs them.
     pub fn keep_for(&self, run: &RunId, pins: impl IntoIterator<Item = Pin>) {
-        self.lock().runs.entry(run.clone()).or_default().extend(pins);
+        let mut held = self.lock();
+        held.has_started |= !held.open.contains_key(run);
+        held.open.entry(run.clone()).or_default().extend(pins);
     }
 
     /// Lets go of what ended runs no longer need: all but their results; of everything of forgotten runs; and of
-    /// promises that are over.
+    /// promises that are over. Looks only at what may have changed since the last time.
     pub async fn release_ended(&self) {
-        let held: Vec<RunId> = {
+        let (held, kept) = {
             let mut pins = self.lock();
             pins.make_room(0, Instant::now());
-            pins.runs.keys().cloned().collect()
+            let held: Vec<RunId> = pins.open.keys().cloned().collect();
+            let kept: Vec<RunId> = match std::mem::take(&mut pins.has_started) {
+                true => pins.results.keys().cloned().collect(),
+                false => Vec::new(),
+            };
+            (held, kept)
         };
-        let ended = self
+        if held.is_empty() && kept.is_empty() {
+            return;
+        }
+        let (ended, forgotten) = self
             .engine
             .query(move |core, _| {
-                held.into_iter()
-                    .filter_map(|id| match core.state().runs.get(&id) {
-                        Some(run) if run.is_open() => None,
-                        Some(run) => {
-                            let ending = run.ending.as_ref();
-                            let result = ending.and_then(|ending| ending.result.as_ref());
-                            Some((id, result.map(|result| result.output.digest)))
-                        }
-                        None => Some((id, None)),
-                    })
-                    .collect::<Vec<_>>()
+                let runs = &core.state().runs;
+                let result = |id: &RunId| {
+                    let ending = runs.get(id)?.ending.as_ref()?;
+                    Some(ending.result.as_ref()?.output.digest)
+                };
+                let ended = held.into_iter().filter(|id| !runs.get(id).is_some_and(Run::is_open));
+                let forgotten = kept.into_iter().filter(|id| !runs.contains_key(id));
+                (ended.map(|id| (result(&id), id)).collect::<Vec<_>>(), forgotten.collect::<Vec<_>>())
             })
             .await
             .unwrap_or_default();
-        for (run, result) in ended {
-            let kept: Vec<Pin> = result.map(|digest| self.blobs.pin([digest])).into_iter().collect();
+        for (result, run) in ended {
+            let kept = result.map(|digest| self.blobs.pin([digest]));
             let mut pins = self.lock();
-            if kept.is_empty() {
-                pins.runs.remove(&run);
-            } else {
-                pins.runs.insert(run, kept);
+            // Only now: the result is in it, and must be held without a gap.
+            pins.open.remove(&run);
+            if let Some(kept) = kept {
+                pins.results.insert(run, kept);
             }
+        }
+        let mut pins = self.lock();
+        for run in forgotten {
+            pins.results.remove(&run);
         }
     }
 

@@ -1,6 +1,8 @@
 //! From the settings people write to those the parts take.
 
-use crate::config::{LoadBalancing, Role as ConfiguredRole, Settings};
+use crate::config::{Launch, LoadBalancing, NodeSettings, Role as ConfiguredRole, Settings};
+use crate::coordinator::alert::AlertSettings;
+use crate::coordinator::recovery::RestartPolicy;
 use crate::coordinator::settings::{RequiredCapabilities, Settings as CoreSettings, Strategy};
 use crate::middleware::auth::{Role, Token};
 use crate::middleware::deadline::DeadlineSettings;
@@ -10,7 +12,7 @@ use super::stack::InboundLimits;
 
 /// What the core decides by.
 pub fn core(settings: &Settings) -> CoreSettings {
-    let mesh = &settings.mesh;
+    let (mesh, alerts) = (&settings.mesh, &settings.alerts);
     let required = |stage| settings.stages.required(stage).clone();
     CoreSettings {
         heartbeat_interval: mesh.heartbeat_interval,
@@ -31,8 +33,22 @@ pub fn core(settings: &Settings) -> CoreSettings {
         batch_size: mesh.batch_size,
         flush_interval: mesh.flush_interval,
         health_check_interval: mesh.health_check_interval,
+        alerts: AlertSettings {
+            low_connectivity: alerts.low_connectivity,
+            high_node_failure_rate: alerts.high_node_failure_rate,
+            high_message_latency: alerts.high_message_latency,
+            low_consensus_rate: alerts.low_consensus_rate,
+            degraded_health: alerts.degraded_health,
+            raise_after: alerts.raise_after,
+            clear_after: alerts.clear_after,
+            margin: alerts.margin,
+        },
         max_open_runs: settings.runs.max_open as usize,
+        max_tasks_per_project: settings.queue.max_tasks_per_project.map(|most| most as usize),
+        max_runs_per_project: settings.queue.max_runs_per_project.map(|most| most as usize),
         kept_runs: settings.runs.keep as usize,
+        drain_timeout: settings.nodes.drain_timeout,
+        restart: restart_policy(&settings.nodes),
         required: RequiredCapabilities {
             plan: required(Stage::Plan),
             lint: required(Stage::Lint),
@@ -40,6 +56,18 @@ pub fn core(settings: &Settings) -> CoreSettings {
             aggregate: required(Stage::Aggregate),
         },
         ..CoreSettings::default()
+    }
+}
+
+fn restart_policy(nodes: &NodeSettings) -> RestartPolicy {
+    let specs = if nodes.launch == Launch::Local { nodes.specs() } else { Vec::new() };
+    RestartPolicy {
+        budget: nodes.restart_budget,
+        window: nodes.restart_window,
+        backoff_max: nodes.restart_backoff_max,
+        start_timeout: nodes.restart_timeout,
+        launched: specs.into_iter().map(|spec| spec.node_id).collect(),
+        has_command: !nodes.restart_command.is_empty(),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::middleware::enrolment::{Enrolment, EnrolmentLayer};
 use crate::middleware::error_details::ErrorDetailsLayer;
 use crate::middleware::load_shed::LoadShedLayer;
 use crate::middleware::request_id::{RandomBits, RequestIdLayer};
+use crate::middleware::rpc_metrics::{RpcMetrics, RpcMetricsLayer};
 use crate::middleware::stream_limit::StreamLimitLayer;
 
 /// A whole server as one service, ready for [`serve`](crate::transport::accept::serve).
@@ -85,6 +86,11 @@ pub fn peer(
         .layer(DeadlineLayer::new(limits.deadlines))
         .service(routes.prepare());
     BoxCloneSyncService::new(stack)
+}
+
+/// A stack whose calls are counted. Around all that may end a call, so that each counts with the status its caller sees.
+pub fn metered(inbound: Inbound, calls: Arc<RpcMetrics>) -> Inbound {
+    BoxCloneSyncService::new(ServiceBuilder::new().layer(RpcMetricsLayer::new(calls)).service(inbound))
 }
 
 /// The admin listener's stack: health for probes, and plain HTTP routes beside it.

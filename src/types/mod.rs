@@ -26,7 +26,7 @@ pub(crate) use manifest::clashes;
 pub use manifest::{Manifest, ManifestEntry, ManifestError, ManifestProblem, Unreadable};
 pub use node::{AgentType, FaultCause, Load, NodeSpec, NodeStatus};
 pub use plan::{Plan, RunSpec, Shard, ToolPlan, ToolRequest, names_rules};
-pub use request::RequestKind;
+pub use request::{Priority, RequestKind};
 pub use result::{
     ClassifiedOutput, LintOutput, Outcome, RunResult, Summary, ToolError, ToolErrorKind, ToolResult,
 };

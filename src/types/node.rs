@@ -32,7 +32,7 @@ pub struct NodeSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum NodeStatus {
-    /// Declared or starting; not heard from yet.
+    /// Declared or starting, or ended in order: not there, which is no fault.
     Initializing,
     /// Fully operational.
     Active,
@@ -61,7 +61,7 @@ impl std::fmt::Display for NodeStatus {
 }
 
 /// Why a node is not ACTIVE.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum FaultCause {
     /// Its session was reset and it did not return.

@@ -1,14 +1,13 @@
-//! Nodes, health and settings of the mesh on the wire.
+//! Nodes and settings of the mesh on the wire.
 
 use std::collections::BTreeMap;
 
 use crate::coordinator::Coordinator;
 use crate::coordinator::breaker::State as BreakerState;
-use crate::coordinator::health::MeshHealth;
-use crate::coordinator::node::{Member, Presence};
+use crate::coordinator::node::Member;
 use crate::coordinator::settings::Settings;
 use crate::proto::v1;
-use crate::types::{FaultCause, NodeStatus, Now};
+use crate::types::{FaultCause, NodeId, NodeStatus, Now};
 
 use super::time;
 
@@ -34,14 +33,16 @@ impl From<BreakerState> for v1::BreakerState {
 }
 
 /// A node as the coordinator knows it.
-fn node(member: &Member, presence: Option<&Presence>, now: Now) -> v1::NodeInfo {
+fn node(core: &Coordinator, id: &NodeId, member: &Member, now: Now) -> v1::NodeInfo {
+    let presence = core.presences().get(id);
     let breaker = presence.map_or(BreakerState::Closed, |at| at.breaker.state(now.tick));
     v1::NodeInfo {
         specialist: Some((&member.spec).into()),
         status: v1::NodeStatus::from(member.status).into(),
         cause: cause(member.cause),
+        cause_detail: member.detail.clone(),
         last_heartbeat_time: presence.and_then(|at| at.heard_at).map(|(_, wall)| time::timestamp(wall)),
-        peers: Vec::new(),
+        peers: core.live_links(id).map(ToString::to_string).collect(),
         incarnation: member.incarnation.map_or(0, |incarnation| incarnation.0),
         tools: presence
             .map(|at| at.tools.iter().map(|(tool, version)| (tool.to_string(), version.clone())).collect())
@@ -58,57 +59,7 @@ fn cause(cause: Option<FaultCause>) -> String {
 
 /// All nodes, by id.
 pub fn nodes(core: &Coordinator, now: Now) -> BTreeMap<String, v1::NodeInfo> {
-    core.state()
-        .members
-        .iter()
-        .map(|(id, member)| (id.to_string(), node(member, core.presences().get(id), now)))
-        .collect()
-}
-
-/// The health of the mesh.
-pub fn health(health: &MeshHealth) -> v1::MeshHealth {
-    v1::MeshHealth {
-        time: Some(time::timestamp(health.at)),
-        revision: health.revision,
-        topology_health: health.topology_health,
-        system_health: health.topology_health,
-        connectivity: health.connectivity,
-        connections: health.connections,
-        active_nodes: health.active_nodes,
-        total_nodes: health.total_nodes,
-        node_health: health
-            .nodes
-            .iter()
-            .map(|(id, node)| {
-                let node = v1::NodeHealth {
-                    status: v1::NodeStatus::from(node.status).into(),
-                    cause: cause(node.cause),
-                    load_score: node.load.score,
-                    task_load: node.load.tasks,
-                    capability_load: node.load.capabilities,
-                    resource_load: node.load.resources,
-                    last_heartbeat_age: node.last_heartbeat_age.map(time::duration),
-                    connection_count: 0,
-                    breaker: v1::BreakerState::from(node.breaker).into(),
-                    running_tasks: node.running_tasks,
-                };
-                (id.to_string(), node)
-            })
-            .collect(),
-        integration_progress: health
-            .node_progress
-            .iter()
-            // A map's value that is empty is encoded as no value, which protobuf.js cannot read.
-            .filter(|(_, tools)| !tools.is_empty())
-            .map(|(id, tools)| {
-                let tools = tools.iter().map(|(tool, share)| (tool.to_string(), *share)).collect();
-                (id.to_string(), v1::ToolProgress { tools })
-            })
-            .collect(),
-        queued_tasks: health.queued_tasks,
-        running_tasks: health.running_tasks,
-        open_runs: health.open_runs,
-    }
+    core.state().members.iter().map(|(id, member)| (id.to_string(), node(core, id, member, now))).collect()
 }
 
 /// The settings in force.

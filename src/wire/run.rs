@@ -125,7 +125,7 @@ pub fn progress(progress: &Progress) -> v1::RunProgress {
             .iter()
             .map(|(node, part)| {
                 let part = v1::NodeAssignment {
-                    assigned_tasks: part.tasks.clone(),
+                    assigned_tasks: part.tasks.iter().map(ToString::to_string).collect(),
                     status: part.status.clone(),
                     progress: part.progress,
                     connections: Vec::new(),
@@ -133,6 +133,9 @@ pub fn progress(progress: &Progress) -> v1::RunProgress {
                 (node.to_string(), part)
             })
             .collect(),
+        waiting_tasks: progress.waiting_tasks,
+        running_tasks: progress.running_tasks,
+        runs_ahead: progress.runs_ahead,
     }
 }
 
@@ -153,5 +156,7 @@ pub fn run(id: &RunId, run: &Run, so_far: &Progress) -> v1::Run {
         progress: Some(progress(so_far)),
         summary: result.map(lint::summary),
         report_digest: result.map(|made| made.output.digest.to_string()).unwrap_or_default(),
+        priority: run.order.priority.into(),
+        supersede_key: run.order.supersede_key.clone(),
     }
 }

@@ -88,13 +88,17 @@ async fn all_bad_fields_of_a_request_are_named_at_once() {
         }),
         severities: [("F401".to_owned(), Severity::High.into())].into(),
         cancel_on_disconnect: false,
+        priority: 11,
+        supersede_key: "k".repeat(129),
     };
     let status = refused(&serve, asked).await;
     let expected = [
         "environment.name",
+        "priority",
         "project",
         "request_id",
         "severities[F401]",
+        "supersede_key",
         "timeout",
         "tools[0].tool",
         "tools[1].tool",
@@ -248,12 +252,26 @@ async fn ids_pages_and_states_that_cannot_be_are_refused_by_name() {
     };
     let status = client.list_runs(listed(-1, "No Token", 99)).await.expect_err("three bad fields");
     assert_eq!(bad_fields(&status), ["page_size", "page_token", "state"]);
-    for id in ["", "run-unknown", "No Such Run", &"x".repeat(10_000)] {
+    let empty = [
+        client.get_run(GetRunRequest::default()).await.expect_err("empty"),
+        client.cancel_run(CancelRunRequest::default()).await.expect_err("empty"),
+        client.watch_run(WatchRunRequest::default()).await.expect_err("empty"),
+        client.explain_task(ExplainTaskRequest::default()).await.expect_err("empty"),
+        report(&mut client, "", ReportFormat::Json).await.expect_err("empty"),
+    ];
+    for status in empty {
+        assert_eq!(bad_fields(&status), ["run_id"]);
+    }
+    for id in ["run-unknown", "No Such Run", &"x".repeat(10_000)] {
         let unknown = [
             client.get_run(GetRunRequest { run_id: id.into() }).await.expect_err("unknown"),
             client.cancel_run(CancelRunRequest { run_id: id.into() }).await.expect_err("unknown"),
             client
                 .watch_run(WatchRunRequest { run_id: id.into(), after_sequence: 0 })
+                .await
+                .expect_err("unknown"),
+            client
+                .explain_task(ExplainTaskRequest { run_id: id.into(), ..Default::default() })
                 .await
                 .expect_err("unknown"),
             report(&mut client, id, ReportFormat::Json).await.expect_err("unknown"),

@@ -164,6 +164,8 @@ impl CoordinatorService for Scripted {
         list_runs(ListRunsRequest) -> ListRunsResponse;
         get_mesh_status(GetMeshStatusRequest) -> GetMeshStatusResponse;
         handle_fault(HandleFaultRequest) -> HandleFaultResponse;
+        explain_task(ExplainTaskRequest) -> ExplainTaskResponse;
+        diagnose(DiagnoseRequest) -> DiagnoseResponse;
     }
 }
 

@@ -41,9 +41,19 @@ fn help_explains_each_command_with_its_exit_codes() {
     let here = folder();
     let top = lintmesh(here.path(), &["--help"]);
     assert_eq!(code(&top), 0);
-    for word in
-        ["lint", "serve", "status", "doctor", "fault", "runs", "watch", "cancel", "report", "healthcheck"]
-    {
+    for word in [
+        "lint",
+        "serve",
+        "status",
+        "doctor",
+        "explain",
+        "fault",
+        "runs",
+        "watch",
+        "cancel",
+        "report",
+        "healthcheck",
+    ] {
         assert!(stdout(&top).lines().any(|line| line.trim_start().starts_with(word)), "{word}");
         assert_eq!(code(&lintmesh(here.path(), &[word, "--help"])), 0, "{word}");
     }
@@ -187,24 +197,62 @@ fn no_server_is_told_with_its_url_and_a_remedy() {
 }
 
 #[test]
-fn doctor_says_what_is_wrong_as_text_and_as_json() {
+fn doctor_says_all_that_is_wrong_as_text_and_as_json() {
     let here = folder();
-    std::fs::write(here.path().join("lintmesh.toml"), "[server]\nlisten = \"nowhere\"\n").unwrap();
+    std::fs::write(
+        here.path().join("lintmesh.toml"),
+        "[server]\nlisten = \"nowhere\"\n[mesh]\nheartbeat_intervall = 1\n",
+    )
+    .unwrap();
     let output = lintmesh(here.path(), &["doctor", "--json", "--skip-toolchain"]);
     assert_eq!(code(&output), 1, "{}", stderr(&output));
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(report["ok"], false);
-    let checks = report["checks"].as_array().unwrap();
-    let configuration = checks.iter().find(|check| check["name"] == "configuration").unwrap();
-    assert!(configuration["evidence"].as_str().unwrap().contains("server.listen"), "{configuration}");
-    assert!(checks.iter().any(|check| check["name"] == "sandbox"));
-    std::fs::write(
-        here.path().join("lintmesh.toml"),
-        "[server]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n",
-    )
-    .unwrap();
+    assert_eq!((&report["ok"], &report["result"]), (&false.into(), &"failed".into()));
+    let sections = report["sections"].as_array().unwrap();
+    let of = |name: &str| sections.iter().find(|section| section["section"] == name).unwrap();
+    let problems = of("configuration")["checks"].as_array().unwrap();
+    let named: Vec<_> = problems.iter().map(|check| check["name"].as_str().unwrap()).collect();
+    assert!(named.contains(&"server.listen") && named.contains(&"mesh.heartbeat_intervall"), "{named:?}");
+    assert!(problems.iter().all(|check| check["remedy"] != ""), "{problems:?}");
+    assert!(!of("sandbox")["checks"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn doctor_finds_nothing_wrong_where_nothing_is_and_names_who_has_a_port() {
+    let here = folder();
+    let settings = |listen: &str| {
+        let text = format!("[server]\nlisten = \"{listen}\"\nadmin_listen = \"127.0.0.1:0\"\n");
+        std::fs::write(here.path().join("lintmesh.toml"), text).unwrap();
+    };
+    settings("127.0.0.1:0");
+    // Warnings are about the machine: a kernel without Landlock, a disk that is nearly full.
+    let fine = |output: &Output| matches!(code(output), 0 | 4);
     let output = lintmesh(here.path(), &["doctor", "--skip-toolchain"]);
-    assert_eq!(code(&output), 0, "{}", stdout(&output));
+    let text = stdout(&output);
+    assert!(fine(&output), "{text}");
+    assert!(text.contains("valid: ") && text.contains("any free port"), "{text}");
+    assert!(text.lines().all(|line| !line.contains('\u{1b}')), "{text:?}");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    settings(&listener.local_addr().unwrap().to_string());
+    let output = lintmesh(here.path(), &["doctor", "--skip-toolchain", "--json"]);
+    assert_eq!(code(&output), 4, "{}", stdout(&output));
+    let own = format!("process {}", std::process::id());
+    assert!(stdout(&output).contains(&own), "{}", stdout(&output));
+}
+
+#[test]
+fn doctor_fails_if_a_server_that_is_needed_is_not_there() {
+    let here = folder();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let output = lintmesh(here.path(), &["doctor", "--skip-toolchain", "--server", &url]);
+    assert_eq!(code(&output), 1, "{}", stdout(&output));
+    assert!(stdout(&output).contains("connection refused"), "{}", stdout(&output));
+    let settings = format!("[server]\nlisten = \"{}\"\n", url.trim_start_matches("http://"));
+    std::fs::write(here.path().join("lintmesh.toml"), settings).unwrap();
+    let output = lintmesh(here.path(), &["doctor", "--skip-toolchain", "--node", "backend-dev"]);
+    assert_eq!(code(&output), 1, "a node is asked about: {}", stdout(&output));
 }
 
 /// A health service that knows `good`, `bad` and nothing else.

@@ -27,7 +27,7 @@ async fn sigterm_ends_streams_with_a_reason_and_leaves_no_process() {
     let run = client.coordinate(request(inline(&[("a.py", "")]), &["ruff"])).await.expect("accepted");
     let mut run = run.into_inner();
     let hourly = Some(prost_types::Duration { seconds: 3600, nanos: 0 });
-    let asked = StreamHealthRequest { interval: hourly };
+    let asked = StreamHealthRequest { interval: hourly, ..Default::default() };
     let mut health = client.stream_health(asked).await.expect("open").into_inner();
     let readiness = HealthCheckRequest { service: "readiness".into() };
     let mut probe =

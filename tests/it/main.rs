@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its harness too")]
 
+mod alerts;
 mod architecture;
 mod authentication;
 mod bad_requests;
@@ -12,12 +13,14 @@ mod deadlines;
 mod discovery;
 mod failing_tools;
 mod graceful_stop;
+mod health_stream;
 mod hostile_files;
 mod killed_node;
 mod lint_command;
 mod linter_process;
 mod logs;
 mod mesh_rpcs;
+mod metrics;
 mod node_admission;
 mod node_session;
 mod offline_toolchain;

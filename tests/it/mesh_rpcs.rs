@@ -19,6 +19,7 @@ fn fault(id: &str, action: FaultAction, node: &str) -> HandleFaultRequest {
         action: action.into(),
         node_id: node.to_owned(),
         reason: "a test".to_owned(),
+        ..Default::default()
     }
 }
 
@@ -140,47 +141,6 @@ async fn the_status_is_one_page_and_follows_a_run() {
 }
 
 #[tokio::test]
-async fn health_is_streamed_at_once_on_change_and_at_the_interval() {
-    let serve = Serve::start("").await;
-    let mut client = serve.coordinator();
-    let every = |millis: u32| StreamHealthRequest {
-        interval: Some(prost_types::Duration {
-            seconds: i64::from(millis / 1000),
-            nanos: (millis % 1000) as i32 * 1_000_000,
-        }),
-    };
-    let refused = client.stream_health(every(99)).await.expect_err("too often");
-    assert_eq!(bad_fields(&refused), ["interval"]);
-
-    let mut often = client.stream_health(every(100)).await.expect("a stream").into_inner();
-    for _ in 0..3 {
-        let next = tokio::time::timeout(DEADLINE, often.message()).await.expect("in time");
-        assert_eq!(next.expect("alive").expect("told").health.expect("health").active_nodes, 4);
-    }
-    // An hour between reports: what comes is the first one and the changes.
-    let mut seldom = client.stream_health(every(3_600_000)).await.expect("a stream").into_inner();
-    let first = seldom.message().await.expect("alive").expect("at once").health.expect("health");
-    assert_eq!(first.active_nodes, 4);
-    let failing = fault("", FaultAction::Fail, "api-docs");
-    client.handle_fault(failing).await.expect("done");
-    let changed = async {
-        loop {
-            let health = seldom.message().await.expect("alive").expect("told").health.expect("health");
-            assert!(health.revision >= first.revision);
-            if health.active_nodes == 3 {
-                return health;
-            }
-        }
-    };
-    let health = tokio::time::timeout(DEADLINE, changed).await.expect("told of the change");
-    assert!(health.revision > first.revision);
-    assert_eq!((health.topology_health, health.system_health), (0.75, 0.75));
-    let node = &health.node_health["api-docs"];
-    assert_eq!((node.status(), node.cause.as_str()), (NodeStatus::Failed, "OPERATOR"));
-    assert_eq!(node.breaker(), BreakerState::Open);
-}
-
-#[tokio::test]
 async fn a_node_reported_as_failed_loses_its_work_and_comes_back() {
     let ruff = GatedRuff::new();
     let serve = Serve::start(&ruff.settings()).await;
@@ -254,14 +214,31 @@ async fn a_fault_is_handled_once_for_each_id() {
         action: 77,
         node_id: String::new(),
         reason: "x".repeat(513),
+        all_nodes: false,
+        timeout: Some(prost_types::Duration { seconds: -1, nanos: 0 }),
     };
-    let refused = client.handle_fault(bad).await.expect_err("four bad fields");
-    assert_eq!(bad_fields(&refused), ["action", "fault_id", "node_id", "reason"]);
+    let refused = client.handle_fault(bad).await.expect_err("five bad fields");
+    assert_eq!(bad_fields(&refused), ["action", "fault_id", "node_id", "reason", "timeout"]);
+    for (bad, field) in [
+        (HandleFaultRequest { all_nodes: true, ..fault("", FaultAction::Recover, "api-docs") }, "node_id"),
+        (HandleFaultRequest { all_nodes: true, ..fault("", FaultAction::Drain, "") }, "all_nodes"),
+        (HandleFaultRequest { all_nodes: true, ..fault("", FaultAction::Fail, "") }, "all_nodes"),
+        (
+            HandleFaultRequest {
+                timeout: Some(prost_types::Duration::default()),
+                ..fault("", FaultAction::Recover, "api-docs")
+            },
+            "timeout",
+        ),
+    ] {
+        let refused = client.handle_fault(bad).await.expect_err("contradicts itself");
+        assert_eq!(bad_fields(&refused), [field]);
+    }
 }
 
 #[tokio::test]
 async fn a_node_whose_process_is_gone_is_started_again_on_recover() {
-    let serve = Serve::start("").await;
+    let serve = Serve::start("[nodes]\nrestart_budget = 0\n").await;
     let before = serve.node("api-docs").await;
     signal(before.process_id, nix::sys::signal::Signal::SIGKILL);
     let mut client = serve.coordinator();
@@ -276,6 +253,7 @@ async fn a_node_whose_process_is_gone_is_started_again_on_recover() {
     };
     let failed = tokio::time::timeout(DEADLINE, failed).await.expect("noticed");
     assert_eq!(failed.cause, "PROCESS_EXITED");
+    assert_eq!(failed.cause_detail, "nodes.restart_budget is 0: recover it to start it");
     client.handle_fault(fault("", FaultAction::Recover, "api-docs")).await.expect("done");
     assert!(serve.ready().await.ready);
     let after = serve.node("api-docs").await;

@@ -49,9 +49,21 @@ pub(in crate::cli) struct LintArgs {
     /// Cancel the run after so long, for example 90s or 10m
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub(super) timeout: Option<Duration>,
-    /// A label for the run, which `lintmesh runs` can filter by
+    /// Whose the run is: the projects of a server share it by CPU time, and `lintmesh runs` can filter by them
     #[arg(long, value_name = "LABEL", default_value = "", hide_default_value = true)]
     pub(super) project: String,
+    /// How urgent the run is, from -10 to 10; each step has a quarter more of the CPU time
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value_t = 0,
+        allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i32).range(-10..=10)
+    )]
+    pub(super) priority: i32,
+    /// Cancel your open runs of the project with the same key, for example a branch: this run takes their place
+    #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
+    pub(super) supersede_key: String,
 
     /// How the report is printed: full, concise, json, json-lines, sarif, github or junit
     #[arg(long, value_name = "FORMAT", help_heading = "Report")]

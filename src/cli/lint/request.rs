@@ -67,6 +67,8 @@ pub(super) fn coordinate(
     Ok(CoordinateRequest {
         request_id: random_id()?,
         project: args.project.clone(),
+        priority: args.priority,
+        supersede_key: args.supersede_key.clone(),
         workspace: Some(Workspace { source: Some(source) }),
         tools: selections(args, settings)?,
         timeout: args.timeout.map(prost_types::Duration::try_from).transpose().context("--timeout")?,

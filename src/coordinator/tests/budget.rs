@@ -67,7 +67,7 @@ fn a_crashed_process_counts_and_an_operators_word_does_not() {
     let mut mesh = TestMesh::full();
     let run = mesh.planned(&["ruff"], 1);
     assert_eq!(mesh.holder(&only_lint(&mesh, &run)).as_deref(), Some(BACKEND));
-    mesh.input(Input::FailNode(fault("f1", BACKEND)));
+    mesh.input(failing("f1", BACKEND));
     assert_eq!(mesh.tasks(&run, Stage::Lint)[0].crashes, 0, "the operator's doing");
     let next = mesh.holder(&only_lint(&mesh, &run)).expect("runs elsewhere");
     mesh.input(Input::ProcessExited {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::coordinator::event::RunOrder;
-use crate::coordinator::input::{FaultRequest, Hello, Refusal, Reply};
+use crate::coordinator::input::{FaultAction, FaultRequest, FaultTarget, Hello, Input, Refusal, Reply};
 use crate::coordinator::run::{Task, TaskState};
 use crate::coordinator::settings::Settings;
 use crate::types::{
@@ -79,6 +79,8 @@ pub(super) fn order(tools: &[&str]) -> RunOrder {
         request_id: String::new(),
         body: Digest::of(b"body"),
         project: "project".into(),
+        priority: Default::default(),
+        supersede_key: String::new(),
         manifest: Digest::of(b"manifest"),
         files: 10,
         spec: Digest::of(b"spec"),
@@ -113,12 +115,22 @@ pub(super) fn blob(text: &str) -> TaskOutput {
     TaskOutput { digest: Digest::of(text.as_bytes()), size: 1 }
 }
 
-pub(super) fn fault(id: &str, name: &str) -> FaultRequest {
-    FaultRequest {
-        fault_id: id.into(),
-        body: Digest::of(name.as_bytes()),
-        node: NodeId::new(name).expect("a valid node id"),
-    }
+pub(super) fn fault(id: &str, action: FaultAction, name: &str) -> FaultRequest {
+    let target = FaultTarget::Node(NodeId::new(name).expect("a valid node id"));
+    FaultRequest { fault_id: id.into(), body: Digest::of(name.as_bytes()), action, target }
+}
+
+pub(super) fn failing(id: &str, name: &str) -> Input {
+    Input::HandleFault(fault(id, FaultAction::Fail, name))
+}
+
+pub(super) fn recovering(id: &str, name: &str) -> Input {
+    Input::HandleFault(fault(id, FaultAction::Recover, name))
+}
+
+/// A drain that gives what runs so many seconds.
+pub(super) fn draining(id: &str, name: &str, bound: u64) -> Input {
+    Input::HandleFault(fault(id, FaultAction::Drain { bound: Some(seconds(bound)) }, name))
 }
 
 pub(super) fn refusal(reply: Reply) -> Refusal {

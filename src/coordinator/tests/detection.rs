@@ -193,7 +193,7 @@ fn a_dead_process_is_failed_at_once_and_its_last_words_do_not_revive_it() {
     mesh.input(Input::ProcessExited { node: node(BACKEND), process_id: 1 });
     assert_eq!(mesh.status(BACKEND), ACTIVE, "the end of an older process says nothing about the new one");
     mesh.input(Input::ProcessExited { node: node(BACKEND), process_id: 2 });
-    mesh.input(Input::RecoverNode(fault("r", BACKEND)));
+    mesh.input(recovering("r", BACKEND));
     assert_eq!(mesh.status(BACKEND).0, NodeStatus::Initializing);
     mesh.input(Input::ProcessExited { node: node(BACKEND), process_id: 3 });
     assert_eq!(mesh.status(BACKEND), dead, "a process can die before it joins");

@@ -28,7 +28,7 @@ fn an_idle_mesh_is_whole_and_has_done_nothing() {
 #[test]
 fn health_is_the_share_of_active_nodes_and_says_why_of_the_others() {
     let mut mesh = TestMesh::full();
-    mesh.input(Input::FailNode(fault("f", BACKEND)));
+    mesh.input(failing("f", BACKEND));
     mesh.disconnect(DOCS);
     mesh.pass(std::time::Duration::from_millis(500));
     let health = health(&mesh);

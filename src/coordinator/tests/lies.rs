@@ -77,7 +77,7 @@ fn a_failed_nodes_result_is_stale_even_if_nobody_has_the_task_yet() {
     mesh.join(BACKEND);
     let run = mesh.planned(&["ruff"], 1);
     let lint = mesh.running().pop().expect("LINT runs");
-    mesh.input(Input::FailNode(fault("f", BACKEND)));
+    mesh.input(failing("f", BACKEND));
     mesh.ended_by(BACKEND, &lint, Ending::Made { output: blob("x"), facts: Facts::Lint { error: None } });
     assert_eq!(mesh.core.stale_results(), 1);
     assert!(is_queued(mesh.tasks(&run, Stage::Lint)[0]));

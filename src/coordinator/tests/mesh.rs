@@ -52,7 +52,12 @@ impl TestMesh {
 
     /// The four specialists, joined.
     pub(super) fn full() -> Self {
-        let mut mesh = Self::with(Settings::default());
+        Self::full_with(Settings::default())
+    }
+
+    /// The same, with settings.
+    pub(super) fn full_with(settings: Settings) -> Self {
+        let mut mesh = Self::with(settings);
         for name in ALL {
             mesh.join(name);
         }

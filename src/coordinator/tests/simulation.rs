@@ -145,6 +145,8 @@ fn kind(event: &Event) -> &'static str {
         Event::NodeStatusChanged { status: NodeStatus::Failed, .. } => "node failed",
         Event::NodeStatusChanged { status: NodeStatus::Degraded, .. } => "node degraded",
         Event::NodeStatusChanged { .. } => "node back",
+        Event::NodeRecovery { .. } => "recovery",
+        Event::NodeDrained { .. } => "drained",
         Event::FaultHandled { .. } => "fault handled",
         Event::RunForgotten(_) => "forgotten",
         Event::Run { event, .. } => match event {

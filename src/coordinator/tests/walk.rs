@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::mesh::*;
 use super::random::Random;
 use crate::coordinator::input::{Assign, Effect, Ending, Facts, Input, Message, Reply};
+use crate::coordinator::recovery::RestartPolicy;
 use crate::coordinator::settings::Settings;
 use crate::types::Measured;
 use crate::types::{AttemptRef, Incarnation, NodeStatus, Outcome, RunId, SessionId, Stage, Summary};
@@ -45,7 +46,9 @@ const TOOLS: [&[&str]; 3] = [&["ruff"], &["flake8", "ruff"], &["bandit", "mypy",
 
 impl Walk {
     pub(super) fn new(seed: u64) -> Self {
+        let restart = RestartPolicy { launched: ALL.map(node).into(), ..RestartPolicy::default() };
         let settings = Settings {
+            restart,
             recovery_timeout: seconds(10),
             task_timeout: seconds(60),
             kept_runs: 3,
@@ -110,8 +113,7 @@ impl Walk {
         self.calm = true;
         for at in 0..self.processes.len() {
             self.processes[at].hangs = false;
-            let recover = fault("", self.processes[at].name);
-            self.input(Input::RecoverNode(recover));
+            self.input(recovering("", self.processes[at].name));
         }
         for _ in 0..400 {
             for at in 0..self.processes.len() {
@@ -161,7 +163,7 @@ impl Walk {
                         self.drop_connection(at);
                     }
                 }
-                Effect::RestartProcess(node) => {
+                Effect::RestartProcess { node, .. } => {
                     if let Some(at) = self.processes.iter().position(|process| process.name == node.as_str())
                     {
                         self.crash(at);
@@ -364,9 +366,13 @@ impl Walk {
     }
 
     fn operate(&mut self, at: usize) {
-        let request = fault(&format!("fault-{}", self.random.below(1000)), self.processes[at].name);
-        let fails = self.random.percent(30);
-        self.input(if fails { Input::FailNode(request) } else { Input::RecoverNode(request) });
+        let (id, name) = (format!("fault-{}", self.random.below(1000)), self.processes[at].name);
+        let action = match self.random.below(10) {
+            0..3 => failing(&id, name),
+            3..5 => draining(&id, name, 3),
+            _ => recovering(&id, name),
+        };
+        self.input(action);
     }
 
     fn repeat_the_past(&mut self) {

@@ -11,7 +11,7 @@ use crate::coordinator::event::{Event, RunOrder};
 use crate::coordinator::input::{Assign, Ending, Facts, Hello, Input, Message, Reply};
 use crate::coordinator::settings::Settings;
 use crate::engine::clock::SystemClock;
-use crate::engine::{Engine, EngineError, Handle, codec};
+use crate::engine::{Engine, EngineError, Handle, RestartOrder, codec};
 use crate::store::{MemoryStore, Record, Store, StoreError};
 use crate::types::{
     Digest, Epoch, FaultCause, Incarnation, Measured, NodeId, NodeSpec, NodeStatus, Outcome, Plan, RunId,
@@ -51,7 +51,7 @@ pub(super) struct Rig {
     pub(super) handle: Handle,
     pub(super) appended: Appended,
     pub(super) broken: Arc<Mutex<bool>>,
-    pub(super) restarts: mpsc::Receiver<NodeId>,
+    pub(super) restarts: mpsc::Receiver<RestartOrder>,
     pub(super) engine: JoinHandle<Result<(), EngineError>>,
 }
 
@@ -104,6 +104,8 @@ pub(super) fn start(name: &str) -> Input {
         request_id: name.into(),
         body: Digest::of(name.as_bytes()),
         project: "project".into(),
+        priority: Default::default(),
+        supersede_key: String::new(),
         manifest: Digest::of(b"manifest"),
         files: 0,
         spec: Digest::of(b"spec"),

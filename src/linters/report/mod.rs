@@ -15,6 +15,7 @@ mod visible;
 use std::io;
 
 pub use execution::{Execution, FaultRecord, NodeExecution, TaskExecution, ToolExecution};
+pub use visible::visible;
 
 use crate::types::{Diagnostic, RunResult, Severity, TreePath};
 

@@ -12,7 +12,7 @@ pub(super) fn is_hostile(c: char) -> bool {
 }
 
 /// The text with every hostile character written out: `\n`, `\u{1b}`.
-pub(super) fn visible(text: &str) -> Cow<'_, str> {
+pub fn visible(text: &str) -> Cow<'_, str> {
     if text.chars().any(is_hostile) {
         let mut shown = String::with_capacity(text.len() + 16);
         for c in text.chars() {

@@ -8,8 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{ChildStdin, Command};
 use tokio::sync::oneshot;
@@ -56,13 +54,18 @@ impl Child {
         let watch = Watch { child, stdin, pid, stopped };
         let still_running = Arc::clone(&running);
         tokio::spawn(async move {
-            let status = watch.run_until_end(&line).await;
+            let (status, ordered) = watch.run_until_end(&line).await;
             still_running.store(false, Ordering::Release);
-            on_exit(Exit { pid, status });
+            on_exit(Exit { pid, status, ordered });
             // If nobody waits for the end, nobody needs to know.
             let _ = end.send(());
         });
         Ok(Self { pid, running, stop, ended })
+    }
+
+    /// Its process id, which means nothing any more once it was reaped.
+    pub(super) const fn pid(&self) -> u32 {
+        self.pid
     }
 
     /// Its process id, as long as it runs.
@@ -70,7 +73,7 @@ impl Child {
         self.running.load(Ordering::Acquire).then_some(self.pid)
     }
 
-    /// Asks it to end, kills it after the bound, and returns when it is reaped.
+    /// Asks it to end, kills it after the bound (zero: at once, also if it is stopped), and returns when it is reaped.
     pub(super) async fn stop(self, bound: Duration) {
         // Both fail only if it has ended already.
         let _ = self.stop.send(bound);
@@ -87,7 +90,8 @@ struct Watch {
 }
 
 impl Watch {
-    async fn run_until_end(mut self, settings: &[u8]) -> Option<ExitStatus> {
+    /// How it ended, and whether it was told to.
+    async fn run_until_end(mut self, settings: &[u8]) -> (Option<ExitStatus>, bool) {
         match tokio::time::timeout(SETTINGS_BOUND, self.stdin.write_all(settings)).await {
             Ok(Ok(())) => {}
             // It died before it read them; its status tells. Or it hangs: then it never joins, and is stopped.
@@ -95,22 +99,20 @@ impl Watch {
             Err(_) => tracing::warn!(pid = self.pid, "settings not read in time"),
         }
         let bound = tokio::select! {
-            status = self.child.wait() => return status.ok(),
-            bound = &mut self.stopped => bound.ok(),
+            status = self.child.wait() => return (status.ok(), false),
+            bound = &mut self.stopped => bound.unwrap_or_default(),
         };
-        if let Some(bound) = bound {
-            // Not reaped yet, so that the number still means this process.
-            if let Ok(pid) = i32::try_from(self.pid) {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-            }
-            if let Ok(status) = tokio::time::timeout(bound, self.child.wait()).await {
-                return status.ok();
-            }
+        // The end of its lifeline is the order to end at once. SIGTERM would be one to finish its work first.
+        drop(self.stdin);
+        if let Ok(status) = tokio::time::timeout(bound, self.child.wait()).await {
+            return (status.ok(), true);
+        }
+        if !bound.is_zero() {
             tracing::warn!(pid = self.pid, ?bound, "node did not end in time and is killed");
         }
         if let Err(error) = self.child.start_kill() {
             tracing::warn!(pid = self.pid, %error, "node could not be killed");
         }
-        self.child.wait().await.ok()
+        (self.child.wait().await.ok(), true)
     }
 }

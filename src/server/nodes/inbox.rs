@@ -1,5 +1,6 @@
 //! What a node says, checked, as inputs of the core.
 
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -50,6 +51,9 @@ impl Inbox<'_> {
         if batch.messages.is_empty() {
             self.pay()?;
         }
+        let traffic = &self.line.service.counts.traffic;
+        traffic.passed(batch.messages.len(), batch.encoded_len());
+        let arrived = Instant::now();
         for message in batch.messages {
             self.pay()?;
             let (now, offset_ms) = (self.line.service.engine.now(), self.line.clock().offset_ms());
@@ -64,6 +68,7 @@ impl Inbox<'_> {
                     if self.line.service.engine.decide(input).await.is_err() {
                         return Err(ReadEnd::Given(None));
                     }
+                    traffic.took(arrived.elapsed());
                 }
                 Ok(None) => {}
                 Err(refused) => self.refused(&refused),
@@ -81,7 +86,7 @@ impl Inbox<'_> {
     }
 
     fn refused(&self, Refused(reason, words): &Refused) {
-        let count = self.line.service.refusals.count(reason);
+        let count = self.line.service.counts.refused_messages.count(reason);
         tracing::warn!(node = %self.line.node, reason, count, "a message of a node was refused: {words}");
     }
 

@@ -1,5 +1,6 @@
 //! One open session: what is queued for the node goes out in batches, until either side ends it.
 
+use prost::Message as _;
 use std::error::Error as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -147,7 +148,9 @@ impl Line {
             {
                 messages.push(self.seal(more, &mut number));
             }
-            let batch = pb::session_response::Message::Batch(pb::MessageBatch { messages });
+            let batch = pb::MessageBatch { messages };
+            self.service.counts.traffic.passed(batch.messages.len(), batch.encoded_len());
+            let batch = pb::session_response::Message::Batch(batch);
             // One that beats but reads nothing would keep work that it never learns of.
             match tokio::time::timeout(patience, node.send(Ok(pb::SessionResponse { message: Some(batch) })))
                 .await
@@ -180,7 +183,7 @@ impl Line {
                 Ok(None) => return ReadEnd::Reset,
                 // What the connection itself says has a source; without one it is this side that cannot read on.
                 Err(status) if status.source().is_none() => {
-                    let count = self.service.refusals.count(MALFORMED);
+                    let count = self.service.counts.refused_messages.count(MALFORMED);
                     let code = status.code();
                     tracing::warn!(node = %self.node, ?code, count, reason = MALFORMED, "closing a session");
                     return ReadEnd::Given(None);

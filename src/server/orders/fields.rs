@@ -11,7 +11,7 @@ use crate::linters::validate_options;
 use crate::proto::v1;
 use crate::server::service::Service;
 use crate::status::FieldViolation;
-use crate::types::{Severity, ToolName, ToolRequest, names_rules};
+use crate::types::{Priority, Severity, ToolName, ToolRequest, names_rules};
 use crate::wire;
 use crate::wire::time;
 
@@ -32,10 +32,21 @@ pub fn check_id(field: &str, id: &str, bad: &mut Vec<FieldViolation>) {
 /// The texts that only label a run.
 pub fn check_labels(request: &v1::CoordinateRequest, bad: &mut Vec<FieldViolation>) {
     check_id("request_id", &request.request_id, bad);
-    if request.project.chars().count() > 128 || request.project.chars().any(char::is_control) {
-        let text = "must have at most 128 characters, none of them a control character";
-        bad.push(FieldViolation::new("project", text));
+    for (field, label) in [("project", &request.project), ("supersede_key", &request.supersede_key)] {
+        if label.chars().count() > 128 || label.chars().any(char::is_control) {
+            let text = "must have at most 128 characters, none of them a control character";
+            bad.push(FieldViolation::new(field, text));
+        }
     }
+}
+
+/// How urgent the run is.
+pub fn priority(request: &v1::CoordinateRequest, bad: &mut Vec<FieldViolation>) -> Priority {
+    Priority::new(request.priority).unwrap_or_else(|| {
+        let text = format!("is {}; must be from -10 (least urgent) to 10", request.priority);
+        bad.push(FieldViolation::new("priority", text));
+        Priority::default()
+    })
 }
 
 /// How long the run may take: what the request wishes, up to `runs.timeout`.

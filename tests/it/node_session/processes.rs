@@ -66,6 +66,7 @@ fn launch(dir: &Path, uri: &str) -> (Launcher, mpsc::Receiver<NodeExited>) {
         environment_class: "any".into(),
         toolchain: toolchain(&dir.join("ruff")),
         limits: limits(),
+        drain_timeout: DEADLINE,
         work_dir: dir.join("work"),
         cpu_slots: 1,
         shim: binary,
@@ -98,10 +99,11 @@ async fn a_launched_node_ends_when_asked_and_comes_back_when_restarted() {
     let pid = launcher.pid(&node_id).expect("runs");
     assert_eq!(first.hello.process_id, pid);
 
-    launcher.restart(&node_id, DEADLINE).await.expect("restarted");
+    launcher.stop(&node_id, DEADLINE).expect("launched here").await;
+    launcher.launch(&node_id).expect("started again");
     let exit = exits.recv().await.expect("an exit");
-    assert_eq!((exit.node_id, exit.pid), (node_id.clone(), pid));
-    assert!(exit.status.is_some_and(|status| status.success()), "SIGTERM is an order: {:?}", exit.status);
+    assert_eq!((&exit.node_id, exit.pid), (&node_id, pid));
+    assert!(exit.ordered && exit.status.is_some_and(|status| status.success()), "an order, no crash: {exit}");
     until_gone(&mark).await;
 
     let second = coordinator.session().await;
@@ -121,7 +123,8 @@ async fn a_killed_node_takes_its_linters_along_and_is_announced() {
     let session = linting(&mut coordinator, &mark).await;
     signal(session.hello.process_id, Signal::SIGKILL);
     let exit = tokio::time::timeout(DEADLINE, exits.recv()).await.expect("in time").expect("an exit");
-    assert_eq!(exit.pid, session.hello.process_id);
+    assert_eq!((exit.pid, exit.ordered), (session.hello.process_id, false));
+    assert_eq!(exit.to_string(), format!("process {} ended: signal: 9 (SIGKILL)", exit.pid));
     until_gone(&mark).await;
     assert_eq!(launcher.pid(&spec().node_id), None);
 }

@@ -85,6 +85,7 @@ impl World {
             environment_class: "cpython-3.11 linux x86_64".into(),
             toolchain: toolchain(&self.ruff),
             limits: limits(),
+            drain_timeout: super::coordinator::DEADLINE,
             work_dir: self.work_dir(),
             cpu_slots: 2,
             shim: env!("CARGO_BIN_EXE_lintmesh").into(),
@@ -101,6 +102,7 @@ impl World {
         let options = NodeOptions {
             settings: self.settings(coordinator),
             connector: link::tcp(),
+            drain: CancellationToken::new(),
             random: Arc::new(link::jitter),
         };
         (tokio::spawn(agent::run(options, stop.clone())), stop)

@@ -49,6 +49,8 @@ pub(crate) fn start(request: CoordinateRequest) -> StartRunRequest {
         timeout: request.timeout,
         environment: request.environment,
         severities: request.severities,
+        priority: request.priority,
+        supersede_key: request.supersede_key,
     }
 }
 

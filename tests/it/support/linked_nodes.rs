@@ -38,6 +38,7 @@ impl LinkedNodes {
         let (mut coordinator, world) = (Coordinator::start().await, World::with_ruff());
         let binary = PathBuf::from(env!("CARGO_BIN_EXE_lintmesh"));
         let options = LaunchOptions {
+            drain_timeout: Duration::from_secs(5),
             program: binary.clone(),
             arguments: vec!["node".into(), "--launched".into()],
             coordinator: coordinator.uri.clone(),

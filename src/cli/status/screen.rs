@@ -1,100 +1,15 @@
-//! `lintmesh status`: the mesh on one screen.
+//! The mesh on one screen, and the same as JSON.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use anyhow::Context as _;
 use serde_json::{Value, json};
-use tokio::time::{sleep, timeout};
 
-use super::arguments::parse_duration;
-use super::connect::{Connection, ServerArgs};
-use super::exit::Exit;
-use super::{output, time};
-use crate::proto::v1::{BreakerState, GetMeshStatusRequest, GetMeshStatusResponse, NodeInfo, NodeStatus};
+use crate::cli::{output, time};
+use crate::linters::report::visible;
+use crate::proto::v1::{BreakerState, GetMeshStatusResponse, NodeInfo, NodeStatus};
 
-/// Between two looks while waiting.
-const POLL: Duration = Duration::from_millis(250);
-
-/// Arguments of `status`.
-#[derive(Debug, clap::Args)]
-pub(super) struct StatusArgs {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    /// Wait until the mesh is in this state; exit 1 if it is not within --timeout
-    #[arg(long, value_name = "STATE", value_enum)]
-    wait: Option<Wait>,
-    /// How long to wait
-    #[arg(long, default_value = "30s", value_parser = parse_duration)]
-    timeout: Duration,
-    #[command(flatten)]
-    server: ServerArgs,
-}
-
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Wait {
-    /// All nodes are ACTIVE
-    Ready,
-}
-
-pub(super) async fn run(args: StatusArgs) -> anyhow::Result<Exit> {
-    let connection = connect(&args).await?;
-    let status = match args.wait {
-        None => ask(&connection).await?,
-        Some(Wait::Ready) => {
-            let until_ready = async {
-                loop {
-                    let status = ask(&connection).await?;
-                    if is_ready(&status) {
-                        return anyhow::Ok(status);
-                    }
-                    sleep(POLL).await;
-                }
-            };
-            match timeout(args.timeout, until_ready).await {
-                Ok(status) => status?,
-                Err(_) => ask(&connection).await?,
-            }
-        }
-    };
-    if args.json {
-        output::print_line(&format!("{:#}", as_json(&status)))?;
-    } else {
-        output::print(screen(&status).as_bytes())?;
-    }
-    let unmet = args.wait.is_some() && !is_ready(&status);
-    Ok(if unmet { Exit::Findings } else { Exit::Success })
-}
-
-/// With `--wait` a server that is still starting is waited for too.
-async fn connect(args: &StatusArgs) -> anyhow::Result<Connection> {
-    let first = args.server.connect().await;
-    let Err(mut error) = first else { return first };
-    if args.wait.is_none() {
-        return Err(error);
-    }
-    let again = async {
-        loop {
-            sleep(POLL).await;
-            match args.server.connect().await {
-                Ok(connection) => return connection,
-                Err(later) => error = later,
-            }
-        }
-    };
-    match timeout(args.timeout, again).await {
-        Ok(connection) => Ok(connection),
-        Err(_) => Err(error),
-    }
-}
-
-async fn ask(connection: &Connection) -> anyhow::Result<GetMeshStatusResponse> {
-    let answer = connection.coordinator().get_mesh_status(GetMeshStatusRequest {}).await;
-    Ok(answer.context("asking for the status")?.into_inner())
-}
-
-fn is_ready(status: &GetMeshStatusResponse) -> bool {
+/// Whether all nodes are ACTIVE, and there is one.
+pub(super) fn is_ready(status: &GetMeshStatusResponse) -> bool {
     status.metrics.as_ref().is_some_and(|mesh| mesh.total_nodes > 0 && mesh.active_nodes == mesh.total_nodes)
 }
 
@@ -117,7 +32,12 @@ fn breaker(node: &NodeInfo) -> &'static str {
     }
 }
 
-fn screen(status: &GetMeshStatusResponse) -> String {
+fn shown(text: &str) -> String {
+    visible(text).into_owned()
+}
+
+/// What a terminal shows; names from elsewhere cannot move the cursor.
+pub(super) fn screen(status: &GetMeshStatusResponse) -> String {
     let mesh = status.metrics.clone().unwrap_or_default();
     let topology = status.topology.clone().unwrap_or_default();
     let mut text = format!(
@@ -133,9 +53,9 @@ fn screen(status: &GetMeshStatusResponse) -> String {
         mesh.open_runs,
         mesh.running_tasks,
         mesh.queued_tasks,
-        topology.r#type,
-        topology.fault_tolerance,
-        topology.communication_protocol,
+        shown(&topology.r#type),
+        shown(&topology.fault_tolerance),
+        shown(&topology.communication_protocol),
         time::utc(status.timestamp.as_ref()),
     );
     let header = ["NODE", "STATUS", "TYPE", "LOAD", "TASKS", "BREAKER", "LAST HEARTBEAT", "CAUSE"];
@@ -144,14 +64,14 @@ fn screen(status: &GetMeshStatusResponse) -> String {
         let health = mesh.node_health.get(id).cloned().unwrap_or_default();
         let most = node.specialist.as_ref().map_or(0, |spec| spec.max_concurrent_tasks);
         rows.push(vec![
-            id.clone(),
+            shown(id),
             node_status(node).to_owned(),
-            node.specialist.as_ref().map(|spec| spec.agent_type.clone()).unwrap_or_default(),
+            shown(node.specialist.as_ref().map_or("", |spec| &spec.agent_type)),
             format!("{:.2}", health.load_score),
             format!("{}/{most}", health.running_tasks),
             breaker(node).to_owned(),
             time::utc(node.last_heartbeat_time.as_ref()),
-            node.cause.clone(),
+            shown(&node.cause),
         ]);
     }
     text.push_str(&output::table(&rows));
@@ -163,20 +83,20 @@ fn screen(status: &GetMeshStatusResponse) -> String {
     text.push('\n');
     for (sandbox, nodes) in &sandboxes {
         let of = if sandboxes.len() == 1 { String::new() } else { format!(" ({})", nodes.join(", ")) };
-        text.push_str(&format!("sandbox   {sandbox}{of}\n"));
+        text.push_str(&format!("sandbox   {}{}\n", shown(sandbox), shown(&of)));
     }
     if !status.integration_progress.is_empty() {
         let tools: Vec<String> = status
             .integration_progress
             .iter()
-            .map(|(tool, progress)| format!("{tool} {:.0} %", progress * 100.0))
+            .map(|(tool, progress)| format!("{} {:.0} %", shown(tool), progress * 100.0))
             .collect();
         text.push_str(&format!("progress  {}\n", tools.join(", ")));
     }
     text
 }
 
-fn as_json(status: &GetMeshStatusResponse) -> Value {
+pub(super) fn as_json(status: &GetMeshStatusResponse) -> Value {
     let mesh = status.metrics.clone().unwrap_or_default();
     let nodes: serde_json::Map<String, Value> = status
         .node_statuses
@@ -255,6 +175,10 @@ mod tests {
     fn the_screen_and_the_json_say_why_a_node_is_not_active() {
         let text = screen(&status(3));
         assert!(text.contains("3 of 4 nodes active"), "{text}");
+        let mut hostile = status(3);
+        let node = hostile.node_statuses.remove("backend-dev").expect("there");
+        hostile.node_statuses.insert("x\u{1b}[2Jy".into(), node);
+        assert!(!screen(&hostile).contains('\u{1b}'));
         assert!(text.contains("DEGRADED") && text.contains("HEARTBEAT_TIMEOUT"), "{text}");
         let json = as_json(&status(3));
         assert_eq!(json["ready"], false);

@@ -1,0 +1,76 @@
+//! The end of a server, in its order: probes, runs, streams, nodes, listeners. Each step has a bound.
+
+use std::time::Duration;
+
+use super::{RunningServer, health};
+use crate::coordinator::input::Input;
+
+impl RunningServer {
+    /// The first step of an orderly end: probes are told to look elsewhere, new runs are refused, and those that are open
+    /// have so long to end. Then they are cancelled, since nobody would remember them.
+    pub async fn drain(&self, bound: Duration) {
+        self.end_health().await;
+        let engine = &self.service.engine;
+        let mut revision = engine.revision();
+        let all_ended = async {
+            let mut told = 0;
+            loop {
+                revision.borrow_and_update();
+                match engine.query(|core, _| core.state().open.len()).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(open) if open != told => {
+                        tracing::info!(runs = open, "waiting for open runs to end");
+                        told = open;
+                    }
+                    Ok(_) => {}
+                }
+                if revision.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(bound, all_ended).await.is_ok() {
+            return;
+        }
+        let open = engine.query(|core, _| core.state().open.clone()).await.unwrap_or_default();
+        let reason = format!("the server stops; the run had {} s more to end", bound.as_secs_f64());
+        for run in open {
+            tracing::warn!(%run, "cancelled: it did not end before the server stops");
+            // A stopped coordinator runs nothing any more.
+            let _ = engine.decide(Input::CancelRun { run, reason: reason.clone() }).await;
+        }
+    }
+
+    async fn end_health(&self) {
+        self.service.draining.cancel();
+        if let Some(health) = self.health.lock().await.take()
+            && let Err(error) = health.await
+        {
+            tracing::error!(%error, "health is not reported any more");
+        }
+    }
+
+    /// The next step: open streams of clients end with a reason.
+    pub async fn retire(&self) {
+        self.end_health().await;
+        self.service.stopping.cancel();
+    }
+
+    /// The last step: the listeners drain, within their bound, and the coordinator ends.
+    pub async fn shutdown(&self) {
+        self.retire().await;
+        health::end(self.reporter.clone()).await;
+        self.service.engine.sessions().close_all();
+        self.listening.cancel();
+        for listener in self.listeners.lock().await.drain(..) {
+            match listener.await {
+                Ok(served) if served.aborted > 0 => {
+                    tracing::warn!(connections = served.aborted, "connections were aborted at shutdown");
+                }
+                Ok(_) => {}
+                Err(error) => tracing::error!(%error, "a listener failed"),
+            }
+        }
+        self.engine_abort.abort();
+    }
+}
