@@ -32,6 +32,6 @@ pub mod stack;
 mod workspace;
 
 pub use enrolment::Secrets;
-pub use lifecycle::{RunningServer, ServerOptions, StartError, start};
+pub use lifecycle::{RunningServer, ServerOptions, StartError, start, start_on};
 pub use nodes::MESH_ID;
 pub use service::TreePolicy;
