@@ -8,7 +8,9 @@ use super::fault::{Fault, Place};
 use super::host::Host;
 use super::starts::Starts;
 use crate::coordinator::event::{Event, RecoveryStep};
-use crate::coordinator::input::{Decision, Effect, Input, Message, Reply};
+use crate::coordinator::input::{
+    Decision, Effect, FaultAction, FaultRequest, FaultTarget, Input, Message, Reply,
+};
 use crate::coordinator::state::State;
 use crate::coordinator::{Coordinator, invariants};
 use crate::types::{AttemptId, AttemptRef, Epoch, FaultCause, NodeId, NodeStatus, RunId, SessionId, Tick};
@@ -32,6 +34,8 @@ pub(super) enum Gist {
     Joined(SessionId, NodeId),
     Closed(SessionId),
     Result(Box<Input>),
+    /// An operator brings nodes back.
+    Recovery(FaultTarget),
     Other,
 }
 
@@ -41,6 +45,9 @@ impl Gist {
             Input::Joined { session, hello } => Self::Joined(*session, hello.spec.node_id.clone()),
             Input::SessionClosed { session, .. } => Self::Closed(*session),
             Input::TaskEnded { .. } => Self::Result(Box::new(input.clone())),
+            Input::HandleFault(FaultRequest { action: FaultAction::Recover, target, .. }) => {
+                Self::Recovery(target.clone())
+            }
             _ => Self::Other,
         }
     }
@@ -178,6 +185,7 @@ impl Checks {
             Gist::Closed(session) => {
                 self.live.remove(session);
             }
+            Gist::Recovery(target) => self.starts.forget(target),
             Gist::Result(input) => {
                 self.results.push_back((**input).clone());
                 if self.results.len() > RESULTS {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::coordinator::input::FaultTarget;
 use crate::types::{NodeId, NodeStatus, Tick};
 
 /// Starts of a node in a window, as the default settings have it.
@@ -30,6 +31,14 @@ impl Starts {
             ordered.active_since.get_or_insert(now);
         } else if ordered.active_since.take().is_some_and(|since| now >= since + PROVEN) {
             ordered.at.clear();
+        }
+    }
+
+    /// An operator who wants a node back grants it a new budget.
+    pub(super) fn forget(&mut self, target: &FaultTarget) {
+        match target {
+            FaultTarget::All => self.nodes.values_mut().for_each(|ordered| ordered.at.clear()),
+            FaultTarget::Node(node) => self.nodes.entry(node.clone()).or_default().at.clear(),
         }
     }
 
