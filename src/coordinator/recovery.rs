@@ -154,7 +154,6 @@ impl Coordinator {
         recovery.starts.forget();
         if !matches!(recovery.stage, Stage::Starting { .. }) {
             recovery.stage = Stage::Idle;
-            recovery.cause = None;
             if can {
                 self.ask(draft, node);
             }
