@@ -58,7 +58,6 @@ impl Walk {
             // Else a task is hardly ever given up.
             max_retry_attempts: 2,
             kept_runs: 3,
-            max_retry_attempts: 2,
             max_open_runs: 3,
             ..Settings::default()
         };
