@@ -29,6 +29,7 @@ impl Coordinator {
                 self.record(draft, Event::NodeDeclared(spec));
             }
         }
+        self.refit();
         Reply::Done
     }
 

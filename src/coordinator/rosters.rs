@@ -1,6 +1,6 @@
 //! Tells each node the links it should hold, and counts those that were measured alive.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::input::{Effect, Message, Peer, Roster};
@@ -32,24 +32,23 @@ impl Coordinator {
         &self.links
     }
 
-    /// Links that all members would have.
-    pub fn planned_links(&self) -> usize {
-        LinkPlan::complete(self.links.topology(), self.state.members.len())
-    }
-
     /// Takes a node into the plan or out of it: members that are there and can be dialled are in it.
     pub(super) fn relink(&mut self, node: &NodeId) {
         let stands = matches!(self.status(node), Some(NodeStatus::Active | NodeStatus::Degraded))
             && self.presences.get(node).is_some_and(|presence| presence.peer_endpoint.is_some());
-        let mut changed = self.links.fit(self.state.members.len());
+        self.refit();
         if stands {
-            changed.extend(self.links.add(node));
+            self.rosters.untold.extend(self.links.add(node));
         } else if self.links.has(node) {
-            changed.extend(self.links.remove(node));
+            self.rosters.untold.extend(self.links.remove(node));
             // It may be alive: it closes its links.
-            changed.insert(node.clone());
+            self.rosters.untold.insert(node.clone());
         }
-        self.rosters.untold.extend(changed);
+    }
+
+    /// Members may have become too many for the shape in force.
+    pub(super) fn refit(&mut self) {
+        self.rosters.untold.extend(self.links.fit(self.state.members.len()));
     }
 
     /// A node's process is new, or has a new connection. What was known of a former process's links is void.
@@ -136,16 +135,6 @@ impl Coordinator {
                     && presence.heard_at.is_some_and(|(heard, _)| now < heard + memory)
                     && presence.links.get(subject).is_some_and(|link| link.state == LinkState::Up)
             })
-    }
-
-    /// The peers to which a node holds a live link.
-    pub fn live_peers(&self, now: Tick, node: &NodeId) -> Vec<NodeId> {
-        self.links.dials(node).filter(|peer| self.is_live(now, node, peer)).cloned().collect()
-    }
-
-    /// The peers of each node to which it holds a live link.
-    pub fn links_alive(&self, now: Tick) -> BTreeMap<&NodeId, Vec<NodeId>> {
-        self.state.members.keys().map(|node| (node, self.live_peers(now, node))).collect()
     }
 
     /// Builds all links anew if too few live for too long.

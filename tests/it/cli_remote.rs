@@ -295,7 +295,20 @@ async fn the_tree_is_uploaded_once_and_the_report_is_written_in_every_form() {
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("import os"), "an excerpt: {}", text(&output.stdout));
     assert!(output.stderr.is_empty(), "quiet: {}", text(&output.stderr));
-    let output = rig.lint(&["--fail-on", "high", "--select-tools", "ruff,mypy"]).await;
+    let output = rig
+        .lint(&[
+            "--fail-on",
+            "high",
+            "--select-tools",
+            "ruff,mypy",
+            "--project",
+            "ledger",
+            "--priority",
+            "-3",
+            "--supersede-key",
+            "pull/7",
+        ])
+        .await;
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
 
     let seen = rig.seen.lock().unwrap();
@@ -309,6 +322,10 @@ async fn the_tree_is_uploaded_once_and_the_report_is_written_in_every_form() {
     assert!(seen.coordinate[0].cancel_on_disconnect);
     assert_ne!(seen.coordinate[0].request_id, seen.coordinate[1].request_id);
     assert_eq!(seen.coordinate[2].tools.iter().map(|tool| &*tool.tool).collect::<Vec<_>>(), ["mypy", "ruff"]);
+    let of_queue =
+        |asked: &CoordinateRequest| (asked.project.clone(), asked.priority, asked.supersede_key.clone());
+    assert_eq!(of_queue(&seen.coordinate[0]), (String::new(), 0, String::new()));
+    assert_eq!(of_queue(&seen.coordinate[2]), ("ledger".into(), -3, "pull/7".into()));
 }
 
 #[tokio::test]

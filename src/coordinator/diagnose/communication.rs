@@ -7,7 +7,7 @@ use super::{
 };
 use crate::coordinator::Coordinator;
 use crate::coordinator::node::Member;
-use crate::types::{FaultCause, NodeId, NodeStatus, Tick};
+use crate::types::{FaultCause, NodeId, NodeStatus};
 
 /// Share of the links among ACTIVE nodes below which they are rebuilt. Source: the operations manual, "Connection
 /// Optimization".
@@ -32,7 +32,7 @@ impl Coordinator {
             findings.extend(probe_findings(&name, &node));
             nodes.insert(name, node);
         }
-        let (figure, finding) = self.links(examination.began);
+        let (figure, finding) = self.links();
         findings.extend(finding.filter(|_| examination.node.is_none()));
         let mut told = SectionDiagnosis::of(Section::Communication, findings, figure.into_iter().collect());
         told.nodes = nodes;
@@ -61,13 +61,13 @@ impl Coordinator {
             cause: member.cause,
             detail: member.detail.clone(),
             last_heartbeat_age: heard.map(|heard| examination.began.since(*heard)),
-            connection_count: u32::try_from(self.live_peers(examination.began, id).len()).unwrap_or(u32::MAX),
+            connection_count: u32::try_from(self.live_links(id).count()).unwrap_or(u32::MAX),
             probes: examination.probes.iter().filter(|probe| probe.to == *id).cloned().collect(),
         }
     }
 
     /// The share of the links among the ACTIVE nodes that live, if there are nodes that take links.
-    fn links(&self, now: Tick) -> (Option<Figure>, Option<Finding>) {
+    fn links(&self) -> (Option<Figure>, Option<Finding>) {
         let linking: Vec<&NodeId> = self
             .state
             .active()
@@ -79,7 +79,7 @@ impl Coordinator {
         if planned == 0 {
             return (None, None);
         }
-        let live: usize = linking.iter().map(|id| self.live_peers(now, id).len()).sum();
+        let live: usize = linking.iter().map(|id| self.live_links(id).count()).sum();
         let share = live as f64 / planned as f64;
         let figure = Figure { name: "live_links", value: share, unit: "", threshold: Some(ENOUGH_LINKS) };
         let finding = (share < ENOUGH_LINKS).then(|| Finding {

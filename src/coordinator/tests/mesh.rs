@@ -6,7 +6,7 @@ use std::time::Duration;
 
 pub(super) use super::builders::*;
 use crate::coordinator::event::{Event, RunEvent, RunOrder};
-use crate::coordinator::input::{Assign, Effect, Ending, Facts, Hello, Input, Message, Reply};
+use crate::coordinator::input::{Assign, Effect, Ending, Facts, Hello, Input, Message, Reply, Roster};
 use crate::coordinator::run::{Run, Task};
 use crate::coordinator::settings::Settings;
 use crate::coordinator::state::State;
@@ -28,6 +28,8 @@ pub(super) struct TestMesh {
     pub(super) effects: Vec<Effect>,
     replayed: State,
     assigned: BTreeMap<AttemptRef, Assign>,
+    /// The newest of each node; they are not among the effects.
+    pub(super) rosters: BTreeMap<NodeId, Roster>,
     /// Probes that were not answered.
     probes: Vec<(NodeId, SessionId, u64)>,
     incarnations: BTreeMap<NodeId, u64>,
@@ -49,6 +51,7 @@ impl TestMesh {
             effects: Vec::new(),
             replayed: State::new(Epoch(1)),
             assigned: BTreeMap::new(),
+            rosters: BTreeMap::new(),
             probes: Vec::new(),
             incarnations: BTreeMap::new(),
             sessions: 0,
@@ -94,6 +97,10 @@ impl TestMesh {
                     let earlier = self.assigned.insert(assign.attempt.clone(), (**assign).clone());
                     assert_eq!(earlier, None, "attempts are never reused");
                 }
+                Effect::Send { node, message: Message::Roster(roster), .. } => {
+                    let earlier = self.rosters.insert(node.clone(), (**roster).clone());
+                    assert!(earlier.is_none_or(|earlier| earlier.version < roster.version));
+                }
                 Effect::Send { node, session, message: Message::Probe { number } } => {
                     self.probes.push((node.clone(), *session, *number));
                 }
@@ -101,7 +108,8 @@ impl TestMesh {
             }
         }
         self.events.extend(decision.events);
-        self.effects.extend(decision.effects);
+        let is_roster = |effect: &Effect| matches!(effect, Effect::Send { message: Message::Roster(_), .. });
+        self.effects.extend(decision.effects.into_iter().filter(|effect| !is_roster(effect)));
         self.wake_at = decision.wake_at;
         decision.reply
     }

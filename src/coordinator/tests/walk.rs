@@ -55,8 +55,9 @@ impl Walk {
             restart,
             recovery_timeout: seconds(10),
             task_timeout: seconds(60),
-            kept_runs: 3,
+            // Else a task is hardly ever given up.
             max_retry_attempts: 2,
+            kept_runs: 3,
             max_open_runs: 3,
             ..Settings::default()
         };
