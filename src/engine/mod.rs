@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod codec;
+mod log;
 pub mod probes;
 mod progress;
 pub mod sessions;
@@ -22,6 +23,7 @@ use crate::coordinator::settings::Settings;
 use crate::store::{Store, StoreError};
 use crate::types::{NodeId, Now, RunId, Tick};
 use clock::Clock;
+use log::log;
 use probes::Probes;
 pub use progress::progress;
 use sessions::Sessions;
@@ -231,7 +233,7 @@ impl<S: Store> Engine<S> {
         }
         self.commit(&events)?;
         self.publish(events);
-        // Alerts change without an event.
+        // Links and alerts change without an event.
         let revision = self.core.revision();
         self.revision.send_if_modified(|told| std::mem::replace(told, revision) != revision);
         for effect in effects {
@@ -318,51 +320,6 @@ async fn sleep_until(wake_at: Option<Tick>, now: Tick) {
     match wake_at {
         Some(at) => tokio::time::sleep(at.since(now)).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Tells operators what happened, by names and numbers only.
-fn log(event: &Event) {
-    use crate::coordinator::event::RunEvent;
-    match event {
-        Event::NodeJoined { spec, incarnation } => {
-            tracing::info!(node = %spec.node_id, incarnation = incarnation.0, "node joined");
-        }
-        Event::NodeStatusChanged { node, status, cause } => {
-            let cause = cause.map_or("", crate::types::FaultCause::as_str);
-            tracing::info!(%node, %status, cause, "node status changed");
-        }
-        Event::NodeRecovery { node, step, detail } => {
-            tracing::info!(%node, step = step.as_str(), detail, "node recovery");
-        }
-        Event::Run { run, event, .. } => match event {
-            RunEvent::Started { order, .. } => {
-                tracing::info!(%run, files = order.files, project = order.project, "run started");
-            }
-            RunEvent::TaskAssigned { task, attempt, node, .. } => {
-                tracing::debug!(%run, task = %task, %attempt, %node, "task assigned");
-            }
-            RunEvent::TaskAccepted { task, attempt, node, .. } => {
-                tracing::debug!(%run, task = %task, %attempt, %node, "task accepted");
-            }
-            RunEvent::AttemptFailed { task, attempt, node, cause, detail, .. } => {
-                tracing::warn!(%run, task = %task, %attempt, %node, cause = cause.as_str(), detail, "attempt failed");
-            }
-            RunEvent::TaskGivenUp { task, reason } => {
-                tracing::warn!(%run, task = %task, reason, "task given up");
-            }
-            RunEvent::Redistributed { from, tasks, .. } => {
-                tracing::warn!(%run, node = %from, tasks = tasks.len(), "tasks taken from node");
-            }
-            RunEvent::Finished { outcome, detail, .. } => {
-                tracing::info!(%run, %outcome, detail, "run finished");
-            }
-            RunEvent::TasksCreated { .. } | RunEvent::NodeFault { .. } => {}
-        },
-        Event::NodeDeclared(_)
-        | Event::NodeDrained { .. }
-        | Event::FaultHandled { .. }
-        | Event::RunForgotten(_) => {}
     }
 }
 

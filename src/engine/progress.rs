@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use super::watch::{NodePart, Progress};
 use crate::coordinator::Coordinator;
-use crate::coordinator::run::TaskState;
 use crate::types::{NodeId, NodeStatus, RunId};
 
 /// How far a run is, as its watchers are told. Takes as long as the run has tasks.
@@ -19,18 +18,16 @@ pub fn progress(core: &Coordinator, id: &RunId) -> Progress {
                 NodeStatus::Active => "idle".to_owned(),
                 other => other.as_str().to_ascii_lowercase(),
             };
-            (node, (NodePart { status, ..NodePart::default() }, 0))
+            let connections = core.live_links(node).cloned().collect();
+            (node, (NodePart { status, connections, ..NodePart::default() }, 0))
         })
         .collect();
     for task in &run.tasks {
-        let (node, done) = match &task.state {
-            TaskState::Running { node, .. } => (node, 0),
-            TaskState::Done { node, .. } => (node, 1),
-            TaskState::Queued | TaskState::GivenUp { .. } => continue,
-        };
-        let (part, finished) = nodes.entry(node).or_default();
-        part.tasks.push(task.name.clone());
-        *finished += done;
+        for node in task.nodes() {
+            let (part, finished) = nodes.entry(node).or_default();
+            part.tasks.push(task.name.clone());
+            *finished += u32::from(task.output().is_some());
+        }
     }
     let nodes = nodes
         .into_iter()

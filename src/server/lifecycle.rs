@@ -268,7 +268,7 @@ impl RunningServer {
 
     /// Waits until all nodes are ACTIVE, at most so long. Answers whether they are.
     pub async fn wait_ready(&self, wait: Duration) -> bool {
-        mesh::wait_until_ready(&self.service, wait).await.unwrap_or(false)
+        mesh::wait_until_active(&self.service, wait).await.unwrap_or(false)
     }
 
     /// Waits until the coordinator fails, which it does if it can no longer store its facts.

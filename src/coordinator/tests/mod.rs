@@ -4,6 +4,7 @@ mod budget;
 mod builders;
 mod detection;
 mod diagnosing;
+mod doubles;
 mod draining;
 mod explaining;
 mod figures;

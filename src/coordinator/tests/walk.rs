@@ -4,15 +4,17 @@
 //! arrives in order; otherwise anything may overtake anything.
 
 use crate::coordinator::input::{Beat, SessionEnding};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::mesh::*;
 use super::random::Random;
 use crate::coordinator::input::{Assign, Effect, Ending, Facts, Input, Message, Reply};
 use crate::coordinator::recovery::RestartPolicy;
 use crate::coordinator::settings::Settings;
-use crate::types::Measured;
-use crate::types::{AttemptRef, Incarnation, NodeStatus, Outcome, RunId, SessionId, Stage, Summary};
+use crate::types::{
+    AttemptId, AttemptRef, FaultCause, Incarnation, Measured, NodeStatus, Outcome, RunId, SessionId, Stage,
+    Summary,
+};
 
 /// A node's process as it sees itself.
 struct Process {
@@ -39,6 +41,8 @@ pub(super) struct Walk {
     sessions: u64,
     requests: u64,
     runs: Vec<RunId>,
+    /// Attempts whose node was presumed dead for a while.
+    doubted: BTreeSet<AttemptId>,
     calm: bool,
 }
 
@@ -51,7 +55,9 @@ impl Walk {
             restart,
             recovery_timeout: seconds(10),
             task_timeout: seconds(60),
+            // Else a task is hardly ever given up.
             kept_runs: 3,
+            max_retry_attempts: 2,
             max_open_runs: 3,
             ..Settings::default()
         };
@@ -74,6 +80,7 @@ impl Walk {
             sessions: 0,
             requests: 0,
             runs: Vec::new(),
+            doubted: BTreeSet::new(),
             calm: false,
         }
     }
@@ -228,6 +235,14 @@ impl Walk {
                 }
             }
             Some(Message::Revoke { attempt, .. }) => process.running.retain(|one| one.attempt != attempt),
+            Some(Message::Probe { number }) => {
+                let node = node(process.name);
+                let (round_trip, clock_offset_ms) = (seconds(0), 0);
+                self.say(
+                    session,
+                    Input::ProbeAnswered { session, node, number, round_trip, clock_offset_ms },
+                );
+            }
             Some(Message::Acknowledge(attempt)) => process.held.retain(|(one, _)| one.attempt != attempt),
             _ => {}
         }
@@ -318,7 +333,9 @@ impl Walk {
         let process = &self.processes[at];
         if let Some(session) = process.session.filter(|_| !process.hangs) {
             let node = node(process.name);
-            self.say(session, Input::Beat { session, node, beat: Beat::default() });
+            let running = process.running.iter().chain(process.held.iter().map(|(assign, _)| assign));
+            let attempts = running.map(|assign| (assign.attempt.clone(), seconds(0))).collect();
+            self.say(session, Input::Beat { session, node, beat: Beat { attempts, ..Beat::default() } });
         }
     }
 
@@ -382,11 +399,20 @@ impl Walk {
         }
     }
 
-    /// The LINT tasks of a machine never outnumber its cores, as the coordinator sees them.
-    fn check_cores(&self) {
+    /// The LINT tasks of a machine never outnumber its cores, as the coordinator sees them; but for those of nodes that
+    /// were presumed dead and came back.
+    fn check_cores(&mut self) {
         let mut in_use: BTreeMap<&str, u32> = BTreeMap::new();
-        for presence in self.mesh.core.presences().values() {
-            *in_use.entry(&presence.host_id).or_default() += presence.cpu_slots_in_use();
+        for (id, presence) in self.mesh.core.presences() {
+            let cause = self.mesh.core.state().members[id].cause;
+            if matches!(cause, Some(FaultCause::Silent | FaultCause::SessionLost)) {
+                self.doubted.extend(presence.running.keys());
+            }
+            for (attempt, running) in &presence.running {
+                if !self.doubted.contains(attempt) {
+                    *in_use.entry(&presence.host_id).or_default() += running.cpu_slots;
+                }
+            }
         }
         assert!(in_use.values().all(|used| *used <= 2), "{in_use:?}");
         let failed = self.mesh.core.state().members.iter();
