@@ -37,7 +37,6 @@ impl TaskExplanation {
                 }
                 None => "it is next when the scheduler comes to it".to_owned(),
             },
-            Obstacle::ProjectCap => "its project runs as many tasks at a time as one may".to_owned(),
             Obstacle::Room => {
                 let ahead = match self.runs_ahead {
                     0 => String::new(),
@@ -46,6 +45,10 @@ impl TaskExplanation {
                 };
                 format!("it waits for room: {} could do it and {}{ahead}", names(&which), first(&which, now))
             }
+            Obstacle::ProjectCap => format!(
+                "its project runs as many tasks as queue.max_tasks_per_project lets it: {}",
+                self.project_cap.unwrap_or_default()
+            ),
             Obstacle::Breaker => format!("{} could do it, but {}", names(&which), first(&which, now)),
             Obstacle::Absence => format!("{} could do it, but {}", names(&which), first(&which, now)),
             Obstacle::Tool => {
@@ -65,12 +68,12 @@ impl TaskExplanation {
         let some = which.first().map_or_else(|| "a node".to_owned(), |best| best.node.to_string());
         match obstacle {
             Obstacle::None => String::new(),
-            Obstacle::ProjectCap => {
-                "it goes when another task of its project ends; `queue.max_tasks_per_project` is the limit"
-                    .to_owned()
-            }
             Obstacle::Room => {
                 "it goes when a task that runs ends; more nodes, slots or cores would start it sooner"
+                    .to_owned()
+            }
+            Obstacle::ProjectCap => {
+                "it goes when a task of its project ends; a higher queue.max_tasks_per_project would start it sooner"
                     .to_owned()
             }
             Obstacle::Breaker => format!(

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use super::*;
 use crate::node::stages::StageError;
 use crate::node::testing::{assignment, key, node_id};
-use crate::types::{Digest, TaskOutput};
+use crate::types::TaskOutput;
 
 /// Ends each attempt as its task number says.
 struct Scripted;
@@ -38,6 +38,7 @@ fn product() -> StageProduct {
     StageProduct {
         output: TaskOutput { digest: Digest::of(b"{}"), size: 2 },
         data: Some(b"{}".to_vec()),
+        unsent: None,
         measured: Measured::default(),
     }
 }
