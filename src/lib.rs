@@ -21,7 +21,8 @@
 //! - [`linters`] is adapters, catalogue, PLAN, CLASSIFY, AGGREGATE and the report's formats: pure but for LINT, which
 //!   reads the files it is about, and [`linters::process`], which runs a linter.
 //! - [`workspace`] finds the files of a tree and keeps blobs by digest; [`middleware`] is the tower layers of both sides
-//!   of a call; [`config`] and [`telemetry`] are settings and logs.
+//!   of a call, [`transport`] the accept loop of everything that listens; [`config`] and [`telemetry`] are settings and
+//!   logs.
 //! # The path of one run
 //! 1. `cli::lint` lists the tree ([`workspace::discover`]) and calls `Coordinate`, either of a server or of the private
 //!    mesh that it starts: the same server in this process and four nodes as its children.
@@ -48,6 +49,7 @@ pub mod server;
 pub mod status;
 pub mod store;
 pub mod telemetry;
+pub mod transport;
 pub mod types;
 pub mod wire;
 pub mod workspace;

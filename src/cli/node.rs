@@ -1,6 +1,7 @@
 //! `lintmesh node`: one agent node process.
 
 use std::io::BufReader;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,7 +39,7 @@ pub fn node(command: NodeCommand) -> anyhow::Result<()> {
         .context("cannot start the runtime")?;
     let ended = runtime.block_on(async {
         end_on_signals(&drain, &stop).context("cannot listen for signals")?;
-        let options = NodeOptions { settings, connector: link::tcp(), drain };
+        let options = NodeOptions { settings, connector: link::tcp(), drain, random: Arc::new(link::jitter) };
         agent::run(options, stop).await.map_err(anyhow::Error::from)
     });
     // A stage that computes cannot be interrupted, and nobody waits for it any more.

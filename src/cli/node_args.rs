@@ -1,5 +1,6 @@
 //! The arguments of `lintmesh node`, and what they mean for the node.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -9,8 +10,9 @@ use super::error::UsageError;
 use super::linters;
 use super::node::NodeCommand;
 use crate::config::Settings;
-use crate::node::agent::NodeSettings;
+use crate::node::agent::{NodeSettings, PeerSettings};
 use crate::node::host;
+use crate::node::peers::PeerTls;
 use crate::node::secret::Secret;
 use crate::types::NodeSpec;
 
@@ -41,6 +43,18 @@ pub(super) struct NodeArgs {
     /// What may fail at once with this node; by default this machine
     #[arg(long, value_name = "NAME")]
     failure_domain: Option<String>,
+    /// Where the node listens for its peers; beyond loopback it needs a certificate
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
+    peer_listen: SocketAddr,
+    /// What peers dial if it is not that address: a name of the certificate, or an address that is translated
+    #[arg(long, value_name = "HOST:PORT")]
+    peer_advertise: Option<String>,
+    /// The certificate chain (PEM) that peers are shown; --tls-ca must vouch for it on their side
+    #[arg(long, value_name = "FILE", requires = "peer_tls_key")]
+    peer_tls_cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "peer_tls_cert")]
+    peer_tls_key: Option<PathBuf>,
     /// Where the node makes its private folder
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
@@ -64,6 +78,12 @@ impl NodeArgs {
         else {
             return Ok(NodeCommand::Launched);
         };
+        let peers = PeerSettings {
+            listen: self.peer_listen,
+            advertise: self.peer_advertise,
+            tls: self.peer_tls_cert.zip(self.peer_tls_key).map(|(cert, key)| PeerTls { cert, key }),
+        };
+        exposure(&peers)?;
         let settings = self.config.settings()?;
         let spec = specialist(&settings, &name)?;
         let secret = secret(&secret_file)?;
@@ -84,8 +104,20 @@ impl NodeArgs {
             work_dir: self.work_dir.unwrap_or_else(std::env::temp_dir),
             cpu_slots: host::cpu_slots(),
             shim: std::env::current_exe().context("this program's own path is not known")?,
+            peers,
         })))
     }
+}
+
+/// Beyond loopback nobody listens in on links.
+fn exposure(peers: &PeerSettings) -> Result<(), UsageError> {
+    if peers.tls.is_none() && !peers.listen.ip().to_canonical().is_loopback() {
+        return Err(UsageError(format!(
+            "--peer-listen {} is beyond loopback and needs --peer-tls-cert and --peer-tls-key",
+            peers.listen
+        )));
+    }
+    Ok(())
 }
 
 fn specialist(settings: &Settings, name: &str) -> Result<NodeSpec, UsageError> {
@@ -113,6 +145,16 @@ fn secret(file: &Path) -> anyhow::Result<Secret> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn links_beyond_this_machine_need_a_certificate() {
+        let mut peers = PeerSettings::default();
+        assert!(exposure(&peers).is_ok());
+        peers.listen = "0.0.0.0:7000".parse().expect("an address");
+        assert!(exposure(&peers).is_err_and(|error| error.to_string().contains("--peer-tls-cert")));
+        peers.tls = Some(PeerTls { cert: "cert.pem".into(), key: "key.pem".into() });
+        assert!(exposure(&peers).is_ok());
+    }
 
     #[test]
     fn a_node_must_be_declared_and_have_a_secret() {

@@ -80,7 +80,13 @@ impl Coordinator {
     }
 
     /// The node that should get a task now; another one than `beside`, which has it.
-    pub(super) fn choose(&self, now: Tick, run: &Run, task: TaskId, beside: Option<&NodeId>) -> Option<NodeId> {
+    pub(super) fn choose(
+        &self,
+        now: Tick,
+        run: &Run,
+        task: TaskId,
+        beside: Option<&NodeId>,
+    ) -> Option<NodeId> {
         let mesh = Mesh {
             members: &self.state.members,
             presences: &self.presences,

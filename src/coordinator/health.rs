@@ -7,13 +7,12 @@ use super::Coordinator;
 use super::alert::Alert;
 use super::breaker::State as BreakerState;
 use super::input::Topology;
-use super::links::LinkPlan;
 use super::metrics::Figures;
 use super::node::LoadScore;
 use super::placement::{Mesh, Need};
 use super::run::{Run, TaskState};
 use crate::types::{
-    FaultCause, LinkReport, NodeId, NodeStatus, Now, RunId, Stage, ToolName, UnixMillis,
+    FaultCause, LinkReport, NodeId, NodeStatus, Now, RunId, Stage, Tick, ToolName, UnixMillis,
 };
 
 /// The health of the mesh at one moment.
@@ -27,9 +26,9 @@ pub struct MeshHealth {
     pub topology_health: f64,
     /// Live links.
     pub connections: u32,
-    /// Links that should be there.
+    /// Links to hold now, between the nodes that are there.
     pub planned_connections: u32,
-    /// Live links / planned links.
+    /// Live links / those that all nodes would have: `N * (N - 1)` in a full mesh.
     pub connectivity: f64,
     /// The shape in force.
     pub topology: Topology,
@@ -103,6 +102,8 @@ impl Coordinator {
     /// Measures. `tools` are the tools whose progress is shown even if no run has used them.
     pub fn mesh_health(&self, now: Now, tools: &[ToolName]) -> MeshHealth {
         let queued = self.queued_by_node(now);
+        let links = self.links_alive(now.tick);
+        let live = links.values().map(Vec::len).sum::<usize>();
         let nodes: BTreeMap<NodeId, NodeHealth> = self
             .state
             .members
@@ -123,7 +124,7 @@ impl Coordinator {
                     peer_endpoint: presence.and_then(|at| at.peer_endpoint.clone()),
                     process_id: presence.map_or(0, |at| at.process_id),
                     links: presence.map(|at| at.links.values().cloned().collect()).unwrap_or_default(),
-                    connection_count: count(self.live_links(id).count()),
+                    connection_count: links.get(id).map_or(0, |peers| count(peers.len())),
                     clock_offset_ms: presence.and_then(|at| at.clock_offset_ms),
                 };
                 (id.clone(), health)
@@ -135,10 +136,10 @@ impl Coordinator {
             at: now.wall,
             revision: self.revision,
             topology_health: self.state.health(),
-            connections: count(self.connections()),
-            planned_connections: count(self.planned_connections()),
-            connectivity: self.connectivity(),
-            topology: self.topology(),
+            connections: count(live),
+            planned_connections: count(self.links.links().count()),
+            connectivity: self.connectivity(now.tick),
+            topology: self.links.topology(),
             active_nodes: count(self.state.active().count()),
             total_nodes: count(self.state.members.len()),
             nodes,
@@ -155,37 +156,12 @@ impl Coordinator {
         }
     }
 
-    /// Live links / planned links; 1 if none is planned.
-    pub fn connectivity(&self) -> f64 {
-        match self.planned_connections() {
+    /// Live links / those that all nodes would have; 1 if there are none to have.
+    pub fn connectivity(&self, now: Tick) -> f64 {
+        match self.planned_links() {
             0 => 1.0,
-            planned => self.connections() as f64 / planned as f64,
+            planned => self.links_alive(now).values().map(Vec::len).sum::<usize>() as f64 / planned as f64,
         }
-    }
-
-    /// The shape in force.
-    pub const fn topology(&self) -> Topology {
-        self.links.topology()
-    }
-
-    fn connections(&self) -> usize {
-        self.state.active().map(|(node, _)| self.live_links(node).count()).sum()
-    }
-
-    fn planned_connections(&self) -> usize {
-        LinkPlan::complete(self.links.topology(), self.state.members.len())
-    }
-
-    /// The peers to which a node holds a planned link that was lately measured alive, both being ACTIVE.
-    pub fn live_links(&self, node: &NodeId) -> impl Iterator<Item = &NodeId> {
-        let now = self.decided_at();
-        self.links.dials(node).filter(move |peer| self.is_live(now, node, peer))
-    }
-
-    /// Whether every link that the nodes that are there should hold lives.
-    pub fn is_linked(&self) -> bool {
-        let now = self.decided_at();
-        self.links.links().all(|(observer, subject)| self.is_live(now, observer, subject))
     }
 
     fn fault_tolerance(&self) -> FaultTolerance {

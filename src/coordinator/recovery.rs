@@ -207,6 +207,10 @@ impl Coordinator {
         for (node, stage) in nodes {
             match stage {
                 Stage::Fallen => self.plan_start(draft, &node),
+                // It is there again, and has to prove itself.
+                Stage::Waiting { .. } if self.is_responsive(&node, now) => {
+                    self.set_stage(&node, Stage::Waiting { due: now + self.settings.heartbeat_interval });
+                }
                 Stage::Waiting { .. } => self.ask(draft, &node),
                 Stage::Starting { .. } => self.overdue(draft, &node),
                 Stage::Joined { asked } => self.returned(draft, &node, asked),

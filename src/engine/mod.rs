@@ -229,7 +229,7 @@ impl<S: Store> Engine<S> {
         }
         self.commit(&events)?;
         self.publish(events);
-        // Links and alerts change without an event.
+        // Links and alerts come and go without events.
         let revision = self.core.revision();
         self.revision.send_if_modified(|told| std::mem::replace(told, revision) != revision);
         for effect in effects {
@@ -331,7 +331,7 @@ pub fn progress(core: &Coordinator, id: &RunId) -> Progress {
                 NodeStatus::Active => "idle".to_owned(),
                 other => other.as_str().to_ascii_lowercase(),
             };
-            let connections = core.live_links(node).cloned().collect();
+            let connections = core.live_peers(core.decided_at(), node);
             (node, (NodePart { status, connections, ..NodePart::default() }, 0))
         })
         .collect();

@@ -19,9 +19,11 @@ pub mod load_shed;
 pub mod method;
 pub mod outbound_deadline;
 pub mod peer;
+pub mod refusals;
 pub mod request_id;
 pub mod rpc_metrics;
 pub mod stream_limit;
+pub mod token_bucket;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,24 +1,25 @@
 //! The life of a node process: joins, works, comes back when the connection is lost, ends in order.
 
-mod backoff;
-
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::backoff::Backoff;
+use super::backoff::{Backoff, Random};
+use super::envelope::Envelope;
 use super::executor::Executor;
 use super::inputs::Inputs;
-use super::link::{Connector, Links, jitter, links};
+use super::link::{Connector, Links, links};
+use super::peers::{self, ListenError, PeerOptions, PeerTls, Peers};
 use super::secret::Secret;
 use super::session::{self, Lasting, SessionEnd};
 use super::shim::sandbox_status;
 use super::stages::Stages;
+use super::way::Way;
 use super::workspace_cache::WorkspaceCache;
 use crate::linters::process::Limits;
 use crate::linters::toolchain::Toolchain;
@@ -26,11 +27,14 @@ use crate::proto::peer::v1 as pb;
 use crate::types::{AttemptRef, Epoch, Incarnation, NodeSpec};
 
 /// The protocol versions that a node speaks.
-const PROTOCOL: (u32, u32) = (1, 1);
+pub(super) const PROTOCOL: (u32, u32) = (1, 1);
 /// How long what runs may take to end when the process is asked to.
 const STOP_BOUND: Duration = Duration::from_secs(5);
 /// A session that lived this long was a good one: the next attempts start from the shortest pause.
 const GOOD_SESSION: Duration = Duration::from_secs(5);
+/// Pauses between attempts to open a session.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Everything a node is told at its start, as plain data, so that a launcher can hand it over.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -64,6 +68,29 @@ pub struct NodeSettings {
     pub cpu_slots: u32,
     /// The lintmesh binary, which is also the shim around linters.
     pub shim: PathBuf,
+    /// Where its peers dial.
+    #[serde(default)]
+    pub peers: PeerSettings,
+}
+
+/// Where a node listens for its peers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerSettings {
+    /// The address; beyond loopback it needs `tls`.
+    pub listen: SocketAddr,
+    /// HOST:PORT that peers dial, if it is not the address itself: behind address translation, or a name that the
+    /// certificate has.
+    pub advertise: Option<String>,
+    /// The certificate that peers are shown; without one links are in plain text.
+    pub tls: Option<PeerTls>,
+}
+
+impl Default for PeerSettings {
+    /// Any free port of loopback: enough for the nodes of one machine.
+    fn default() -> Self {
+        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), advertise: None, tls: None }
+    }
 }
 
 /// What a node is made of.
@@ -74,6 +101,8 @@ pub struct NodeOptions {
     pub connector: Connector,
     /// Cancelled when it should finish what it has and then end.
     pub drain: CancellationToken,
+    /// Randomness for pauses; [`super::link::jitter`] but for tests.
+    pub random: Random,
 }
 
 /// Why a node ended other than by order.
@@ -90,6 +119,9 @@ pub enum AgentError {
     /// The secret cannot be sent: give one of visible ASCII characters.
     #[error("the enrolment secret has characters that cannot be sent; use visible ASCII characters")]
     Secret,
+    /// Peers cannot reach this node.
+    #[error(transparent)]
+    Peers(#[from] ListenError),
     /// The coordinator does not want this node, for good.
     #[error("the coordinator refused this node: {message}{}", .reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default())]
     Refused {
@@ -111,12 +143,17 @@ pub enum AgentError {
 /// Who this process is.
 pub(super) struct Identity {
     pub(super) spec: NodeSpec,
-    pub(super) messages: Arc<AtomicU64>,
+    pub(super) envelope: Envelope,
     hello: pb::Hello,
 }
 
 impl Identity {
-    fn new(settings: &NodeSettings, incarnation: Incarnation) -> Self {
+    fn new(
+        settings: &NodeSettings,
+        incarnation: Incarnation,
+        envelope: Envelope,
+        peer_endpoint: String,
+    ) -> Self {
         let tools = settings.toolchain.versions();
         let hello = pb::Hello {
             protocol_min: PROTOCOL.0,
@@ -135,10 +172,11 @@ impl Identity {
             running: Vec::new(),
             unacknowledged: Vec::new(),
             process_id: std::process::id(),
-            peer_endpoint: String::new(),
+            peer_endpoint,
             draining: false,
+            sent_at: None,
         };
-        Self { spec: settings.spec.clone(), messages: Arc::default(), hello }
+        Self { spec: settings.spec.clone(), envelope, hello }
     }
 
     pub(super) fn hello(
@@ -151,6 +189,7 @@ impl Identity {
             last_epoch: last_epoch.0,
             running: refs(running),
             unacknowledged: refs(unacknowledged),
+            sent_at: Some(SystemTime::now().into()),
             ..self.hello.clone()
         }
     }
@@ -161,7 +200,7 @@ impl Identity {
 ///
 /// Everything it started is gone when it returns, or within seconds.
 pub async fn run(options: NodeOptions, stop: CancellationToken) -> Result<(), AgentError> {
-    let NodeOptions { settings, connector, drain } = options;
+    let NodeOptions { settings, connector, drain, random } = options;
     let local = |path: &PathBuf| {
         let path = path.clone();
         move |error: &dyn std::fmt::Display| AgentError::Local { path, reason: error.to_string() }
@@ -171,7 +210,24 @@ pub async fn run(options: NodeOptions, stop: CancellationToken) -> Result<(), Ag
         None => None,
     };
     let Links { session, blobs, breaker } =
-        links(&settings.coordinator, tls_ca.as_deref(), &settings.secret, &connector)?;
+        links(&settings.coordinator, tls_ca.as_deref(), &settings.secret, &connector, &random)?;
+    let incarnation = incarnation();
+    let spec = &settings.spec;
+    let envelope = Envelope::new(spec.node_id.clone());
+    // Ended with the node, however it ends.
+    let linked = stop.child_token();
+    let peers = Peers::new(PeerOptions {
+        node: spec.node_id.clone(),
+        incarnation,
+        mesh_id: settings.mesh_id.clone(),
+        tls_ca,
+        connector,
+        random: random.clone(),
+        envelope: envelope.clone(),
+        stop: linked.clone(),
+    });
+    let PeerSettings { listen, advertise, tls } = &settings.peers;
+    let listening = peers::listen(&peers, *listen, advertise.as_deref(), tls.as_ref()).await?;
 
     // Private (0700), since it holds the source code of others; removed when this returns.
     let work_dir = tempfile::Builder::new()
@@ -181,18 +237,18 @@ pub async fn run(options: NodeOptions, stop: CancellationToken) -> Result<(), Ag
     let inputs = Inputs::new(blobs);
     let trees = WorkspaceCache::new(work_dir.path(), inputs.clone())
         .map_err(|error| local(&settings.work_dir)(&error))?;
-    let incarnation = incarnation();
-    let spec = &settings.spec;
     let stages = Stages::new(inputs, trees, work_dir.path(), &settings)
         .map_err(|error| local(&settings.work_dir)(&error))?;
     let executor =
         Executor::new(spec.node_id.clone(), incarnation, spec.max_concurrent_tasks, Arc::new(stages));
     let mut lasting = Lasting {
-        identity: Identity::new(&settings, incarnation),
+        identity: Identity::new(&settings, incarnation, envelope, listening.endpoint),
         link: session,
         breaker,
         executor: executor.clone(),
         meter: Arc::default(),
+        peers,
+        way: Way::default(),
         last_epoch: Epoch(0),
         connections: 0,
         drain: drain.clone(),
@@ -203,7 +259,7 @@ pub async fn run(options: NodeOptions, stop: CancellationToken) -> Result<(), Ag
         tokio::time::sleep(settings.drain_timeout).await;
     };
     let ended = tokio::select! {
-        ended = stay_joined(&mut lasting, &stop) => ended,
+        ended = stay_joined(&mut lasting, &random, &stop) => ended,
         () = overdue => {
             let unfinished = executor.in_use().0;
             tracing::warn!(node = %settings.spec.node_id, unfinished, "the time to finish is over");
@@ -211,6 +267,10 @@ pub async fn run(options: NodeOptions, stop: CancellationToken) -> Result<(), Ag
         }
     };
     executor.stop(STOP_BOUND).await;
+    linked.cancel();
+    if let Err(error) = listening.served.await {
+        tracing::error!(%error, "the listener for peers failed");
+    }
     drop(lasting);
     if let Err(error) = work_dir.close() {
         tracing::warn!(%error, "the node's work folder could not be removed");
@@ -219,12 +279,18 @@ pub async fn run(options: NodeOptions, stop: CancellationToken) -> Result<(), Ag
 }
 
 /// One session after the other, with pauses that grow while they fail.
-async fn stay_joined(lasting: &mut Lasting, stop: &CancellationToken) -> Result<(), AgentError> {
+async fn stay_joined(
+    lasting: &mut Lasting,
+    random: &Random,
+    stop: &CancellationToken,
+) -> Result<(), AgentError> {
     let node = lasting.identity.spec.node_id.clone();
-    let mut backoff = Backoff::default();
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         let started = Instant::now();
-        match session::run(lasting, stop).await {
+        let end = session::run(lasting, stop).await;
+        lasting.way.closed();
+        match end {
             SessionEnd::Stopped => return Ok(()),
             SessionEnd::Shutdown(reason) => {
                 tracing::info!(%node, reason = %reason.escape_debug(), "the coordinator ended this node");
@@ -236,9 +302,9 @@ async fn stay_joined(lasting: &mut Lasting, stop: &CancellationToken) -> Result<
             }
             SessionEnd::Lost(reason) => {
                 if started.elapsed() >= GOOD_SESSION {
-                    backoff = Backoff::default();
+                    backoff.reset();
                 }
-                let pause = backoff.next(jitter());
+                let pause = backoff.next(random());
                 tracing::warn!(%node, %reason, ?pause, "no session; trying again");
                 let drained = async {
                     lasting.drain.cancelled().await;

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use self::child::Child;
-use super::agent::NodeSettings;
+use super::agent::{NodeSettings, PeerSettings};
 use super::secret::Secret;
 use crate::linters::process::Limits;
 use crate::linters::toolchain::Toolchain;
@@ -193,6 +193,8 @@ impl Launcher {
             work_dir: options.work_dir.clone(),
             cpu_slots: options.cpu_slots,
             shim: options.shim.clone(),
+            // All on this machine: its peers are there too.
+            peers: PeerSettings::default(),
         };
         let exits = self.exits.clone();
         let exited_node = node_id.clone();

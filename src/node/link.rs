@@ -11,6 +11,7 @@ use tower::ServiceBuilder;
 use tower::util::BoxCloneSyncService;
 
 use super::agent::AgentError;
+use super::backoff::Random;
 use super::outbound::{OutboundSettings, guard};
 use super::secret::Secret;
 use crate::middleware::breaker::PeerBreaker;
@@ -33,20 +34,21 @@ pub fn tcp() -> Connector {
 
 /// How long a connection attempt may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A coordinator that is gone without a trace is noticed after this and the next.
+/// A connection for blobs whose coordinator is gone without a trace is noticed after this and the next. The session
+/// has none: it counts what it hears.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long it may take to answer a keep-alive ping.
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Flow control windows: a blob may be as large as the connection's, so that heartbeats pass it.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Flow control windows: a blob may be as large as the connection's, so that small ones pass it.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 /// The most that one transfer of blobs may take.
 const TRANSFER_DEADLINE: Duration = Duration::from_secs(120);
 
-/// Both ways over one connection.
+/// Two connections, so that blobs in bulk never delay a heartbeat.
 pub(super) struct Links {
-    /// For the session: it lives as long as it lives, its silence is told by heartbeats and keep-alive, and the
-    /// session loop paces its own attempts.
+    /// For the session: it lives as long as it lives, its silence is told by what it hears, and the session loop paces
+    /// its own attempts.
     pub(super) session: Link,
     /// For blobs.
     pub(super) blobs: Link,
@@ -54,21 +56,19 @@ pub(super) struct Links {
     pub(super) breaker: Arc<PeerBreaker>,
 }
 
-/// Prepares the connection; nothing is sent yet.
+/// Prepares the connections; nothing is sent yet.
 pub(super) fn links(
     uri: &str,
     tls_ca: Option<&[u8]>,
     secret: &Secret,
     connector: &Connector,
+    random: &Random,
 ) -> Result<Links, AgentError> {
     let refused = |reason: String| AgentError::Coordinator { uri: uri.to_owned(), reason };
     let mut endpoint = Endpoint::from_shared(uri.to_owned())
         .map_err(|error| refused(error.to_string()))?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
     match (endpoint.uri().scheme_str(), tls_ca) {
@@ -88,19 +88,25 @@ pub(super) fn links(
     let mut bearer =
         HeaderValue::try_from(format!("Bearer {}", secret.expose())).map_err(|_| AgentError::Secret)?;
     bearer.set_sensitive(true);
-    let channel = connector(endpoint);
+    let alone = connector(endpoint.clone());
+    let bulk = connector(
+        endpoint
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .keep_alive_while_idle(true),
+    );
 
     let enrol = move |mut request: http::Request<Body>| {
         request.headers_mut().insert(AUTHORIZATION, bearer.clone());
         request
     };
-    let breaker = PeerBreaker::new("the coordinator", Default::default(), Arc::new(jitter));
+    let breaker = PeerBreaker::new("the coordinator", Default::default(), random.clone());
     let session = ServiceBuilder::new()
         .map_err(|error| LinkError(Box::new(error)))
         .map_request(enrol.clone())
-        .service(channel.clone());
+        .service(alone);
     let guarded = guard(
-        ServiceBuilder::new().map_request(enrol).service(channel),
+        ServiceBuilder::new().map_request(enrol).service(bulk),
         Arc::clone(&breaker),
         OutboundSettings { stream_deadline: Some(TRANSFER_DEADLINE), ..OutboundSettings::default() },
     );
@@ -109,6 +115,6 @@ pub(super) fn links(
 }
 
 /// A random number from 0 to 1 from the system's generator; the middle if that has none.
-pub(super) fn jitter() -> f64 {
+pub fn jitter() -> f64 {
     getrandom::u32().map_or(0.5, |number| f64::from(number) / f64::from(u32::MAX))
 }

@@ -1,6 +1,8 @@
 //! The agent node: runs tasks, reports to its coordinator.
 
 pub mod agent;
+pub mod backoff;
+mod envelope;
 pub mod executor;
 pub mod host;
 pub mod inputs;
@@ -9,6 +11,7 @@ pub mod lifetime;
 pub mod link;
 pub mod outbound;
 pub mod outbox;
+pub mod peers;
 mod process_table;
 pub mod provision;
 pub mod resources;
@@ -18,4 +21,5 @@ pub mod shim;
 pub mod stages;
 #[cfg(test)]
 mod testing;
+mod way;
 pub mod workspace_cache;

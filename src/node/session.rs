@@ -1,27 +1,34 @@
 //! One connection of a node: Hello and Welcome, then batches both ways until it ends.
 
+mod beats;
+mod silence;
 mod writer;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
 
-use self::writer::{Envelope, write};
+use self::beats::{heartbeats, link_changes};
+use self::silence::until_silent;
+use self::writer::write;
 use super::agent::Identity;
 use super::executor::{Admission, Executor};
 use super::link::Link;
+use super::peers::Peers;
 use super::resources::Meter;
+use super::way::Way;
 use crate::middleware::breaker::PeerBreaker;
 use crate::proto::peer::v1 as pb;
 use crate::proto::peer::v1::mesh_message::Payload;
 use crate::proto::peer::v1::node_service_client::NodeServiceClient;
-use crate::types::{Epoch, Load};
-use crate::wire::peer::{Assignment, attempt_of, beat, duration};
+use crate::types::Epoch;
+use crate::wire::peer::{Assignment, attempt_of, duration};
 
 /// How long the coordinator may take to answer Hello with Welcome.
 const WELCOME_DEADLINE: Duration = Duration::from_secs(10);
@@ -31,6 +38,13 @@ const QUEUE: usize = 64;
 const MAX_MESSAGE_BYTES: usize = 4 << 20;
 /// The range of cadences that are taken from a Welcome.
 const HEARTBEAT_RANGE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
+/// How often links are probed, and how long a silent coordinator is kept, if it does not say.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+const SILENCE_LIMIT: Duration = Duration::from_secs(30);
+/// The least silence that ends a session.
+const LEAST_SILENCE: Duration = Duration::from_secs(1);
+/// Looks at peers under way for the coordinator.
+const LOOKS: usize = 16;
 
 /// How a session ended.
 #[derive(Debug)]
@@ -53,6 +67,8 @@ pub(super) struct Lasting {
     pub(super) executor: Executor,
     /// Taken by the heartbeats of the session that lives; always there between sessions.
     pub(super) meter: Arc<std::sync::Mutex<Meter>>,
+    pub(super) peers: Peers,
+    pub(super) way: Way,
     pub(super) last_epoch: Epoch,
     /// Counts the connections of this process.
     pub(super) connections: u64,
@@ -89,14 +105,24 @@ pub(super) async fn run(lasting: &mut Lasting, stop: &CancellationToken) -> Sess
     let every = duration("heartbeat_interval", welcome.heartbeat_interval.as_ref())
         .unwrap_or(HEARTBEAT_RANGE.1)
         .clamp(HEARTBEAT_RANGE.0, HEARTBEAT_RANGE.1);
-    let envelope = Envelope::new(&lasting.identity);
-    // Three tasks' worth of work in one future each: whichever ends first ends the session and drops the others.
+    let span = |field, span: Option<&_>, default| duration(field, span).unwrap_or(default);
+    let silence_limit =
+        span("silence_limit", welcome.silence_limit.as_ref(), SILENCE_LIMIT).max(LEAST_SILENCE);
+    let probe_interval = span("probe_interval", welcome.probe_interval.as_ref(), PROBE_INTERVAL);
+    let listening =
+        Listening { lasting, queue: &queue, probe_interval, looks: Arc::new(Semaphore::new(LOOKS)) };
+    lasting.way.heard(Instant::now());
+    // Several tasks' worth of work in one future each: whichever ends first ends the session and drops the others.
     tokio::select! {
         () = stop.cancelled() => SessionEnd::Stopped,
-        end = listen(inbound, lasting, &queue) => end,
+        end = listening.listen(inbound) => end,
         () = announce_drain(&lasting.drain, &queue) => lost_writer(),
+        () = until_silent(&lasting.way, silence_limit, queue.clone()) => {
+            SessionEnd::Lost(format!("the coordinator said nothing for {silence_limit:?}"))
+        }
         () = share_results(&lasting.executor, lasting.connections, &queue) => lost_writer(),
-        () = write(queued, outbound, envelope) => lost_writer(),
+        () = link_changes(lasting, &queue) => lost_writer(),
+        () = write(queued, outbound, lasting.identity.envelope.clone()) => lost_writer(),
         () = heartbeats(lasting, every, queue.clone()) => lost_writer(),
     }
 }
@@ -149,34 +175,6 @@ async fn announce_drain(drain: &CancellationToken, queue: &mpsc::Sender<Payload>
     }
 }
 
-/// Sends a beat at once and then at the cadence; a beat that finds the queue full is left out, since the next one
-/// says more.
-async fn heartbeats(lasting: &Lasting, every: Duration, queue: mpsc::Sender<Payload>) {
-    let mut ticks = tokio::time::interval(every);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut number = 0;
-    loop {
-        ticks.tick().await;
-        let meter = Arc::clone(&lasting.meter);
-        // Reading /proc blocks for milliseconds.
-        let usage = tokio::task::spawn_blocking(move || {
-            let mut meter = meter.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            meter.sample(tokio::time::Instant::now())
-        })
-        .await
-        .unwrap_or_default();
-        let (running_tasks, capabilities_in_use) = lasting.executor.in_use();
-        let load = Load { running_tasks, capabilities_in_use, cpu: usage.cpu, memory: usage.memory };
-        number += 1;
-        let kind = pb::heartbeat::Kind::Beat(beat(number, &load));
-        match queue.try_send(Payload::Heartbeat(pb::Heartbeat { kind: Some(kind) })) {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(_)) => tracing::debug!(number, "a beat was left out"),
-            Err(mpsc::error::TrySendError::Closed(_)) => return,
-        }
-    }
-}
-
 /// Sends each result once on this connection.
 async fn share_results(executor: &Executor, connection: u64, queue: &mpsc::Sender<Payload>) {
     // A place in the queue first: a result that was taken out is surely queued.
@@ -187,39 +185,94 @@ async fn share_results(executor: &Executor, connection: u64, queue: &mpsc::Sende
     }
 }
 
-/// Does what the coordinator says. Nothing it can say panics or stops the node but Shutdown.
-async fn listen(
-    mut inbound: Streaming<pb::SessionResponse>,
-    lasting: &Lasting,
-    queue: &mpsc::Sender<Payload>,
-) -> SessionEnd {
-    loop {
-        let batch = match inbound.message().await {
-            Ok(Some(pb::SessionResponse { message: Some(pb::session_response::Message::Batch(batch)) })) => {
-                batch
-            }
-            Ok(Some(_)) => {
-                tracing::warn!("a message that is no batch was dropped");
-                continue;
-            }
-            Ok(None) => return SessionEnd::Lost("the coordinator closed the session".to_owned()),
-            Err(status) => return ended(status),
-        };
-        for message in batch.messages {
-            if message.receiver_id != lasting.identity.spec.node_id.as_str() {
-                tracing::warn!(receiver = %message.receiver_id.escape_debug(), "a message for another was dropped");
-                continue;
-            }
-            match answer(message.payload, &lasting.executor) {
-                Reaction::Nothing => {}
-                Reaction::Say(payload) => {
-                    if queue.send(*payload).await.is_err() {
-                        return lost_writer();
-                    }
+/// The reading side of a session.
+struct Listening<'a> {
+    lasting: &'a Lasting,
+    queue: &'a mpsc::Sender<Payload>,
+    probe_interval: Duration,
+    looks: Arc<Semaphore>,
+}
+
+impl Listening<'_> {
+    /// Does what the coordinator says. Nothing it can say panics or stops the node but Shutdown.
+    async fn listen(&self, mut inbound: Streaming<pb::SessionResponse>) -> SessionEnd {
+        let own = &self.lasting.identity.spec.node_id;
+        loop {
+            let batch = match inbound.message().await {
+                Ok(Some(pb::SessionResponse {
+                    message: Some(pb::session_response::Message::Batch(batch)),
+                })) => batch,
+                Ok(Some(_)) => {
+                    tracing::warn!("a message that is no batch was dropped");
+                    continue;
                 }
-                Reaction::End(reason) => return SessionEnd::Shutdown(reason),
+                Ok(None) => return SessionEnd::Lost("the coordinator closed the session".to_owned()),
+                Err(status) => return ended(status),
+            };
+            self.lasting.way.heard(Instant::now());
+            for message in batch.messages {
+                if message.receiver_id != own.as_str() {
+                    let receiver = message.receiver_id.escape_debug();
+                    tracing::warn!(%receiver, "a message for another was dropped");
+                    continue;
+                }
+                let Some(payload) = self.about_links(message.payload) else { continue };
+                match answer(Some(payload), &self.lasting.executor) {
+                    Reaction::Nothing => {}
+                    Reaction::Say(payload) => {
+                        if self.queue.send(*payload).await.is_err() {
+                            return lost_writer();
+                        }
+                    }
+                    Reaction::End(reason) => return SessionEnd::Shutdown(reason),
+                }
             }
         }
+    }
+
+    /// Does what concerns links and liveness; gives back all other messages.
+    fn about_links(&self, payload: Option<Payload>) -> Option<Payload> {
+        match payload? {
+            Payload::Heartbeat(pb::Heartbeat { kind: Some(pb::heartbeat::Kind::Probe(probe)) }) => {
+                let kind = Some(pb::heartbeat::Kind::ProbeAck(pb::ProbeAck { number: probe.number }));
+                // Whoever fills the queue shows by that that the node is there.
+                let _ = self.queue.try_send(Payload::Heartbeat(pb::Heartbeat { kind }));
+                None
+            }
+            // It was heard, which is all that it says.
+            Payload::Heartbeat(pb::Heartbeat { kind: Some(pb::heartbeat::Kind::ProbeAck(_)) }) => None,
+            Payload::Heartbeat(pb::Heartbeat { kind: Some(pb::heartbeat::Kind::ProbeRequest(request)) }) => {
+                self.look(request);
+                None
+            }
+            Payload::FaultTolerance(pb::FaultTolerance {
+                kind: Some(pb::fault_tolerance::Kind::Roster(roster)),
+            }) => {
+                self.lasting.peers.apply(roster, self.probe_interval);
+                None
+            }
+            other => Some(other),
+        }
+    }
+
+    fn look(&self, request: pb::ProbeRequest) {
+        let Ok(turn) = Arc::clone(&self.looks).try_acquire_owned() else {
+            return tracing::warn!("too many looks at peers at a time; one was dropped");
+        };
+        let (peers, queue) = (self.lasting.peers.clone(), self.queue.clone());
+        tokio::spawn(async move {
+            let round_trip = peers.look_at(&request.subject_id).await;
+            let report = pb::ProbeReport {
+                subject_id: request.subject_id,
+                number: request.number,
+                reached: round_trip.is_some(),
+                round_trip: round_trip.map(crate::wire::time::duration),
+            };
+            let kind = Some(pb::heartbeat::Kind::ProbeReport(report));
+            // The session may have ended meanwhile.
+            let _ = queue.send(Payload::Heartbeat(pb::Heartbeat { kind })).await;
+            drop(turn);
+        });
     }
 }
 

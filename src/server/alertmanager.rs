@@ -118,13 +118,13 @@ pub async fn follow(target: Alertmanager, service: Arc<Service>) {
             let body = outbox.body(&target.labels, wall, kept).to_string();
             match target.client.post(body.into()).await {
                 Ok(()) => {
-                    service.counts.alert_posts.add("delivered");
+                    service.counts.alert_posts.count("delivered");
                     outbox.ended.clear();
                     wait = FIRST_WAIT;
                     next_post = Instant::now() + target.resend;
                 }
                 Err(error) => {
-                    service.counts.alert_posts.add("failed");
+                    service.counts.alert_posts.count("failed");
                     report(&target, &error, wait);
                     next_post = Instant::now() + wait.min(target.resend);
                     wait = (wait * 2).min(LONGEST_WAIT);

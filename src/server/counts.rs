@@ -1,42 +1,22 @@
 //! What the server counts beside the core: what it refused, and what passes between it and the nodes.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::coordinator::metrics::Traffic;
+use crate::middleware::refusals::Reasons;
 
 /// Counts since the server's start; they only grow.
 #[derive(Debug, Default)]
 pub struct Counts {
     /// Nodes that were not let in, by reason.
-    pub refused_nodes: ByReason,
+    pub refused_nodes: Reasons,
     /// Messages of nodes that were dropped, by reason.
-    pub refused_messages: ByReason,
+    pub refused_messages: Reasons,
     /// Posts to Alertmanagers, by outcome.
-    pub alert_posts: ByReason,
+    pub alert_posts: Reasons,
     /// What passes over the sessions of nodes.
     pub traffic: SessionTraffic,
-}
-
-/// A count for each of few reasons.
-#[derive(Debug, Default)]
-pub struct ByReason(Mutex<BTreeMap<&'static str, u64>>);
-
-impl ByReason {
-    /// Counts one; answers how many there are of this reason now.
-    pub fn add(&self, reason: &'static str) -> u64 {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(reason).or_default();
-        *count += 1;
-        *count
-    }
-
-    /// All reasons so far.
-    pub fn all(&self) -> BTreeMap<&'static str, u64> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
 }
 
 /// Messages over the sessions of nodes, in both directions. A few additions for each message.

@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 
-use super::accept::{ConnectionLimits, ServeOptions, Served, serve};
 use super::alert_post::ClientError;
 use super::alertmanager::Alertmanager;
 use super::coordinator::Coordination;
@@ -22,7 +21,6 @@ use super::enrolment::Secrets;
 use super::nodes::Sessions;
 use super::service::{Service, TreePolicy};
 use super::stack::{self, Inbound, InboundLimits};
-use super::tls::{TlsConfigs, TlsError, server_config};
 use super::workspace::Workspaces;
 use super::{admin, health, mesh, observe};
 use crate::config::Settings;
@@ -38,6 +36,8 @@ use crate::proto::v1::FILE_DESCRIPTOR_SET;
 use crate::proto::v1::coordinator_service_server::CoordinatorServiceServer;
 use crate::proto::v1::workspace_service_server::WorkspaceServiceServer;
 use crate::store::Store;
+use crate::transport::accept::{ConnectionLimits, ServeOptions, Served, serve};
+use crate::transport::tls::{TlsConfigs, TlsError, server_config};
 use crate::workspace::blobs::{BlobError, BlobLimits, BlobStore};
 
 /// Open `Watch` streams of one prober on the admin listener.
@@ -225,7 +225,8 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
     let node_stack = stack::metered(node_stack, calls);
     // On loopback the certificate's name cannot fit, and the enrolment secret never leaves the machine.
     let node_tls = node_tls.filter(|_| !settings.server.node_listen.ip().is_loopback());
-    running.listen(nodes, node_stack, listener_limits(ConnectionLimits::for_nodes()), node_tls);
+    let node_limits = ConnectionLimits::for_nodes(settings.mesh.message_timeout);
+    running.listen(nodes, node_stack, listener_limits(node_limits), node_tls);
     if let Some(listener) = admin_listener {
         let routes = admin::routes(health_service, running.service.clone());
         let admin_stack = stack::admin(routes, ADMIN_STREAMS, random.clone());

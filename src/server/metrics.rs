@@ -200,10 +200,10 @@ fn totals(page: &mut Page, totals: &Totals) {
 
 fn refusals(page: &mut Page, service: &Service, stale_results: u64) {
     let mut family = page.counter("lintmesh_refused_nodes_total", "Nodes that were not let in, by reason.");
-    for (reason, count) in service.counts.refused_nodes.all() {
+    for (reason, count) in service.counts.refused_nodes.counts() {
         family.count(&[("reason", reason)], count);
     }
-    let mut reasons: BTreeMap<_, _> = service.counts.refused_messages.all();
+    let mut reasons: BTreeMap<_, _> = service.counts.refused_messages.counts();
     *reasons.entry("STALE_ATTEMPT").or_default() += stale_results;
     let mut family = page.counter("lintmesh_refused_messages_total", "Messages of nodes dropped, by reason.");
     for (reason, count) in reasons {
@@ -224,7 +224,7 @@ fn alerts(page: &mut Page, service: &Service, health: &MeshHealth) {
         family.count(&labels, raised.into());
     }
     let mut family = page.counter("lintmesh_alert_posts_total", "Posts to Alertmanagers by outcome.");
-    for (outcome, count) in service.counts.alert_posts.all() {
+    for (outcome, count) in service.counts.alert_posts.counts() {
         family.count(&[("outcome", outcome)], count);
     }
 }

@@ -1,10 +1,8 @@
 //! The gRPC server: services, layer stacks, health, shutdown.
 
-pub mod accept;
 mod admin;
 mod alert_post;
 mod alertmanager;
-mod connection;
 mod coordinator;
 mod counts;
 mod diagnose;
@@ -17,7 +15,7 @@ mod health;
 mod health_hub;
 mod health_stream;
 mod lifecycle;
-pub mod listener;
+mod links;
 mod mesh;
 mod metrics;
 mod nodes;
@@ -25,12 +23,11 @@ mod observe;
 mod orders;
 mod outputs;
 mod pages;
-mod preface;
+mod refusals;
 mod reports;
 mod service;
 mod settings;
 pub mod stack;
-pub mod tls;
 mod workspace;
 
 pub use enrolment::Secrets;

@@ -9,11 +9,14 @@ use serde::de::IgnoredAny;
 use super::service::{Service, blob_error, blocking};
 use crate::coordinator::input::{Ending, Facts, Input};
 use crate::status::ApiError;
-use crate::types::{AttemptRef, Outcome, Plan, Stage, Summary, TaskOutput, ToolError, ToolName, ToolResult};
+use crate::types::{
+    AttemptRef, NodeId, Outcome, Plan, Stage, Summary, TaskOutput, ToolError, ToolName, ToolResult,
+};
 use crate::wire::peer;
 
-/// A result as the core hears of it. What a node sends that cannot be used is that attempt's failure.
-pub async fn ended(service: &Arc<Service>, result: peer::AttemptResult) -> Input {
+/// A result as the core hears of it, passed on by another node or not. What a node sends that cannot be used is that
+/// attempt's failure.
+pub async fn ended(service: &Arc<Service>, result: peer::AttemptResult, via: Option<NodeId>) -> Input {
     let ending = match result.ending {
         peer::Ending::Failure(reason) => Ending::Failed(reason.chars().take(2000).collect()),
         peer::Ending::Output { output, data } => match take(service, &result.key, output, data).await {
@@ -27,7 +30,7 @@ pub async fn ended(service: &Arc<Service>, result: peer::AttemptResult) -> Input
         attempt: result.key,
         ending,
         measured: result.measured,
-        via: None,
+        via,
     }
 }
 

@@ -18,7 +18,7 @@ use crate::middleware::request_id::{RandomBits, RequestIdLayer};
 use crate::middleware::rpc_metrics::{RpcMetrics, RpcMetricsLayer};
 use crate::middleware::stream_limit::StreamLimitLayer;
 
-/// A whole server as one service, ready for [`serve`](super::accept::serve).
+/// A whole server as one service, ready for [`serve`](crate::transport::accept::serve).
 pub type Inbound = BoxCloneSyncService<Request<Body>, http::Response<Body>, Infallible>;
 
 /// Bounds on what callers may ask of one listener.

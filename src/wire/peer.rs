@@ -3,6 +3,8 @@
 //! Everything that arrives is checked here once, so that the rest of a process never meets a name or a digest that
 //! breaks the rules.
 
+pub mod links;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -219,11 +221,7 @@ fn inputs_from_proto(message: pb::TaskInputs) -> Result<StageInputs, PeerMessage
         makers: message
             .makers
             .iter()
-            .map(|(made, maker)| {
-                let maker = NodeId::new(maker)
-                    .map_err(|source| PeerMessageError::Name { field: "inputs.makers", source })?;
-                Ok((digest("inputs.makers", made)?, maker))
-            })
+            .map(|(made, maker)| Ok((digest("inputs.makers", made)?, node_name("inputs.makers", maker)?)))
             .collect::<Result<_, _>>()?,
         failed: message
             .failed
@@ -272,8 +270,7 @@ impl AttemptResult {
     /// Reads it from the wire; bytes that are there must match their digest.
     pub fn from_proto(message: pb::TaskResult) -> Result<Self, PeerMessageError> {
         let key = attempt_of(message.attempt.as_ref())?;
-        let executor = NodeId::new(&message.executor)
-            .map_err(|source| PeerMessageError::Name { field: "executor", source })?;
+        let executor = node_name("executor", &message.executor)?;
         let ending = match message.ending.ok_or(PeerMessageError::Missing("ending"))? {
             pb::task_result::Ending::Failure(reason) => Ending::Failure(reason),
             pb::task_result::Ending::Output(output) => {
@@ -327,18 +324,6 @@ impl AttemptResult {
     }
 }
 
-/// Writes a load as the beat with this number.
-pub fn beat(number: u64, load: &Load) -> pb::Beat {
-    pb::Beat {
-        number,
-        running_tasks: load.running_tasks,
-        capabilities_in_use: load.capabilities_in_use,
-        cpu: load.cpu,
-        memory: load.memory,
-        ..pb::Beat::default()
-    }
-}
-
 /// Reads a load from a beat; shares that are no numbers from 0 to 1 are clamped, since a peer may say anything.
 pub fn load(beat: &pb::Beat) -> Load {
     let share = |value: f64| if value.is_finite() { value.clamp(0.0, 1.0) } else { 0.0 };
@@ -348,6 +333,10 @@ pub fn load(beat: &pb::Beat) -> Load {
         cpu: share(beat.cpu),
         memory: share(beat.memory),
     }
+}
+
+fn node_name(field: &'static str, text: &str) -> Result<NodeId, PeerMessageError> {
+    NodeId::new(text).map_err(|source| PeerMessageError::Name { field, source })
 }
 
 fn tool_name(field: &'static str, text: &str) -> Result<ToolName, PeerMessageError> {

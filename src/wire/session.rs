@@ -38,6 +38,10 @@ pub fn hello(message: pb::Hello) -> Result<Hello, Vec<FieldViolation>> {
             Err(error) => bad.push(FieldViolation::new("hello.tools", error.to_string())),
         }
     }
+    if !message.peer_endpoint.is_empty() && !is_endpoint(&message.peer_endpoint) {
+        let text = "must be http://HOST:PORT or https://HOST:PORT, at most 300 characters";
+        bad.push(FieldViolation::new("hello.peer_endpoint", text));
+    }
     match spec {
         Ok(spec) if bad.is_empty() => Ok(Hello {
             spec,
@@ -60,6 +64,16 @@ pub fn hello(message: pb::Hello) -> Result<Hello, Vec<FieldViolation>> {
             Err(bad)
         }
     }
+}
+
+/// Whether others can be told to dial this.
+fn is_endpoint(text: &str) -> bool {
+    text.len() <= 300
+        && text.parse::<http::Uri>().is_ok_and(|uri| {
+            matches!(uri.scheme_str(), Some("http" | "https"))
+                && uri.port_u16().is_some_and(|port| port > 0)
+                && uri.path_and_query().is_none_or(|path| path.as_str() == "/")
+        })
 }
 
 /// A message of the core as its payload on the wire.
@@ -147,5 +161,23 @@ fn assignment(assign: Assign) -> Assignment {
         tree_root: assign.tree_root.map(Into::into),
         cpu_slots: assign.cpu_slots,
         capabilities: assign.capabilities.into_iter().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_something_that_can_be_dialled() {
+        for good in ["http://127.0.0.1:7000", "https://node-1.example.org:443", "http://[::1]:1"] {
+            assert!(is_endpoint(good), "{good}");
+        }
+        let long = format!("http://{}:1", "x".repeat(300));
+        for bad in
+            ["127.0.0.1:7000", "ftp://a:1", "http://a", "http://a:0", "http://a:1/path", "http://", &long]
+        {
+            assert!(!is_endpoint(bad), "{bad}");
+        }
     }
 }

@@ -17,6 +17,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("config", &["types"]),
     // The breaker's logic is one state machine for layers and scheduler alike.
     ("middleware", &["coordinator::breaker", "status", "types"]),
+    // Connections, as coordinator and nodes take them.
+    ("transport", &["middleware"]),
     ("wire", &["coordinator", "engine", "proto", "status", "types"]),
     // The part that both ends of a session speak, so nothing of the coordinator.
     ("wire::peer", PEER_MAY_USE),
@@ -29,6 +31,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "middleware",
             "proto",
             "status",
+            "transport",
             "types",
             "wire::peer",
             "wire::specialist",
@@ -51,6 +54,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "proto",
             "status",
             "store",
+            "transport",
             "types",
             "wire",
             "workspace",

@@ -1,8 +1,8 @@
 //! A node joins, works, keeps its results over lost connections, and leaves no process behind, however anybody dies.
 
-mod coordinator;
+pub(crate) mod coordinator;
 mod processes;
-mod world;
+pub(crate) mod world;
 
 use std::fs;
 

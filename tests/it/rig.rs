@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Request;
-use lintmesh::server::accept::{ConnectionLimits, ServeOptions, Served, serve};
 use lintmesh::server::stack::Inbound;
+use lintmesh::transport::accept::{ConnectionLimits, ServeOptions, Served, serve};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;

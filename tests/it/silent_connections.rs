@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lintmesh::server::stack::{self, InboundLimits};
-use lintmesh::server::tls;
+use lintmesh::transport::tls;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::coordinator::Coordinator;
 use crate::coordinator::node::Member;
-use crate::types::{FaultCause, NodeId, NodeStatus};
+use crate::types::{FaultCause, NodeId, NodeStatus, Tick};
 
 /// Share of the links among ACTIVE nodes below which they are rebuilt. Source: the operations manual, "Connection
 /// Optimization".
@@ -32,7 +32,7 @@ impl Coordinator {
             findings.extend(probe_findings(&name, &node));
             nodes.insert(name, node);
         }
-        let (figure, finding) = self.links();
+        let (figure, finding) = self.links(examination.began);
         findings.extend(finding.filter(|_| examination.node.is_none()));
         let mut told = SectionDiagnosis::of(Section::Communication, findings, figure.into_iter().collect());
         told.nodes = nodes;
@@ -60,26 +60,25 @@ impl Coordinator {
             status: Some(member.status),
             cause: member.cause,
             last_heartbeat_age: heard.map(|heard| examination.began.since(*heard)),
-            connection_count: u32::try_from(self.live_links(id).count()).unwrap_or(u32::MAX),
+            connection_count: u32::try_from(self.live_peers(examination.began, id).len()).unwrap_or(u32::MAX),
             probes: examination.probes.iter().filter(|probe| probe.to == *id).cloned().collect(),
         }
     }
 
     /// The share of the links among the ACTIVE nodes that live, if there are nodes that take links.
-    fn links(&self) -> (Option<Figure>, Option<Finding>) {
+    fn links(&self, now: Tick) -> (Option<Figure>, Option<Finding>) {
         let linking: Vec<&NodeId> = self
             .state
             .active()
             .filter(|(id, _)| self.presences.get(*id).is_some_and(|at| at.peer_endpoint.is_some()))
             .map(|(id, _)| id)
             .collect();
-        let told = |id: &&NodeId| self.presences.get(*id).map_or(0, |presence| presence.links.len());
-        // What each node was told to hold, by its own word: the plan may be sparser than a full mesh.
-        let planned: usize = linking.iter().map(told).sum();
+        // The plan may be sparser than a full mesh.
+        let planned: usize = linking.iter().map(|id| self.links.dials(id).count()).sum();
         if planned == 0 {
             return (None, None);
         }
-        let live: usize = linking.iter().map(|id| self.live_links(id).count()).sum();
+        let live: usize = linking.iter().map(|id| self.live_peers(now, id).len()).sum();
         let share = live as f64 / planned as f64;
         let figure = Figure { name: "live_links", value: share, unit: "", threshold: Some(ENOUGH_LINKS) };
         let finding = (share < ENOUGH_LINKS).then(|| Finding {

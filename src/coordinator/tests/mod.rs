@@ -3,8 +3,8 @@
 mod budget;
 mod builders;
 mod detection;
-mod doubles;
 mod diagnosing;
+mod doubles;
 mod draining;
 mod explaining;
 mod figures;
@@ -20,3 +20,4 @@ mod run_life;
 mod sharing;
 mod simulation;
 mod walk;
+mod watching;

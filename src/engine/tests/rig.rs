@@ -171,7 +171,8 @@ pub(super) fn answer_probes(
         while let Some(message) = messages.recv().await {
             let Message::Probe { number } = message else { continue };
             let (round_trip, clock_offset_ms) = (Duration::ZERO, 0);
-            let answer = Input::ProbeAnswered { session, node: node(name), number, round_trip, clock_offset_ms };
+            let answer =
+                Input::ProbeAnswered { session, node: node(name), number, round_trip, clock_offset_ms };
             if handle.decide(answer).await.is_err() {
                 return;
             }

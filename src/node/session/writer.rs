@@ -1,13 +1,9 @@
 //! Sends whatever is queued as one batch, as soon as the connection can take it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
-
 use prost::Message as _;
 use tokio::sync::mpsc;
 
-use crate::node::agent::Identity;
+use crate::node::envelope::{COORDINATOR, Envelope};
 use crate::proto::peer::v1 as pb;
 use crate::proto::peer::v1::mesh_message::Payload;
 
@@ -16,30 +12,6 @@ const BATCH_MESSAGES: usize = 10;
 /// A batch takes no further message when it has this many bytes, so that with the largest result inside a message it
 /// stays below the protocol's 1 MiB.
 const BATCH_BYTES: usize = 512 << 10;
-
-/// What is around every message of a node.
-pub(super) struct Envelope {
-    sender: String,
-    /// Counts over sessions: ids are unique for the incarnation.
-    messages: Arc<AtomicU64>,
-}
-
-impl Envelope {
-    pub(super) fn new(identity: &Identity) -> Self {
-        Self { sender: identity.spec.node_id.to_string(), messages: Arc::clone(&identity.messages) }
-    }
-
-    fn seal(&self, payload: Payload) -> pb::MeshMessage {
-        pb::MeshMessage {
-            sender_id: self.sender.clone(),
-            receiver_id: "coordinator".to_owned(),
-            message_id: self.messages.fetch_add(1, Ordering::Relaxed) + 1,
-            timestamp: Some(SystemTime::now().into()),
-            payload: Some(payload),
-            origin_id: String::new(),
-        }
-    }
-}
 
 /// Writes until either side is closed.
 pub(super) async fn write(
@@ -50,11 +22,11 @@ pub(super) async fn write(
     while let Some(first) = queue.recv().await {
         // Waiting for the place is what makes a batch: all that is queued meanwhile goes along.
         let Ok(place) = out.reserve().await else { return };
-        let mut messages = vec![envelope.seal(first)];
+        let mut messages = vec![envelope.seal(COORDINATOR, first)];
         let mut bytes = messages[0].encoded_len();
         while messages.len() < BATCH_MESSAGES && bytes < BATCH_BYTES {
             let Ok(next) = queue.try_recv() else { break };
-            let next = envelope.seal(next);
+            let next = envelope.seal(COORDINATOR, next);
             bytes += next.encoded_len();
             messages.push(next);
         }
@@ -79,7 +51,7 @@ mod tests {
             queue.send(payload(*size)).await.expect("open");
         }
         drop(queue);
-        let envelope = Envelope { sender: "node".to_owned(), messages: Arc::default() };
+        let envelope = Envelope::new(crate::node::testing::node_id());
         let writer = tokio::spawn(write(queued, out, envelope));
         let mut batches = Vec::new();
         while let Some(request) = sent.recv().await {

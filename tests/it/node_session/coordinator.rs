@@ -22,11 +22,11 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
 /// Far beyond what anything here takes, so that only a real hang fails.
-pub(super) const DEADLINE: Duration = Duration::from_secs(60);
-pub(super) const SECRET: &str = "open sesame";
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const SECRET: &str = "open sesame";
 
-pub(super) struct Coordinator {
-    pub(super) uri: String,
+pub(crate) struct Coordinator {
+    pub(crate) uri: String,
     shared: Arc<Shared>,
     sessions: mpsc::Receiver<Session>,
 }
@@ -44,14 +44,14 @@ struct Shared {
 struct Service(Arc<Shared>);
 
 /// One connection of a node, from the coordinator's side.
-pub(super) struct Session {
-    pub(super) hello: pb::Hello,
+pub(crate) struct Session {
+    pub(crate) hello: pb::Hello,
     to_node: mpsc::Sender<Result<pb::SessionResponse, Status>>,
     from_node: mpsc::Receiver<pb::MeshMessage>,
 }
 
 impl Coordinator {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let uri = format!("http://{}", listener.local_addr().unwrap());
         let (joined, sessions) = mpsc::channel(16);
@@ -65,36 +65,36 @@ impl Coordinator {
         Self { uri, shared, sessions }
     }
 
-    pub(super) fn refuse_next(&self, status: Status) {
+    pub(crate) fn refuse_next(&self, status: Status) {
         self.shared.refusals.lock().unwrap().push_back(status);
     }
 
-    pub(super) async fn session(&mut self) -> Session {
+    pub(crate) async fn session(&mut self) -> Session {
         tokio::time::timeout(DEADLINE, self.sessions.recv()).await.expect("a session in time").unwrap()
     }
 
-    pub(super) fn put(&self, bytes: &[u8]) -> Digest {
+    pub(crate) fn put(&self, bytes: &[u8]) -> Digest {
         let digest = Digest::of(bytes);
         self.shared.blobs.lock().unwrap().insert(digest.to_string(), bytes.to_vec());
         digest
     }
 
     /// Keeps these bytes as the blob with that digest, be it theirs or not.
-    pub(super) fn put_as(&self, digest: Digest, bytes: &[u8]) {
+    pub(crate) fn put_as(&self, digest: Digest, bytes: &[u8]) {
         self.shared.blobs.lock().unwrap().insert(digest.to_string(), bytes.to_vec());
     }
 
-    pub(super) fn get(&self, digest: &Digest) -> Option<Vec<u8>> {
+    pub(crate) fn get(&self, digest: &Digest) -> Option<Vec<u8>> {
         self.shared.blobs.lock().unwrap().get(&digest.to_string()).cloned()
     }
 
-    pub(super) fn downloads(&self, digest: &Digest) -> u32 {
+    pub(crate) fn downloads(&self, digest: &Digest) -> u32 {
         self.shared.downloads.lock().unwrap().get(&digest.to_string()).copied().unwrap_or(0)
     }
 }
 
 impl Session {
-    pub(super) async fn say_to(&self, receiver: &str, payload: Option<Payload>) {
+    pub(crate) async fn say_to(&self, receiver: &str, payload: Option<Payload>) {
         let message = pb::MeshMessage {
             sender_id: "coordinator".into(),
             receiver_id: receiver.into(),
@@ -107,40 +107,40 @@ impl Session {
         self.send(Some(batch)).await;
     }
 
-    pub(super) async fn send(&self, message: Option<pb::session_response::Message>) {
+    pub(crate) async fn send(&self, message: Option<pb::session_response::Message>) {
         self.to_node.send(Ok(pb::SessionResponse { message })).await.expect("the node listens");
     }
 
-    pub(super) async fn end_with(self, status: Status) {
+    pub(crate) async fn end_with(self, status: Status) {
         self.to_node.send(Err(status)).await.expect("the node listens");
     }
 
-    pub(super) async fn say(&self, payload: Payload) {
+    pub(crate) async fn say(&self, payload: Payload) {
         let node = self.hello.specialist.as_ref().unwrap().node_id.clone();
         self.say_to(&node, Some(payload)).await;
     }
 
-    pub(super) async fn assign(&self, assignment: &Assignment) {
+    pub(crate) async fn assign(&self, assignment: &Assignment) {
         let kind = pb::task_assignment::Kind::Assign(assignment.to_proto());
         self.say(Payload::TaskAssignment(pb::TaskAssignment { kind: Some(kind) })).await;
     }
 
-    pub(super) async fn revoke(&self, key: &AttemptRef) {
+    pub(crate) async fn revoke(&self, key: &AttemptRef) {
         let revoke = pb::Revoke { attempt: Some(key.to_proto()), reason: "test".into() };
         let kind = pb::task_assignment::Kind::Revoke(revoke);
         self.say(Payload::TaskAssignment(pb::TaskAssignment { kind: Some(kind) })).await;
     }
 
-    pub(super) async fn acknowledge(&self, key: &AttemptRef) {
+    pub(crate) async fn acknowledge(&self, key: &AttemptRef) {
         let kind = pb::result_share::Kind::Ack(pb::ResultAck { attempt: Some(key.to_proto()) });
         self.say(Payload::ResultShare(pb::ResultShare { kind: Some(kind) })).await;
     }
 
-    pub(super) async fn next(&mut self) -> pb::MeshMessage {
+    pub(crate) async fn next(&mut self) -> pb::MeshMessage {
         tokio::time::timeout(DEADLINE, self.from_node.recv()).await.expect("a message in time").expect("open")
     }
 
-    pub(super) async fn beat(&mut self) -> pb::Beat {
+    pub(crate) async fn beat(&mut self) -> pb::Beat {
         loop {
             if let Some(Payload::Heartbeat(pb::Heartbeat { kind: Some(pb::heartbeat::Kind::Beat(beat)) })) =
                 self.next().await.payload
@@ -151,12 +151,12 @@ impl Session {
     }
 
     /// Waits until the node's beats say that so many attempts run.
-    pub(super) async fn until_running(&mut self, tasks: u32) {
+    pub(crate) async fn until_running(&mut self, tasks: u32) {
         let waited = async { while self.beat().await.running_tasks != tasks {} };
         tokio::time::timeout(DEADLINE, waited).await.expect("so many attempts in time");
     }
 
-    pub(super) async fn result(&mut self) -> AttemptResult {
+    pub(crate) async fn result(&mut self) -> AttemptResult {
         loop {
             if let Some(Payload::ResultShare(pb::ResultShare {
                 kind: Some(pb::result_share::Kind::Result(result)),
@@ -203,6 +203,7 @@ impl NodeService for Service {
             protocol: 1,
             heartbeat_interval: Some(Duration::from_millis(100).try_into().unwrap()),
             probe_interval: None,
+            silence_limit: None,
         };
         let welcome = pb::session_response::Message::Welcome(welcome);
         to_node.send(Ok(pb::SessionResponse { message: Some(welcome) })).await.unwrap();

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use lintmesh::linters::process::Limits;
 use lintmesh::linters::toolchain::{ToolBinary, Toolchain, ToolchainMode};
-use lintmesh::node::agent::{self, AgentError, NodeOptions, NodeSettings};
+use lintmesh::node::agent::{self, AgentError, NodeOptions, NodeSettings, PeerSettings};
 use lintmesh::node::link;
 use lintmesh::node::secret::Secret;
 use lintmesh::types::{
@@ -20,25 +21,25 @@ use tokio_util::sync::CancellationToken;
 
 use super::coordinator::{Coordinator, DEADLINE, SECRET, Session};
 
-pub(super) const SOURCE: &[u8] = b"import os\n";
-pub(super) const MIB: u64 = 1 << 20;
+pub(crate) const SOURCE: &[u8] = b"import os\n";
+pub(crate) const MIB: u64 = 1 << 20;
 
 /// What a run of one tree needs, at a coordinator.
-pub(super) struct Run {
-    pub(super) manifest: Digest,
-    pub(super) spec: Digest,
-    pub(super) sources: Vec<Digest>,
+pub(crate) struct Run {
+    pub(crate) manifest: Digest,
+    pub(crate) spec: Digest,
+    pub(crate) sources: Vec<Digest>,
 }
 
 /// A folder for the node, a toolchain that consists of one `ruff`, and the node's settings.
-pub(super) struct World {
-    pub(super) dir: tempfile::TempDir,
-    pub(super) ruff: PathBuf,
+pub(crate) struct World {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) ruff: PathBuf,
 }
 
 impl World {
     /// With a shell script in place of ruff.
-    pub(super) fn with_script(script: &str) -> Self {
+    pub(crate) fn with_script(script: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ruff = dir.path().join("ruff");
         fs::write(&ruff, format!("#!/bin/sh\n{script}\n")).unwrap();
@@ -48,7 +49,7 @@ impl World {
     }
 
     /// With the real ruff if `PATH` has one, else with what ruff says of the tree.
-    pub(super) fn with_ruff() -> Self {
+    pub(crate) fn with_ruff() -> Self {
         let says = r#"echo '[{"cell":null,"code":"F401","end_location":{"column":10,"row":1},"filename":"a.py","fix":null,"location":{"column":8,"row":1},"message":"`os` imported but unused","name":"unused-import","noqa_row":1,"severity":"error","url":"https://docs.astral.sh/ruff/rules/unused-import"}]'; exit 1"#;
         let mut world = Self::with_script(says);
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -61,18 +62,18 @@ impl World {
     }
 
     /// With a ruff that runs for ever, marked so that its processes can be found.
-    pub(super) fn with_endless_ruff() -> (Self, String) {
+    pub(crate) fn with_endless_ruff() -> (Self, String) {
         let world = Self::with_script("");
         let mark = format!("{}", 100_000_000 + u64::from(std::process::id()) * 1000 + unique());
         fs::write(&world.ruff, format!("#!/bin/sh\nsleep {mark} & sleep {mark}\n")).unwrap();
         (world, mark)
     }
 
-    pub(super) fn work_dir(&self) -> PathBuf {
+    pub(crate) fn work_dir(&self) -> PathBuf {
         self.dir.path().join("work")
     }
 
-    pub(super) fn settings(&self, coordinator: &Coordinator) -> NodeSettings {
+    pub(crate) fn settings(&self, coordinator: &Coordinator) -> NodeSettings {
         NodeSettings {
             coordinator: coordinator.uri.clone(),
             tls_ca: None,
@@ -88,11 +89,12 @@ impl World {
             work_dir: self.work_dir(),
             cpu_slots: 2,
             shim: env!("CARGO_BIN_EXE_lintmesh").into(),
+            peers: PeerSettings::default(),
         }
     }
 
     /// Starts a node in this process.
-    pub(super) fn node(
+    pub(crate) fn node(
         &self,
         coordinator: &Coordinator,
     ) -> (JoinHandle<Result<(), AgentError>>, CancellationToken) {
@@ -101,12 +103,13 @@ impl World {
             settings: self.settings(coordinator),
             connector: link::tcp(),
             drain: CancellationToken::new(),
+            random: Arc::new(link::jitter),
         };
         (tokio::spawn(agent::run(options, stop.clone())), stop)
     }
 }
 
-pub(super) fn toolchain(ruff: &Path) -> Toolchain {
+pub(crate) fn toolchain(ruff: &Path) -> Toolchain {
     let ruff = ToolBinary::Present { version: "1.0".into(), program: ruff.into(), prefix: vec![] };
     Toolchain {
         id: Digest::of(b"toolchain"),
@@ -115,12 +118,12 @@ pub(super) fn toolchain(ruff: &Path) -> Toolchain {
     }
 }
 
-pub(super) fn unique() -> u64 {
+pub(crate) fn unique() -> u64 {
     static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }
 
-pub(super) fn limits() -> Limits {
+pub(crate) fn limits() -> Limits {
     Limits {
         wall: DEADLINE,
         cpu: DEADLINE,
@@ -131,11 +134,11 @@ pub(super) fn limits() -> Limits {
     }
 }
 
-pub(super) fn tool() -> ToolName {
+pub(crate) fn tool() -> ToolName {
     ToolName::new("ruff").unwrap()
 }
 
-pub(super) fn spec() -> NodeSpec {
+pub(crate) fn spec() -> NodeSpec {
     NodeSpec {
         node_id: NodeId::new("backend-dev").unwrap(),
         agent_type: "backend-dev".into(),
@@ -148,7 +151,7 @@ pub(super) fn spec() -> NodeSpec {
 }
 
 /// Puts a tree with one flawed file and its configuration at the coordinator.
-pub(super) fn run_of(coordinator: &Coordinator) -> Run {
+pub(crate) fn run_of(coordinator: &Coordinator) -> Run {
     let files: [(&str, &[u8]); 2] =
         [("a.py", SOURCE), ("pyproject.toml", b"[tool.ruff]\nline-length = 100\n")];
     let sources: Vec<Digest> = files.iter().map(|(_, bytes)| coordinator.put(bytes)).collect();
@@ -175,7 +178,7 @@ pub(super) fn run_of(coordinator: &Coordinator) -> Run {
     }
 }
 
-pub(super) fn assignment(run: &Run, number: u64, stage: Stage) -> Assignment {
+pub(crate) fn assignment(run: &Run, number: u64, stage: Stage) -> Assignment {
     Assignment {
         key: AttemptRef {
             run: RunId::new("run").unwrap(),
@@ -193,7 +196,7 @@ pub(super) fn assignment(run: &Run, number: u64, stage: Stage) -> Assignment {
     }
 }
 
-pub(super) fn output(result: &AttemptResult) -> (Digest, Vec<u8>) {
+pub(crate) fn output(result: &AttemptResult) -> (Digest, Vec<u8>) {
     match &result.ending {
         Ending::Output { output, data: Some(data) } => (output.digest, data.clone()),
         ending => panic!("no inline output: {ending:?}"),
@@ -201,7 +204,7 @@ pub(super) fn output(result: &AttemptResult) -> (Digest, Vec<u8>) {
 }
 
 /// Has the node make the plan and answers an assignment of its LINT task.
-pub(super) async fn planned(
+pub(crate) async fn planned(
     coordinator: &Coordinator,
     session: &mut Session,
     run: &Run,

@@ -69,10 +69,18 @@ impl Default for ConnectionLimits {
 }
 
 impl ConnectionLimits {
-    /// For the listener of nodes: their sessions belong to this process, so they do not age, and a fault
-    /// cancels many calls at once, which must not look like an attack.
-    pub fn for_nodes() -> Self {
-        Self { max_age: None, max_pending_reset_streams: 1024, ..Self::default() }
+    /// For listeners of nodes: their sessions and links belong to this process, so they do not age, and a fault
+    /// cancels many calls at once, which must not look like an attack. A node that is silent for `patience` is the
+    /// affair of whoever counts its heartbeats: the connection's own pings end it only after twice that, so that a
+    /// process that was stopped for a while is not taken for one that is gone.
+    pub fn for_nodes(patience: Duration) -> Self {
+        Self {
+            max_age: None,
+            max_pending_reset_streams: 1024,
+            keepalive_interval: patience,
+            keepalive_timeout: patience,
+            ..Self::default()
+        }
     }
 }
 

@@ -1,0 +1,65 @@
+//! Heartbeats: what the node measured of itself and of its links.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::Lasting;
+use crate::proto::peer::v1 as pb;
+use crate::proto::peer::v1::mesh_message::Payload;
+
+/// Sends a beat at once and then at the cadence; a beat that finds the queue full is left out, since the next one
+/// says more.
+pub(super) async fn heartbeats(lasting: &Lasting, every: Duration, queue: mpsc::Sender<Payload>) {
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut number = 0;
+    loop {
+        ticks.tick().await;
+        number += 1;
+        let kind = pb::heartbeat::Kind::Beat(measured(lasting, number).await);
+        match queue.try_send(Payload::Heartbeat(pb::Heartbeat { kind: Some(kind) })) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => tracing::debug!(number, "a beat was left out"),
+            Err(mpsc::error::TrySendError::Closed(_)) => return,
+        }
+    }
+}
+
+async fn measured(lasting: &Lasting, number: u64) -> pb::Beat {
+    let meter = Arc::clone(&lasting.meter);
+    // Reading /proc blocks for milliseconds.
+    let usage = tokio::task::spawn_blocking(move || {
+        let mut meter = meter.lock().unwrap_or_else(PoisonError::into_inner);
+        meter.sample(Instant::now())
+    })
+    .await
+    .unwrap_or_default();
+    let (running_tasks, capabilities_in_use) = lasting.executor.in_use();
+    let refused = lasting.peers.refused();
+    pb::Beat {
+        number,
+        running_tasks,
+        capabilities_in_use,
+        cpu: usage.cpu,
+        memory: usage.memory,
+        links: lasting.peers.reports().iter().map(crate::types::LinkReport::to_proto).collect(),
+        attempts: Vec::new(),
+        abstaining: lasting.peers.was_late(),
+        refused_messages: refused.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
+    }
+}
+
+/// Tells the coordinator of every link that changes, at once.
+pub(super) async fn link_changes(lasting: &Lasting, queue: &mpsc::Sender<Payload>) {
+    lasting.peers.forget_told();
+    loop {
+        for (peer, state) in lasting.peers.next_changes().await {
+            if queue.send(crate::wire::peer::links::change(&peer, state)).await.is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What a node says, checked, as inputs of the core.
+
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::clock::wall_ms;
+use super::line::{Line, ReadEnd, flooded};
+use crate::coordinator::input::{Beat, Input};
+use crate::middleware::refusals::{FLOOD, MALFORMED, SENDER_MISMATCH};
+use crate::middleware::token_bucket::{MESSAGES, TokenBucket};
+use crate::proto::peer::v1 as pb;
+use crate::proto::peer::v1::mesh_message::Payload;
+use crate::server::outputs;
+use crate::server::refusals::{check, millis};
+use crate::wire::peer::{AttemptResult, PeerMessageError, attempt_of, links, load};
+
+/// The most of a reason that is kept.
+const REASON_CHARS: usize = 200;
+
+/// The reading side of a session.
+pub(super) struct Inbox<'a> {
+    line: &'a Line,
+    answers: &'a mpsc::Sender<Payload>,
+    bucket: TokenBucket,
+}
+
+/// Why a message is refused: the reason that is counted, and the words.
+struct Refused(&'static str, String);
+
+impl From<PeerMessageError> for Refused {
+    fn from(error: PeerMessageError) -> Self {
+        Self(MALFORMED, error.to_string())
+    }
+}
+
+impl Line {
+    pub(super) fn inbox<'a>(&'a self, answers: &'a mpsc::Sender<Payload>) -> Inbox<'a> {
+        Inbox { line: self, answers, bucket: TokenBucket::new(MESSAGES, Instant::now()) }
+    }
+}
+
+impl Inbox<'_> {
+    /// Has every message of a batch decided. What is refused is counted and dropped; only a flood ends the session.
+    pub(super) async fn receive(&mut self, message: pb::SessionRequest) -> Result<(), ReadEnd> {
+        let Some(pb::session_request::Message::Batch(batch)) = message.message else {
+            self.pay()?;
+            self.refused(&Refused(MALFORMED, "a message that is no batch".to_owned()));
+            return Ok(());
+        };
+        if batch.messages.is_empty() {
+            self.pay()?;
+        }
+        let traffic = &self.line.service.counts.traffic;
+        traffic.passed(batch.messages.len(), batch.encoded_len());
+        let arrived = Instant::now();
+        for message in batch.messages {
+            self.pay()?;
+            let (now, offset_ms) = (self.line.service.engine.now(), self.line.clock().offset_ms());
+            let checked = check(&message, &self.line.node, wall_ms(now), offset_ms);
+            let input = match checked {
+                Ok(()) => self.input(message).await,
+                Err(reason) => Err(Refused(reason, "its envelope is not right".to_owned())),
+            };
+            match input {
+                Ok(Some(input)) => {
+                    // A stopped coordinator closes all sessions itself.
+                    if self.line.service.engine.decide(input).await.is_err() {
+                        return Err(ReadEnd::Given(None));
+                    }
+                    traffic.took(arrived.elapsed());
+                }
+                Ok(None) => {}
+                Err(refused) => self.refused(&refused),
+            }
+        }
+        Ok(())
+    }
+
+    fn pay(&mut self) -> Result<(), ReadEnd> {
+        if self.bucket.take(Instant::now()) {
+            return Ok(());
+        }
+        self.refused(&Refused(FLOOD, "too many messages".to_owned()));
+        Err(ReadEnd::Given(Some(flooded())))
+    }
+
+    fn refused(&self, Refused(reason, words): &Refused) {
+        let count = self.line.service.counts.refused_messages.count(reason);
+        tracing::warn!(node = %self.line.node, reason, count, "a message of a node was refused: {words}");
+    }
+
+    /// What a message means to the core; nothing if it concerns only this end of the session.
+    async fn input(&self, message: pb::MeshMessage) -> Result<Option<Input>, Refused> {
+        let (session, node) = (self.line.session, self.line.node.clone());
+        let unknown = || Refused(MALFORMED, "a node does not send this kind of message".to_owned());
+        match message.payload.ok_or_else(unknown)? {
+            Payload::Heartbeat(heartbeat) => {
+                let at = message.timestamp.as_ref().map(millis);
+                self.heartbeat(heartbeat.kind.ok_or_else(unknown)?, at)
+            }
+            Payload::TaskAssignment(pb::TaskAssignment {
+                kind: Some(pb::task_assignment::Kind::Reject(reject)),
+            }) => {
+                let attempt = attempt_of(reject.attempt.as_ref())?;
+                Ok(Some(Input::Rejected { node, attempt, reason: short(&reject.reason) }))
+            }
+            Payload::ResultShare(pb::ResultShare { kind: Some(pb::result_share::Kind::Result(result)) }) => {
+                let result = AttemptResult::from_proto(result)?;
+                let origin = if message.origin_id.is_empty() { node.as_str() } else { &message.origin_id };
+                if result.executor.as_str() != origin {
+                    return Err(Refused(SENDER_MISMATCH, "the result is of another node".to_owned()));
+                }
+                let via = (result.executor != node).then_some(node);
+                Ok(Some(outputs::ended(&self.line.service, result, via).await))
+            }
+            Payload::FaultTolerance(pb::FaultTolerance { kind: Some(kind) }) => match kind {
+                pb::fault_tolerance::Kind::LinkChange(change) => {
+                    let (subject, state) = links::changed(&change)?;
+                    Ok(Some(Input::LinkChanged { session, node, subject, state }))
+                }
+                pb::fault_tolerance::Kind::Drain(drain) => {
+                    Ok(Some(Input::NodeDraining { session, node, reason: short(&drain.reason) }))
+                }
+                pb::fault_tolerance::Kind::Shutdown(_) | pb::fault_tolerance::Kind::Roster(_) => {
+                    Err(unknown())
+                }
+            },
+            Payload::TaskAssignment(_) | Payload::ResultShare(_) | Payload::FaultTolerance(_) => {
+                Err(unknown())
+            }
+        }
+    }
+
+    /// `at`: when it was sent, in milliseconds since 1970 by the node's clock.
+    fn heartbeat(&self, kind: pb::heartbeat::Kind, at: Option<i64>) -> Result<Option<Input>, Refused> {
+        let (session, node) = (self.line.session, self.line.node.clone());
+        match kind {
+            pb::heartbeat::Kind::Beat(beat) => {
+                self.answer(pb::heartbeat::Kind::BeatAck(pb::BeatAck { number: beat.number }));
+                let beat = Beat {
+                    load: load(&beat),
+                    links: links::reports(&beat)?,
+                    attempts: links::progress(&beat)?,
+                    abstaining: beat.abstaining,
+                };
+                Ok(Some(Input::Beat { session, node, beat }))
+            }
+            pb::heartbeat::Kind::Probe(probe) => {
+                self.answer(pb::heartbeat::Kind::ProbeAck(pb::ProbeAck { number: probe.number }));
+                Ok(None)
+            }
+            pb::heartbeat::Kind::ProbeAck(ack) => {
+                let answer = self.line.clock().answered(ack.number, at, self.line.service.engine.now());
+                // One that is answered twice, or was never asked, says nothing.
+                Ok(answer.map(|answer| Input::ProbeAnswered {
+                    session,
+                    node,
+                    number: ack.number,
+                    round_trip: answer.round_trip,
+                    clock_offset_ms: answer.offset_ms,
+                }))
+            }
+            pb::heartbeat::Kind::ProbeReport(report) => {
+                let (subject, number, round_trip) = links::report(&report)?;
+                Ok(Some(Input::ProbeReported { session, node, subject, number, round_trip }))
+            }
+            pb::heartbeat::Kind::BeatAck(_) | pb::heartbeat::Kind::ProbeRequest(_) => {
+                Err(Refused(MALFORMED, "a node does not send this kind of message".to_owned()))
+            }
+        }
+    }
+
+    fn answer(&self, kind: pb::heartbeat::Kind) {
+        // A node that does not read its answers misses some.
+        let _ = self.answers.try_send(Payload::Heartbeat(pb::Heartbeat { kind: Some(kind) }));
+    }
+}
+
+fn short(reason: &str) -> String {
+    reason.chars().take(REASON_CHARS).collect()
+}
