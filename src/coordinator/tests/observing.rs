@@ -21,9 +21,12 @@ fn raised(mesh: &TestMesh) -> Vec<Rule> {
 
 /// A heartbeat that tells of live links to all others that are connected.
 fn linked_beat(mesh: &mut TestMesh, name: &str, load: Load) {
-    let is_there = |other: &str| mesh.core.presences()[&node(other)].session.is_some();
-    let others = ALL.iter().filter(|other| **other != name && is_there(other));
-    let links = others.map(|other| LinkReport::new(node(other), LinkState::Up)).collect();
+    let state = |other: &str| match mesh.core.presences()[&node(other)].session {
+        Some(_) => LinkState::Up,
+        None => LinkState::Reset,
+    };
+    let others = ALL.iter().filter(|other| **other != name);
+    let links = others.map(|other| LinkReport::new(node(other), state(other))).collect();
     let session = mesh.session(name);
     mesh.input(Input::Beat { session, node: node(name), beat: Beat { load, links, ..Beat::default() } });
 }

@@ -195,7 +195,7 @@ fn an_attempt_that_a_node_does_not_tell_of_is_given_out_again_and_one_that_stand
     let [lost, hung] = &mesh.running_on(BACKEND)[..] else { panic!("two run") };
     let (lost, hung) = (lost.clone(), hung.clone());
     let session = mesh.session(BACKEND);
-    let mut beat = |mesh: &mut TestMesh, idle| {
+    let beat = |mesh: &mut TestMesh, idle| {
         let attempts = vec![(hung.attempt.clone(), idle)];
         mesh.input(Input::Beat { session, node: node(BACKEND), beat: Beat { attempts, ..Beat::default() } });
     };
