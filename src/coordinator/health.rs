@@ -7,13 +7,12 @@ use super::Coordinator;
 use super::alert::Alert;
 use super::breaker::State as BreakerState;
 use super::input::Topology;
+use super::links::LinkPlan;
 use super::metrics::Figures;
 use super::node::LoadScore;
 use super::placement::{Mesh, Need};
 use super::run::{Run, TaskState};
-use crate::types::{
-    FaultCause, LinkReport, NodeId, NodeStatus, Now, RunId, Stage, Tick, ToolName, UnixMillis,
-};
+use crate::types::{FaultCause, LinkReport, NodeId, NodeStatus, Now, RunId, Stage, ToolName, UnixMillis};
 
 /// The health of the mesh at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,9 +25,9 @@ pub struct MeshHealth {
     pub topology_health: f64,
     /// Live links.
     pub connections: u32,
-    /// Links to hold now, between the nodes that are there.
+    /// Links that should be there.
     pub planned_connections: u32,
-    /// Live links / those that all nodes would have: `N * (N - 1)` in a full mesh.
+    /// Live links / planned links.
     pub connectivity: f64,
     /// The shape in force.
     pub topology: Topology,
@@ -74,6 +73,8 @@ pub struct NodeHealth {
     pub status: NodeStatus,
     /// Why it is not ACTIVE.
     pub cause: Option<FaultCause>,
+    /// The same in words, as far as more is known.
+    pub detail: String,
     /// How busy it is.
     pub load: LoadScore,
     /// Since it was last heard from.
@@ -102,8 +103,6 @@ impl Coordinator {
     /// Measures. `tools` are the tools whose progress is shown even if no run has used them.
     pub fn mesh_health(&self, now: Now, tools: &[ToolName]) -> MeshHealth {
         let queued = self.queued_by_node(now);
-        let links = self.links_alive(now.tick);
-        let live = links.values().map(Vec::len).sum::<usize>();
         let nodes: BTreeMap<NodeId, NodeHealth> = self
             .state
             .members
@@ -113,6 +112,7 @@ impl Coordinator {
                 let health = NodeHealth {
                     status: member.status,
                     cause: member.cause,
+                    detail: member.detail.clone(),
                     load: presence.map_or_else(LoadScore::default, |at| at.load_score(&member.spec)),
                     last_heartbeat_age: presence
                         .and_then(|at| at.heard_at)
@@ -124,7 +124,7 @@ impl Coordinator {
                     peer_endpoint: presence.and_then(|at| at.peer_endpoint.clone()),
                     process_id: presence.map_or(0, |at| at.process_id),
                     links: presence.map(|at| at.links.values().cloned().collect()).unwrap_or_default(),
-                    connection_count: links.get(id).map_or(0, |peers| count(peers.len())),
+                    connection_count: count(self.live_links(id).count()),
                     clock_offset_ms: presence.and_then(|at| at.clock_offset_ms),
                 };
                 (id.clone(), health)
@@ -136,10 +136,10 @@ impl Coordinator {
             at: now.wall,
             revision: self.revision,
             topology_health: self.state.health(),
-            connections: count(live),
-            planned_connections: count(self.links.links().count()),
-            connectivity: self.connectivity(now.tick),
-            topology: self.links.topology(),
+            connections: count(self.connections()),
+            planned_connections: count(self.planned_connections()),
+            connectivity: self.connectivity(),
+            topology: self.topology(),
             active_nodes: count(self.state.active().count()),
             total_nodes: count(self.state.members.len()),
             nodes,
@@ -156,12 +156,37 @@ impl Coordinator {
         }
     }
 
-    /// Live links / those that all nodes would have; 1 if there are none to have.
-    pub fn connectivity(&self, now: Tick) -> f64 {
-        match self.planned_links() {
+    /// Live links / planned links; 1 if none is planned.
+    pub fn connectivity(&self) -> f64 {
+        match self.planned_connections() {
             0 => 1.0,
-            planned => self.links_alive(now).values().map(Vec::len).sum::<usize>() as f64 / planned as f64,
+            planned => self.connections() as f64 / planned as f64,
         }
+    }
+
+    /// The shape in force.
+    pub const fn topology(&self) -> Topology {
+        self.links.topology()
+    }
+
+    fn connections(&self) -> usize {
+        self.state.active().map(|(node, _)| self.live_links(node).count()).sum()
+    }
+
+    fn planned_connections(&self) -> usize {
+        LinkPlan::complete(self.links.topology(), self.state.members.len())
+    }
+
+    /// The peers to which a node holds a planned link that was lately measured alive, both being ACTIVE.
+    pub fn live_links(&self, node: &NodeId) -> impl Iterator<Item = &NodeId> {
+        let now = self.decided_at();
+        self.links.dials(node).filter(move |peer| self.is_live(now, node, peer))
+    }
+
+    /// Whether every link that the nodes that are there should hold lives.
+    pub fn is_linked(&self) -> bool {
+        let now = self.decided_at();
+        self.links.links().all(|(observer, subject)| self.is_live(now, observer, subject))
     }
 
     fn fault_tolerance(&self) -> FaultTolerance {

@@ -133,6 +133,8 @@ pub enum Input {
     },
     /// An operator says what to do about nodes.
     HandleFault(FaultRequest),
+    /// The coordinator's process is about to end its nodes: whoever goes from here on goes in order.
+    Stopping,
     /// A node's process could not be started, or has ended.
     RestartFailed {
         /// The node.

@@ -267,7 +267,7 @@ impl Coordinator {
         Figures {
             active_nodes: u32::try_from(self.state.active().count()).unwrap_or(u32::MAX),
             total_nodes: u32::try_from(total).unwrap_or(u32::MAX),
-            connectivity_percentage: self.connectivity(now),
+            connectivity_percentage: self.connectivity(),
             topology_health: self.state.health(),
             average_message_latency: (traffic.latency_samples > 0).then_some(mean_latency),
             message_throughput: a_second(traffic.messages),

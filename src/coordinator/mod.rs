@@ -157,6 +157,7 @@ impl Coordinator {
             }
             Input::StartRun { run, order } => self.start_run(&mut draft, run, *order),
             Input::CancelRun { run, reason } => self.cancel_run(&mut draft, &run, &reason),
+            Input::Stopping => self.stop_in_order(),
             Input::HandleFault(request) => self.handle_fault(&mut draft, &request),
             Input::RestartFailed { node, start, reason } => {
                 self.restart_failed(&mut draft, &node, start, &reason)

@@ -5,7 +5,7 @@
 
 mod policy;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use super::event::{Event, RecoveryStep, RunEvent};
 use super::input::{Effect, Message, Reply};
@@ -14,29 +14,14 @@ use crate::types::{FaultCause, NodeId, NodeStatus, Tick};
 pub use policy::RestartPolicy;
 use policy::Starts;
 
-/// Ended recoveries that are remembered, for rates over a time.
-const KEPT: usize = 1000;
 /// Characters that are kept of why a start failed.
 const MOST_WORDS: usize = 512;
-
-/// A start that ended: in the node's return or in nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EndedRecovery {
-    /// The node.
-    pub node: NodeId,
-    /// When it ended.
-    pub at: Tick,
-    /// Whether the node was ACTIVE again.
-    pub succeeded: bool,
-}
 
 /// The recoveries of all nodes.
 #[derive(Debug, Default)]
 pub struct Recoveries {
     nodes: BTreeMap<NodeId, Recovery>,
     attempted: u64,
-    succeeded: u64,
-    ended: VecDeque<EndedRecovery>,
 }
 
 /// How far the recovery of one node is.
@@ -84,24 +69,6 @@ impl Recoveries {
     /// Starts that were asked for, since the coordinator's start.
     pub const fn attempted(&self) -> u64 {
         self.attempted
-    }
-
-    /// Those after which the node was ACTIVE again.
-    pub const fn succeeded(&self) -> u64 {
-        self.succeeded
-    }
-
-    /// The newest starts that have ended, oldest first; at most 1000.
-    pub fn ended(&self) -> impl Iterator<Item = &EndedRecovery> {
-        self.ended.iter()
-    }
-
-    fn end(&mut self, node: &NodeId, at: Tick, succeeded: bool) {
-        self.succeeded += u64::from(succeeded);
-        self.ended.push_back(EndedRecovery { node: node.clone(), at, succeeded });
-        if self.ended.len() > KEPT {
-            self.ended.pop_front();
-        }
     }
 
     /// Follows what happens to nodes.
@@ -179,14 +146,17 @@ impl Coordinator {
         Reply::Done
     }
 
-    /// Has the node's process started now, whatever its budget. Answers whether anything here can.
+    /// Has the node's process started now, whatever its budget, unless a start is under way. Answers whether anything
+    /// here can.
     pub(super) fn start_by_hand(&mut self, draft: &mut Draft, node: &NodeId) -> bool {
         let can = self.settings.restart.can_start(node);
         let recovery = self.recoveries.nodes.entry(node.clone()).or_default();
         recovery.starts.forget();
-        recovery.stage = Stage::Idle;
-        if can {
-            self.ask(draft, node);
+        if !matches!(recovery.stage, Stage::Starting { .. }) {
+            recovery.stage = Stage::Idle;
+            if can {
+                self.ask(draft, node);
+            }
         }
         can
     }
@@ -207,6 +177,7 @@ impl Coordinator {
         for (node, stage) in nodes {
             match stage {
                 Stage::Fallen => self.plan_start(draft, &node),
+                Stage::Waiting { .. } if self.is_drained(&node) => self.plan_start(draft, &node),
                 // It is there again, and has to prove itself.
                 Stage::Waiting { .. } if self.is_responsive(&node, now) => {
                     self.set_stage(&node, Stage::Waiting { due: now + self.settings.heartbeat_interval });
@@ -224,7 +195,7 @@ impl Coordinator {
     fn plan_start(&mut self, draft: &mut Draft, node: &NodeId) {
         let now = draft.now.tick;
         let policy = &self.settings.restart;
-        let hindrance = if self.state.members.get(node).is_some_and(|member| member.drained) {
+        let hindrance = if self.is_drained(node) {
             Some("it is drained: recover it to start it")
         } else if !policy.can_start(node) {
             Some("no launcher: start the node again by hand")
@@ -276,7 +247,6 @@ impl Coordinator {
     }
 
     fn start_failed(&mut self, draft: &mut Draft, node: &NodeId) {
-        self.recoveries.end(node, draft.now.tick, false);
         self.set_stage(node, Stage::Fallen);
         self.set_status(draft, node, NodeStatus::Failed, Some(FaultCause::RestartFailed));
         self.plan_start(draft, node);
@@ -285,7 +255,6 @@ impl Coordinator {
     fn overdue(&mut self, draft: &mut Draft, node: &NodeId) {
         if self.state.members.get(node).is_some_and(|member| member.status == NodeStatus::Active) {
             // The process that was to be replaced is there again.
-            self.recoveries.end(node, draft.now.tick, false);
             return self.set_stage(node, Stage::Idle);
         }
         let timeout = self.settings.restart.start_timeout.as_secs_f64();
@@ -301,7 +270,6 @@ impl Coordinator {
         self.set_stage(node, Stage::Linking { since: now });
         let mut detail = "its process was started by somebody else".to_owned();
         if let Some(asked) = asked {
-            self.recoveries.end(node, now, true);
             detail = format!("its new process joined after {:.1} s", now.since(asked).as_secs_f64());
         }
         self.tell(draft, node, RecoveryStep::Restarted, detail);

@@ -1,6 +1,6 @@
 //! Tells each node the links it should hold, and counts those that were measured alive.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::input::{Effect, Message, Peer, Roster};
@@ -30,11 +30,6 @@ impl Coordinator {
     /// The planned links.
     pub const fn link_plan(&self) -> &LinkPlan {
         &self.links
-    }
-
-    /// Links that all members would have.
-    pub fn planned_links(&self) -> usize {
-        LinkPlan::complete(self.links.topology(), self.state.members.len())
     }
 
     /// Takes a node into the plan or out of it: members that are there and can be dialled are in it.
@@ -140,16 +135,6 @@ impl Coordinator {
                     && presence.heard_at.is_some_and(|(heard, _)| now < heard + memory)
                     && presence.links.get(subject).is_some_and(|link| link.state == LinkState::Up)
             })
-    }
-
-    /// The peers to which a node holds a live link.
-    pub fn live_peers(&self, now: Tick, node: &NodeId) -> Vec<NodeId> {
-        self.links.dials(node).filter(|peer| self.is_live(now, node, peer)).cloned().collect()
-    }
-
-    /// The peers of each node to which it holds a live link.
-    pub fn links_alive(&self, now: Tick) -> BTreeMap<&NodeId, Vec<NodeId>> {
-        self.state.members.keys().map(|node| (node, self.live_peers(now, node))).collect()
     }
 
     /// Builds all links anew if too few live for too long.

@@ -96,14 +96,12 @@ async fn a_node_that_says_nothing_is_failed_at_the_message_timeout_with_no_other
     let mut revision = rig.handle.revision();
     revision.mark_unchanged();
     // Nothing is asked of the engine from here on: it wakes by itself.
-    let is_failed =
-        |event: &Event| matches!(event, Event::NodeStatusChanged { status: NodeStatus::Failed, .. });
-    let failed = async {
-        while !rig.stored()[before..].iter().any(is_failed) {
-            revision.changed().await.expect("runs");
-        }
-    };
-    timeout(Duration::from_secs(2), failed).await.expect("in time");
+    timeout(Duration::from_secs(2), revision.changed()).await.expect("in time").expect("runs");
+    // And nothing here starts it again, which is told too.
+    assert!(matches!(
+        rig.stored()[before..],
+        [Event::NodeStatusChanged { status: NodeStatus::Failed, .. }, Event::NodeRecovery { .. }]
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -225,6 +223,48 @@ async fn watchers_of_a_run_that_ends_and_is_forgotten_at_once_see_its_end() {
     let last = log.after(0, usize::MAX).last().map(|event| event.event.clone());
     assert!(matches!(last, Some(RunEvent::Finished { .. })), "{last:?}");
     assert!(rig.handle.logs().get(&run).is_none(), "forgotten");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_moves_up_in_the_queue_is_told_so_though_nothing_happened_in_it() {
+    let rig = rig(Settings::default());
+    let ids = ["run-a", "run-b", "run-c"].map(|name| RunId::new(name).expect("valid"));
+    for id in &ids {
+        rig.handle.decide(start(id.as_str())).await.expect("runs");
+    }
+    let logs = ids.clone().map(|id| rig.handle.logs().get(&id).expect("has begun"));
+    let ahead = async |at: usize| {
+        let progress = rig.handle.progress(&ids[at], &logs[at]).await.expect("runs");
+        assert_eq!((progress.waiting_tasks, progress.running_tasks), (1, 0));
+        progress.runs_ahead
+    };
+    assert_eq!((ahead(0).await, ahead(1).await, ahead(2).await), (0, 1, 2));
+    let (first, mut last) = (logs[0].changes(), logs[2].changes());
+    last.mark_unchanged();
+    let events = logs[2].newest();
+    let cancel = Input::CancelRun { run: ids[1].clone(), reason: "enough".into() };
+    rig.handle.decide(cancel).await.expect("runs");
+    timeout(Duration::from_secs(1), last.changed()).await.expect("told").expect("the log is there");
+    assert_eq!((ahead(0).await, ahead(2).await), (0, 1));
+    assert_eq!(logs[2].newest(), events, "nothing happened in it");
+    assert!(!first.has_changed().expect("the log is there"), "who did not move is not told");
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_is_made_once_for_all_who_ask_and_anew_after_a_change() {
+    let rig = rig(Settings::default());
+    let run = RunId::new("run-a").expect("valid");
+    rig.handle.decide(start("run-a")).await.expect("runs");
+    let log = rig.handle.logs().get(&run).expect("has begun");
+    let ask = async || rig.handle.progress(&run, &log).await.expect("runs");
+    let (first, second) = tokio::join!(ask(), ask());
+    assert!(std::sync::Arc::ptr_eq(&first, &second));
+    assert_eq!((first.waiting_tasks, first.nodes.len()), (1, 0));
+    rig.join("worker").await;
+    let then = ask().await;
+    assert_eq!((then.waiting_tasks, then.running_tasks), (0, 1));
+    let part = &then.nodes[&node("worker")];
+    assert_eq!((&*part.tasks[0], part.status.as_str()), ("plan", "assigned"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,15 +6,18 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::{Backoff, Random};
 use super::envelope::Envelope;
 use super::executor::Executor;
-use super::inputs::Inputs;
+use super::held::Held;
+use super::inputs::{Inputs, Sources};
 use super::link::{Connector, Links, links};
 use super::peers::{self, ListenError, PeerOptions, PeerTls, Peers};
+use super::relay::Relay;
 use super::secret::Secret;
 use super::session::{self, Lasting, SessionEnd};
 use super::shim::sandbox_status;
@@ -24,6 +27,7 @@ use super::workspace_cache::WorkspaceCache;
 use crate::linters::process::Limits;
 use crate::linters::toolchain::Toolchain;
 use crate::proto::peer::v1 as pb;
+use crate::transport::listener::Bind;
 use crate::types::{AttemptRef, Epoch, Incarnation, NodeSpec};
 
 /// The protocol versions that a node speaks.
@@ -32,6 +36,8 @@ pub(super) const PROTOCOL: (u32, u32) = (1, 1);
 const STOP_BOUND: Duration = Duration::from_secs(5);
 /// A session that lived this long was a good one: the next attempts start from the shortest pause.
 const GOOD_SESSION: Duration = Duration::from_secs(5);
+/// Results and acknowledgements of peers that may wait.
+const FROM_PEERS: usize = 256;
 /// Pauses between attempts to open a session.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -94,9 +100,11 @@ impl Default for PeerSettings {
 }
 
 /// What a node is made of.
-pub struct NodeOptions {
+pub struct NodeOptions<B> {
     /// What it is told.
     pub settings: NodeSettings,
+    /// Where it listens for its peers; [`Tcp`](crate::transport::listener::Tcp) but for tests.
+    pub network: B,
     /// How it connects; [`super::link::tcp`] but for tests.
     pub connector: Connector,
     /// Cancelled when it should finish what it has and then end.
@@ -199,8 +207,8 @@ impl Identity {
 /// cancelled it takes no more work, and ends when it has finished and delivered what it had, or its time for that is over.
 ///
 /// Everything it started is gone when it returns, or within seconds.
-pub async fn run(options: NodeOptions, stop: CancellationToken) -> Result<(), AgentError> {
-    let NodeOptions { settings, connector, drain, random } = options;
+pub async fn run<B: Bind>(options: NodeOptions<B>, stop: CancellationToken) -> Result<(), AgentError> {
+    let NodeOptions { settings, network, connector, drain, random } = options;
     let local = |path: &PathBuf| {
         let path = path.clone();
         move |error: &dyn std::fmt::Display| AgentError::Local { path, reason: error.to_string() }
@@ -216,6 +224,9 @@ pub async fn run(options: NodeOptions, stop: CancellationToken) -> Result<(), Ag
     let envelope = Envelope::new(spec.node_id.clone());
     // Ended with the node, however it ends.
     let linked = stop.child_token();
+    let linking = linked.clone().drop_guard();
+    let (held, way) = (Held::default(), Way::default());
+    let (from_peers, said_by_peers) = mpsc::channel(FROM_PEERS);
     let peers = Peers::new(PeerOptions {
         node: spec.node_id.clone(),
         incarnation,
@@ -224,20 +235,28 @@ pub async fn run(options: NodeOptions, stop: CancellationToken) -> Result<(), Ag
         connector,
         random: random.clone(),
         envelope: envelope.clone(),
+        held: held.clone(),
+        from_peers,
         stop: linked.clone(),
     });
     let PeerSettings { listen, advertise, tls } = &settings.peers;
-    let listening = peers::listen(&peers, *listen, advertise.as_deref(), tls.as_ref()).await?;
+    let listening = peers::listen(&peers, &network, *listen, advertise.as_deref(), tls.as_ref()).await?;
 
     // Private (0700), since it holds the source code of others; removed when this returns.
     let work_dir = tempfile::Builder::new()
         .prefix("lintmesh-node-")
         .tempdir_in(&settings.work_dir)
         .map_err(|error| local(&settings.work_dir)(&error))?;
-    let inputs = Inputs::new(blobs);
+    let inputs = Inputs::new(Sources {
+        link: blobs,
+        held,
+        peers: peers.clone(),
+        way: way.clone(),
+        random: random.clone(),
+    });
     let trees = WorkspaceCache::new(work_dir.path(), inputs.clone())
         .map_err(|error| local(&settings.work_dir)(&error))?;
-    let stages = Stages::new(inputs, trees, work_dir.path(), &settings)
+    let stages = Stages::new(inputs.clone(), trees, work_dir.path(), &settings)
         .map_err(|error| local(&settings.work_dir)(&error))?;
     let executor =
         Executor::new(spec.node_id.clone(), incarnation, spec.max_concurrent_tasks, Arc::new(stages));
@@ -246,13 +265,16 @@ pub async fn run(options: NodeOptions, stop: CancellationToken) -> Result<(), Ag
         link: session,
         breaker,
         executor: executor.clone(),
+        inputs: inputs.clone(),
         meter: Arc::default(),
-        peers,
-        way: Way::default(),
+        peers: peers.clone(),
+        way: way.clone(),
         last_epoch: Epoch(0),
         connections: 0,
         drain: drain.clone(),
     };
+    let relay = Relay { executor: executor.clone(), inputs, peers, way }.run(said_by_peers);
+    let relaying = tokio::spawn(async move { linked.run_until_cancelled(relay).await });
     let overdue = async {
         drain.cancelled().await;
         executor.drain();
@@ -267,7 +289,10 @@ pub async fn run(options: NodeOptions, stop: CancellationToken) -> Result<(), Ag
         }
     };
     executor.stop(STOP_BOUND).await;
-    linked.cancel();
+    drop(linking);
+    if let Err(error) = relaying.await {
+        tracing::error!(%error, "passing results on failed");
+    }
     if let Err(error) = listening.served.await {
         tracing::error!(%error, "the listener for peers failed");
     }

@@ -12,7 +12,7 @@ use tracing::Instrument as _;
 
 use super::outbox::Outbox;
 use super::stages::{StageProduct, StageRunner};
-use crate::types::{AttemptRef, Incarnation, Measured, NodeId};
+use crate::types::{AttemptRef, Digest, Incarnation, Measured, NodeId};
 use crate::wire::peer::{Assignment, AttemptResult, Ending};
 
 /// Results kept for a coordinator that is away: some times what a node runs at once, at most 256 KiB each.
@@ -172,6 +172,25 @@ impl Executor {
         (work.running.keys().cloned().collect(), work.outbox.keys())
     }
 
+    /// An unacknowledged result.
+    pub fn result(&self, key: &AttemptRef) -> Option<AttemptResult> {
+        self.work().outbox.result(key).cloned()
+    }
+
+    /// The output that must be brought to the coordinator before the attempt's result.
+    pub fn unsent(&self, key: &AttemptRef) -> Option<(Digest, Arc<[u8]>)> {
+        let work = self.work();
+        match &work.outbox.result(key)?.ending {
+            Ending::Output { output, .. } => Some((output.digest, work.outbox.unsent(key)?)),
+            Ending::Failure(_) => None,
+        }
+    }
+
+    /// The attempt's output was brought.
+    pub fn was_sent(&self, key: &AttemptRef) {
+        self.work().outbox.was_sent(key);
+    }
+
     /// How many attempts run, and how many distinct capabilities they use.
     pub fn in_use(&self) -> (u32, u32) {
         let work = self.work();
@@ -222,23 +241,24 @@ impl Executor {
             self.shared.less.notify_waiters();
             return;
         };
-        let (ending, measured) = match ended {
-            Ok(StageProduct { output, data, measured }) => {
+        let (ending, unsent, measured) = match ended {
+            Ok(StageProduct { output, data, unsent, measured }) => {
                 tracing::debug!(digest = %output.digest, size = output.size, "finished");
-                (Ending::Output { output, data }, measured)
+                (Ending::Output { output, data }, unsent, measured)
             }
             Err(reason) => {
                 tracing::warn!(%reason, "failed");
-                (Ending::Failure(reason), Measured::default())
+                (Ending::Failure(reason), None, Measured::default())
             }
         };
-        work.outbox.push(AttemptResult {
+        let result = AttemptResult {
             key,
             executor: self.shared.node.clone(),
             incarnation: self.shared.incarnation,
             ending,
             measured: Measured { wall: started.elapsed(), ..measured },
-        });
+        };
+        work.outbox.push(result, unsent);
         drop(work);
         self.shared.results_changed.notify_one();
     }

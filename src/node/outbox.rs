@@ -1,6 +1,7 @@
 //! Results that the coordinator has not acknowledged yet: they outlive a session and are sent again in the next.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::types::AttemptRef;
 use crate::wire::peer::AttemptResult;
@@ -19,6 +20,8 @@ struct Entry {
     /// The connection on which it was sent last, by this process's own count: a coordinator that restarts may
     /// number its sessions anew. A lost connection says nothing about what arrived.
     sent_in: Option<u64>,
+    /// The output's bytes, if the coordinator does not have them yet.
+    unsent: Option<Arc<[u8]>>,
 }
 
 impl Outbox {
@@ -32,14 +35,35 @@ impl Outbox {
         self.entries.len() + running < self.capacity
     }
 
-    /// Takes a result, to be sent.
-    pub fn push(&mut self, result: AttemptResult) {
-        self.entries.push_back(Entry { result, sent_in: None });
+    /// Takes a result, to be sent, with the bytes of its output if they must be brought before it.
+    pub fn push(&mut self, result: AttemptResult, unsent: Option<Arc<[u8]>>) {
+        self.entries.push_back(Entry { result, sent_in: None, unsent });
+    }
+
+    /// The attempt's result, if it waits here.
+    pub fn result(&self, key: &AttemptRef) -> Option<&AttemptResult> {
+        self.entry(key).map(|entry| &entry.result)
+    }
+
+    /// The output that must be brought before the attempt's result.
+    pub fn unsent(&self, key: &AttemptRef) -> Option<Arc<[u8]>> {
+        self.entry(key)?.unsent.clone()
+    }
+
+    /// The attempt's output was brought.
+    pub fn was_sent(&mut self, key: &AttemptRef) {
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.result.key == *key) {
+            entry.unsent = None;
+        }
+    }
+
+    fn entry(&self, key: &AttemptRef) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.result.key == *key)
     }
 
     /// Whether the attempt's result waits here.
     pub fn contains(&self, key: &AttemptRef) -> bool {
-        self.entries.iter().any(|entry| entry.result.key == *key)
+        self.entry(key).is_some()
     }
 
     /// The attempts whose results wait here, oldest first.
@@ -79,8 +103,11 @@ mod tests {
     #[test]
     fn a_result_is_sent_once_a_session_until_it_is_acknowledged() {
         let mut outbox = Outbox::new(3);
-        outbox.push(result(1));
-        outbox.push(result(2));
+        outbox.push(result(1), Some(vec![1].into()));
+        outbox.push(result(2), None);
+        assert_eq!((outbox.unsent(&key(1)).as_deref(), outbox.unsent(&key(2))), (Some(&[1][..]), None));
+        outbox.was_sent(&key(1));
+        assert_eq!((outbox.unsent(&key(1)), outbox.result(&key(1))), (None, Some(&result(1))));
         let first = 1;
         assert_eq!(outbox.next_unsent(first), Some(result(1)));
         assert_eq!(outbox.next_unsent(first), Some(result(2)));
@@ -98,7 +125,7 @@ mod tests {
     fn running_attempts_reserve_their_room() {
         let mut outbox = Outbox::new(2);
         assert!(outbox.has_room(1) && !outbox.has_room(2));
-        outbox.push(result(1));
+        outbox.push(result(1), None);
         assert!(outbox.has_room(0) && !outbox.has_room(1));
     }
 }

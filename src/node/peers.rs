@@ -1,5 +1,7 @@
 //! The node's links to its peers: dialled and probed as the coordinator plans them, and answered when they dial.
 
+mod bulk;
+mod conversation;
 mod dial;
 mod listener;
 mod prober;
@@ -9,23 +11,26 @@ mod view;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::conversation::Conversation;
 pub(super) use self::listener::listen;
 pub use self::listener::{ListenError, PeerTls};
 use self::roster::{Admissions, Dial, Plan};
 use self::view::View;
 use super::backoff::Random;
 use super::envelope::Envelope;
+use super::held::Held;
 use super::link::Connector;
 use crate::middleware::refusals::Reasons;
 use crate::proto::peer::v1 as pb;
-use crate::types::{Incarnation, LinkReport, LinkState, NodeId};
+use crate::types::{AttemptRef, Incarnation, LinkReport, LinkState, NodeId};
+use crate::wire::peer::AttemptResult;
 
 /// How long a look at a peer may take that the coordinator asked for.
 const LOOK: Duration = Duration::from_secs(1);
@@ -50,13 +55,29 @@ pub(super) struct PeerOptions {
     pub(super) connector: Connector,
     pub(super) random: Random,
     pub(super) envelope: Envelope,
+    /// What peers may ask for.
+    pub(super) held: Held,
+    /// What peers say that is not about links.
+    pub(super) from_peers: mpsc::Sender<FromPeer>,
     pub(super) stop: CancellationToken,
+}
+
+/// What a peer said that is not about the link itself.
+pub(super) enum FromPeer {
+    /// Its result, to be passed on to the coordinator.
+    Result(Box<AttemptResult>, Arc<Conversation>),
+    /// The coordinator has this node's result.
+    Acknowledged(AttemptRef),
+    /// It cannot pass this node's result on.
+    TurnedDown(AttemptRef),
 }
 
 pub(super) struct Shared {
     own: PeerOptions,
     links: Mutex<BTreeMap<NodeId, Arc<Link>>>,
     admissions: Mutex<Admissions>,
+    /// The bulk connections that peers opened, by peer.
+    answering: Mutex<BTreeMap<String, Weak<Conversation>>>,
     changed: Notify,
     abstaining: AtomicBool,
     refusals: Reasons,
@@ -69,6 +90,8 @@ struct Link {
     /// What the coordinator was told last on the session that lives.
     told: Mutex<Option<LinkState>>,
     looks: mpsc::Sender<Look>,
+    /// The connection for everything but probes, once it is needed.
+    bulk: tokio::sync::Mutex<Option<Arc<Conversation>>>,
     until: CancellationToken,
 }
 
@@ -79,6 +102,7 @@ impl Peers {
             own,
             links: Mutex::default(),
             admissions: Mutex::default(),
+            answering: Mutex::default(),
             changed: Notify::new(),
             abstaining: AtomicBool::new(false),
             refusals: Reasons::default(),
@@ -123,6 +147,7 @@ impl Peers {
             view: Mutex::new(View::new()),
             told: Mutex::default(),
             looks,
+            bulk: tokio::sync::Mutex::default(),
             until: self.shared.own.stop.child_token(),
         });
         let (shared, until) = (self.shared.clone(), link.until.clone());
@@ -190,6 +215,14 @@ impl Peers {
 }
 
 impl Shared {
+    /// Counts payload of a link that this node dialled.
+    fn moved(&self, peer: &str, sent: usize, received: usize) {
+        let links = lock(&self.links);
+        if let Some(link) = NodeId::new(peer).ok().and_then(|peer| links.get(&peer)) {
+            lock(&link.view).moved(sent, received);
+        }
+    }
+
     /// Has a link's view changed by `change`, and the coordinator told if its state is another now.
     fn observe<T>(&self, link: &Link, change: impl FnOnce(&mut View) -> T) -> T {
         let mut view = lock(&link.view);

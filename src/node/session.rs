@@ -18,7 +18,9 @@ use self::beats::{heartbeats, link_changes};
 use self::silence::until_silent;
 use self::writer::write;
 use super::agent::Identity;
+use super::envelope::Said;
 use super::executor::{Admission, Executor};
+use super::inputs::Inputs;
 use super::link::Link;
 use super::peers::Peers;
 use super::resources::Meter;
@@ -43,8 +45,8 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 /// The least silence that ends a session.
 const LEAST_SILENCE: Duration = Duration::from_secs(1);
-/// Looks at peers under way for the coordinator.
-const LOOKS: usize = 16;
+/// Looks at peers, and acknowledgements for them, under way for the coordinator.
+const ASIDE: usize = 64;
 
 /// How a session ended.
 #[derive(Debug)]
@@ -65,6 +67,7 @@ pub(super) struct Lasting {
     pub(super) link: Link,
     pub(super) breaker: Arc<PeerBreaker>,
     pub(super) executor: Executor,
+    pub(super) inputs: Inputs,
     /// Taken by the heartbeats of the session that lives; always there between sessions.
     pub(super) meter: Arc<std::sync::Mutex<Meter>>,
     pub(super) peers: Peers,
@@ -110,8 +113,8 @@ pub(super) async fn run(lasting: &mut Lasting, stop: &CancellationToken) -> Sess
         span("silence_limit", welcome.silence_limit.as_ref(), SILENCE_LIMIT).max(LEAST_SILENCE);
     let probe_interval = span("probe_interval", welcome.probe_interval.as_ref(), PROBE_INTERVAL);
     let listening =
-        Listening { lasting, queue: &queue, probe_interval, looks: Arc::new(Semaphore::new(LOOKS)) };
-    lasting.way.heard(Instant::now());
+        Listening { lasting, queue: &queue, probe_interval, aside: Arc::new(Semaphore::new(ASIDE)) };
+    lasting.way.opened(Instant::now(), queue.clone());
     // Several tasks' worth of work in one future each: whichever ends first ends the session and drops the others.
     tokio::select! {
         () = stop.cancelled() => SessionEnd::Stopped,
@@ -120,7 +123,7 @@ pub(super) async fn run(lasting: &mut Lasting, stop: &CancellationToken) -> Sess
         () = until_silent(&lasting.way, silence_limit, queue.clone()) => {
             SessionEnd::Lost(format!("the coordinator said nothing for {silence_limit:?}"))
         }
-        () = share_results(&lasting.executor, lasting.connections, &queue) => lost_writer(),
+        () = share_results(lasting, &queue) => lost_writer(),
         () = link_changes(lasting, &queue) => lost_writer(),
         () = write(queued, outbound, lasting.identity.envelope.clone()) => lost_writer(),
         () = heartbeats(lasting, every, queue.clone()) => lost_writer(),
@@ -165,32 +168,42 @@ fn is_final(status: &Status) -> bool {
 }
 
 /// Says that this process takes no more work, once it is so. The coordinator answers with Shutdown when it misses nothing.
-async fn announce_drain(drain: &CancellationToken, queue: &mpsc::Sender<Payload>) {
+async fn announce_drain(drain: &CancellationToken, queue: &mpsc::Sender<Said>) {
     drain.cancelled().await;
     let kind =
         pb::fault_tolerance::Kind::Drain(pb::Drain { reason: "its process was asked to end".to_owned() });
     let said = Payload::FaultTolerance(pb::FaultTolerance { kind: Some(kind) });
-    if queue.send(said).await.is_ok() {
+    if queue.send(said.into()).await.is_ok() {
         std::future::pending::<()>().await;
     }
 }
 
 /// Sends each result once on this connection.
-async fn share_results(executor: &Executor, connection: u64, queue: &mpsc::Sender<Payload>) {
+async fn share_results(lasting: &Lasting, queue: &mpsc::Sender<Said>) {
+    let Lasting { executor, inputs, connections, .. } = lasting;
     // A place in the queue first: a result that was taken out is surely queued.
     while let Ok(place) = queue.reserve().await {
-        let result = executor.next_result(connection).await;
+        let result = executor.next_result(*connections).await;
+        // It was made while the coordinator was away.
+        if let Some((digest, bytes)) = executor.unsent(&result.key) {
+            if let Err(error) = inputs.upload(digest, bytes).await {
+                tracing::warn!(attempt = %result.key, %error, "an output could not be brought");
+                return;
+            }
+            executor.was_sent(&result.key);
+        }
         let kind = pb::result_share::Kind::Result(result.to_proto());
-        place.send(Payload::ResultShare(pb::ResultShare { kind: Some(kind) }));
+        place.send(Payload::ResultShare(pb::ResultShare { kind: Some(kind) }).into());
     }
 }
 
 /// The reading side of a session.
 struct Listening<'a> {
     lasting: &'a Lasting,
-    queue: &'a mpsc::Sender<Payload>,
+    queue: &'a mpsc::Sender<Said>,
     probe_interval: Duration,
-    looks: Arc<Semaphore>,
+    /// Bounds what is done beside reading.
+    aside: Arc<Semaphore>,
 }
 
 impl Listening<'_> {
@@ -212,15 +225,14 @@ impl Listening<'_> {
             self.lasting.way.heard(Instant::now());
             for message in batch.messages {
                 if message.receiver_id != own.as_str() {
-                    let receiver = message.receiver_id.escape_debug();
-                    tracing::warn!(%receiver, "a message for another was dropped");
+                    self.for_another(message);
                     continue;
                 }
                 let Some(payload) = self.about_links(message.payload) else { continue };
                 match answer(Some(payload), &self.lasting.executor) {
                     Reaction::Nothing => {}
                     Reaction::Say(payload) => {
-                        if self.queue.send(*payload).await.is_err() {
+                        if self.queue.send((*payload).into()).await.is_err() {
                             return lost_writer();
                         }
                     }
@@ -230,13 +242,31 @@ impl Listening<'_> {
         }
     }
 
+    /// Passes on what is for a peer whose result came by this node: acknowledgements only.
+    fn for_another(&self, message: pb::MeshMessage) {
+        let receiver = message.receiver_id;
+        if let Some(Payload::ResultShare(pb::ResultShare { kind: Some(pb::result_share::Kind::Ack(ack)) })) =
+            message.payload
+            && let Ok(attempt) = attempt_of(ack.attempt.as_ref())
+            && let Ok(turn) = Arc::clone(&self.aside).try_acquire_owned()
+        {
+            let peers = self.lasting.peers.clone();
+            tokio::spawn(async move {
+                peers.acknowledge(&receiver, &attempt).await;
+                drop(turn);
+            });
+        } else {
+            tracing::warn!(receiver = %receiver.escape_debug(), "a message for another was dropped");
+        }
+    }
+
     /// Does what concerns links and liveness; gives back all other messages.
     fn about_links(&self, payload: Option<Payload>) -> Option<Payload> {
         match payload? {
             Payload::Heartbeat(pb::Heartbeat { kind: Some(pb::heartbeat::Kind::Probe(probe)) }) => {
                 let kind = Some(pb::heartbeat::Kind::ProbeAck(pb::ProbeAck { number: probe.number }));
                 // Whoever fills the queue shows by that that the node is there.
-                let _ = self.queue.try_send(Payload::Heartbeat(pb::Heartbeat { kind }));
+                let _ = self.queue.try_send(Payload::Heartbeat(pb::Heartbeat { kind }).into());
                 None
             }
             // It was heard, which is all that it says.
@@ -256,7 +286,7 @@ impl Listening<'_> {
     }
 
     fn look(&self, request: pb::ProbeRequest) {
-        let Ok(turn) = Arc::clone(&self.looks).try_acquire_owned() else {
+        let Ok(turn) = Arc::clone(&self.aside).try_acquire_owned() else {
             return tracing::warn!("too many looks at peers at a time; one was dropped");
         };
         let (peers, queue) = (self.lasting.peers.clone(), self.queue.clone());
@@ -270,7 +300,7 @@ impl Listening<'_> {
             };
             let kind = Some(pb::heartbeat::Kind::ProbeReport(report));
             // The session may have ended meanwhile.
-            let _ = queue.send(Payload::Heartbeat(pb::Heartbeat { kind })).await;
+            let _ = queue.send(Payload::Heartbeat(pb::Heartbeat { kind }).into()).await;
             drop(turn);
         });
     }

@@ -33,8 +33,10 @@ pub const INLINE_BYTES: usize = 256 << 10;
 pub struct StageProduct {
     /// The blob's address.
     pub output: TaskOutput,
-    /// The blob itself if it was not uploaded.
+    /// The blob itself if it is small.
     pub data: Option<Vec<u8>>,
+    /// The blob if it is large and could not be uploaded yet.
+    pub unsent: Option<Arc<[u8]>>,
     /// What was measured; the elapsed time is the executor's to say.
     pub measured: Measured,
 }
@@ -239,7 +241,7 @@ impl Stages {
     async fn classify(&self, assignment: &Assignment) -> Result<Vec<u8>, StageError> {
         let spec: RunSpec = self.inputs.parsed(needed(assignment.inputs.spec, "spec")?, "run spec").await?;
         let digest = needed(assignment.inputs.outputs.first().copied(), "output to classify")?;
-        let bytes = self.inputs.get(digest).await?;
+        let bytes = self.inputs.made(digest, &assignment.inputs.makers).await?;
         computed(Stage::Classify, move || {
             Ok(json(&classify(&parse(digest, "linter's output", &bytes)?, &spec)))
         })
@@ -251,7 +253,7 @@ impl Stages {
         let plan: Plan = self.inputs.parsed(needed(assignment.inputs.plan, "plan")?, "plan").await?;
         let mut outputs = Vec::with_capacity(assignment.inputs.outputs.len());
         for digest in &assignment.inputs.outputs {
-            outputs.push((*digest, self.inputs.get(*digest).await?));
+            outputs.push((*digest, self.inputs.made(*digest, &assignment.inputs.makers).await?));
         }
         let failed = failures(&plan, assignment);
         computed(Stage::Aggregate, move || {
@@ -278,13 +280,14 @@ impl Stages {
     async fn keep(&self, bytes: Vec<u8>, measured: Measured) -> Result<StageProduct, StageError> {
         let output =
             TaskOutput { digest: Digest::of(&bytes), size: u64::try_from(bytes.len()).unwrap_or(u64::MAX) };
-        let data = if bytes.len() <= INLINE_BYTES {
-            Some(bytes)
-        } else {
-            self.inputs.upload(output.digest, bytes.into()).await?;
-            None
-        };
-        Ok(StageProduct { output, data, measured })
+        if bytes.len() <= INLINE_BYTES {
+            self.inputs.keep(output.digest, bytes.clone().into());
+            return Ok(StageProduct { output, data: Some(bytes), unsent: None, measured });
+        }
+        let bytes: Arc<[u8]> = bytes.into();
+        self.inputs.keep(output.digest, Arc::clone(&bytes));
+        let unsent = self.inputs.bring(output.digest, bytes).await?;
+        Ok(StageProduct { output, data: None, unsent, measured })
     }
 }
 

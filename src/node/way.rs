@@ -3,7 +3,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::Instant;
+
+use super::envelope::Said;
 
 /// After so long without a word from the coordinator, results look for another way.
 const CUT_AFTER: Duration = Duration::from_secs(3);
@@ -11,13 +14,26 @@ const CUT_AFTER: Duration = Duration::from_secs(3);
 /// The session's state, for those who may take another way; clones share it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Way {
-    heard: Arc<Mutex<Option<Instant>>>,
+    session: Arc<Mutex<Option<Session>>>,
+}
+
+#[derive(Debug)]
+struct Session {
+    heard: Instant,
+    queue: mpsc::Sender<Said>,
 }
 
 impl Way {
+    /// The coordinator welcomed this node; what is queued goes to it.
+    pub(super) fn opened(&self, now: Instant, queue: mpsc::Sender<Said>) {
+        *self.lock() = Some(Session { heard: now, queue });
+    }
+
     /// The coordinator said something.
     pub(super) fn heard(&self, now: Instant) {
-        *self.lock() = Some(now);
+        if let Some(session) = self.lock().as_mut() {
+            session.heard = now;
+        }
     }
 
     /// The session ended.
@@ -27,7 +43,7 @@ impl Way {
 
     /// When the coordinator said something last; none without a session.
     pub(super) fn last_heard(&self) -> Option<Instant> {
-        *self.lock()
+        self.lock().as_ref().map(|session| session.heard)
     }
 
     /// Whether there is a session on which the coordinator speaks.
@@ -35,8 +51,13 @@ impl Way {
         self.last_heard().is_some_and(|at| now.saturating_duration_since(at) < CUT_AFTER)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Where messages for the coordinator go, if it speaks.
+    pub(super) fn queue(&self, now: Instant) -> Option<mpsc::Sender<Said>> {
+        self.is_open(now).then(|| self.lock().as_ref().map(|session| session.queue.clone()))?
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Session>> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -49,7 +70,10 @@ mod tests {
         let (way, start) = (Way::default(), Instant::now());
         assert!(!way.is_open(start));
         way.heard(start);
-        assert!(way.is_open(start + CUT_AFTER - Duration::from_millis(1)));
+        assert!(!way.is_open(start), "only a session brings anything");
+        let (queue, _queued) = mpsc::channel(1);
+        way.opened(start, queue);
+        assert!(way.queue(start).is_some() && way.is_open(start + CUT_AFTER - Duration::from_millis(1)));
         assert!(!way.is_open(start + CUT_AFTER));
         way.heard(start + CUT_AFTER);
         assert!(way.is_open(start + CUT_AFTER));

@@ -33,6 +33,7 @@ pub fn core(settings: &Settings) -> CoreSettings {
         batch_size: mesh.batch_size,
         flush_interval: mesh.flush_interval,
         health_check_interval: mesh.health_check_interval,
+        max_nodes: mesh.max_nodes as usize,
         alerts: AlertSettings {
             low_connectivity: alerts.low_connectivity,
             high_node_failure_rate: alerts.high_node_failure_rate,
@@ -43,7 +44,6 @@ pub fn core(settings: &Settings) -> CoreSettings {
             clear_after: alerts.clear_after,
             margin: alerts.margin,
         },
-        max_nodes: mesh.max_nodes as usize,
         max_open_runs: settings.runs.max_open as usize,
         max_tasks_per_project: settings.queue.max_tasks_per_project.map(|most| most as usize),
         max_runs_per_project: settings.queue.max_runs_per_project.map(|most| most as usize),

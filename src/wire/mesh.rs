@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::coordinator::Coordinator;
 use crate::coordinator::breaker::State as BreakerState;
-use crate::coordinator::node::{Member, Presence};
+use crate::coordinator::node::Member;
 use crate::coordinator::settings::Settings;
 use crate::proto::v1;
 use crate::types::{FaultCause, NodeId, NodeStatus, Now};
@@ -33,7 +33,8 @@ impl From<BreakerState> for v1::BreakerState {
 }
 
 /// A node as the coordinator knows it.
-fn node(member: &Member, presence: Option<&Presence>, peers: &[NodeId], now: Now) -> v1::NodeInfo {
+fn node(core: &Coordinator, id: &NodeId, member: &Member, now: Now) -> v1::NodeInfo {
+    let presence = core.presences().get(id);
     let breaker = presence.map_or(BreakerState::Closed, |at| at.breaker.state(now.tick));
     v1::NodeInfo {
         specialist: Some((&member.spec).into()),
@@ -41,7 +42,7 @@ fn node(member: &Member, presence: Option<&Presence>, peers: &[NodeId], now: Now
         cause: cause(member.cause),
         cause_detail: member.detail.clone(),
         last_heartbeat_time: presence.and_then(|at| at.heard_at).map(|(_, wall)| time::timestamp(wall)),
-        peers: peers.iter().map(ToString::to_string).collect(),
+        peers: core.live_links(id).map(ToString::to_string).collect(),
         incarnation: member.incarnation.map_or(0, |incarnation| incarnation.0),
         tools: presence
             .map(|at| at.tools.iter().map(|(tool, version)| (tool.to_string(), version.clone())).collect())
@@ -58,13 +59,7 @@ fn cause(cause: Option<FaultCause>) -> String {
 
 /// All nodes, by id.
 pub fn nodes(core: &Coordinator, now: Now) -> BTreeMap<String, v1::NodeInfo> {
-    let links = core.links_alive(now.tick);
-    let peers = |id| links.get(id).map_or(&[][..], Vec::as_slice);
-    core.state()
-        .members
-        .iter()
-        .map(|(id, member)| (id.to_string(), node(member, core.presences().get(id), peers(id), now)))
-        .collect()
+    core.state().members.iter().map(|(id, member)| (id.to_string(), node(core, id, member, now))).collect()
 }
 
 /// The settings in force.

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::coordinator::Coordinator;
 use crate::coordinator::node::Member;
-use crate::types::{FaultCause, NodeId, NodeStatus, Tick};
+use crate::types::{FaultCause, NodeId, NodeStatus};
 
 /// Share of the links among ACTIVE nodes below which they are rebuilt. Source: the operations manual, "Connection
 /// Optimization".
@@ -32,7 +32,7 @@ impl Coordinator {
             findings.extend(probe_findings(&name, &node));
             nodes.insert(name, node);
         }
-        let (figure, finding) = self.links(examination.began);
+        let (figure, finding) = self.links();
         findings.extend(finding.filter(|_| examination.node.is_none()));
         let mut told = SectionDiagnosis::of(Section::Communication, findings, figure.into_iter().collect());
         told.nodes = nodes;
@@ -59,14 +59,15 @@ impl Coordinator {
         NodeCommunication {
             status: Some(member.status),
             cause: member.cause,
+            detail: member.detail.clone(),
             last_heartbeat_age: heard.map(|heard| examination.began.since(*heard)),
-            connection_count: u32::try_from(self.live_peers(examination.began, id).len()).unwrap_or(u32::MAX),
+            connection_count: u32::try_from(self.live_links(id).count()).unwrap_or(u32::MAX),
             probes: examination.probes.iter().filter(|probe| probe.to == *id).cloned().collect(),
         }
     }
 
     /// The share of the links among the ACTIVE nodes that live, if there are nodes that take links.
-    fn links(&self, now: Tick) -> (Option<Figure>, Option<Finding>) {
+    fn links(&self) -> (Option<Figure>, Option<Finding>) {
         let linking: Vec<&NodeId> = self
             .state
             .active()
@@ -78,7 +79,7 @@ impl Coordinator {
         if planned == 0 {
             return (None, None);
         }
-        let live: usize = linking.iter().map(|id| self.live_peers(now, id).len()).sum();
+        let live: usize = linking.iter().map(|id| self.live_links(id).count()).sum();
         let share = live as f64 / planned as f64;
         let figure = Figure { name: "live_links", value: share, unit: "", threshold: Some(ENOUGH_LINKS) };
         let finding = (share < ENOUGH_LINKS).then(|| Finding {
@@ -86,18 +87,19 @@ impl Coordinator {
             severity: FindingSeverity::Warning,
             node: None,
             evidence: format!("{live} of {planned} links between nodes are alive"),
-            remedy: "verify the network between the nodes' machines and that their peer ports are open; HandleFault \
-                     with REBUILD_CONNECTIONS opens every link anew"
+            remedy: "verify the network between the nodes' machines and that their peer ports are open; `lintmesh fault \
+                     rebuild --all` opens every link anew"
                 .to_owned(),
         });
         (Some(figure), finding)
     }
 }
 
-const fn unknown() -> NodeCommunication {
+fn unknown() -> NodeCommunication {
     NodeCommunication {
         status: None,
         cause: None,
+        detail: String::new(),
         last_heartbeat_age: None,
         connection_count: 0,
         probes: Vec::new(),
@@ -111,7 +113,11 @@ fn status_finding(name: &str, node: &NodeCommunication) -> Option<Finding> {
         NodeStatus::Degraded => ("node_degraded", FindingSeverity::Warning),
         NodeStatus::Failed => ("node_failed", FindingSeverity::Critical),
     };
-    let cause = node.cause.map(|cause| format!(" ({})", cause.as_str())).unwrap_or_default();
+    let cause = match (node.cause, node.detail.as_str()) {
+        (None, _) => String::new(),
+        (Some(cause), "") => format!(" ({})", cause.as_str()),
+        (Some(cause), detail) => format!(" ({}: {detail})", cause.as_str()),
+    };
     let heard = match node.last_heartbeat_age {
         Some(age) => format!("last heard from {:.1} s ago", age.as_secs_f64()),
         None => "never heard from".to_owned(),

@@ -118,9 +118,9 @@ impl Machine {
             let assigned = RunEvent::TaskAssigned {
                 task,
                 attempt: AttemptId { epoch: Epoch(1), number: self.attempts },
+                second: false,
                 node: NodeId::new("node").expect("valid"),
                 incarnation: Incarnation(1),
-                second: false,
             };
             self.record(&id, &assigned);
             passed.iter().for_each(|project| self.queue.pass_over(project));

@@ -21,3 +21,4 @@ mod sharing;
 mod simulation;
 mod walk;
 mod watching;
+mod simulator;

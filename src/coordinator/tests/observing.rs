@@ -86,12 +86,12 @@ fn what_was_not_measured_is_absent() {
 fn connectivity_counts_links_between_active_nodes_that_answer() {
     let mut mesh = settled();
     assert_eq!(figures(&mesh).connectivity_percentage, 1.0);
-    assert_eq!(mesh.core.link_plan().topology(), Topology::FullMesh);
+    assert_eq!(mesh.core.topology(), Topology::FullMesh);
     let session = mesh.session(DOCS);
     let silent = |state| Input::LinkChanged { session, node: node(DOCS), subject: node(BACKEND), state };
     mesh.input(silent(LinkState::Silent));
     assert_eq!(figures(&mesh).connectivity_percentage, 11.0 / 12.0);
-    assert_eq!(mesh.core.live_peers(mesh.now, &node(DOCS)).len(), 2);
+    assert_eq!(mesh.core.live_links(&node(DOCS)).count(), 2);
     mesh.input(silent(LinkState::Up));
     mesh.input(failing("f", BACKEND));
     assert_eq!(figures(&mesh).connectivity_percentage, 6.0 / 12.0, "the three others among themselves");

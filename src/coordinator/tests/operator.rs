@@ -129,6 +129,7 @@ fn recover_of_a_node_that_is_only_late_leaves_it_to_its_detectors() {
     mesh.disconnect(BACKEND);
     mesh.input(recovering("r1", BACKEND));
     assert_eq!(mesh.status(BACKEND), (NodeStatus::Degraded, Some(FaultCause::SessionLost)));
+    assert_eq!(mesh.effects, [], "what it runs may go on");
     mesh.pass(seconds(2));
     assert_eq!(mesh.status(BACKEND).0, NodeStatus::Failed);
     let lint = mesh.running_of(&run, Stage::Lint).pop().expect("its work went elsewhere");

@@ -280,5 +280,5 @@ fn a_thousand_beating_nodes_cost_about_a_look_for_each_beat() {
     let looks = core.looks() - begun;
     assert!(looks <= 2 * beats, "{looks} looks for {beats} beats");
     assert_eq!(core.state().active().count(), 1000);
-    assert_eq!(core.connectivity(now), 1.0);
+    assert_eq!(core.connectivity(), 1.0);
 }

@@ -9,6 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::conversation::{Conversation, Outlet};
 use super::{Shared, lock};
 use crate::middleware::refusals::{FLOOD, LINK_REFUSED, MALFORMED, SENDER_MISMATCH, WRONG_RECEIVER};
 use crate::middleware::token_bucket::{MESSAGES, TokenBucket};
@@ -99,6 +100,7 @@ impl PeerService for Answering {
         let welcome = pb::exchange_response::Message::Welcome(pb::PeerWelcome { protocol: PROTOCOL.1 });
         // The queue is empty, so this cannot wait.
         let _ = answers.try_send(Ok(pb::ExchangeResponse { message: Some(welcome) }));
+        let purpose = hello.purpose();
         let line = Line { shared: self.shared.clone(), peer: hello.node_id };
         let stop = self.shared.own.stop.clone();
         tokio::spawn(async move {
@@ -108,7 +110,7 @@ impl PeerService for Answering {
                     let text = "this link is not on the roster any more";
                     Some(protocol(Code::Unauthenticated, LINK_REFUSED, text.to_owned()))
                 }
-                end = line.answer(messages, &answers) => end,
+                end = line.carry(purpose, messages, &answers) => end,
             };
             if let Some(error) = end {
                 // One that reads nothing is not told; its connection ends all the same.
@@ -126,11 +128,34 @@ struct Line {
 }
 
 impl Line {
+    /// Carries the connection until it ends; the error is for the peer.
+    async fn carry(
+        &self,
+        purpose: pb::LinkPurpose,
+        messages: Streaming<pb::ExchangeRequest>,
+        answers: &Answers,
+    ) -> Option<ApiError> {
+        if purpose != pb::LinkPurpose::Bulk {
+            return self.answer(messages, answers, None).await;
+        }
+        let outlet = Outlet::Answering(answers.clone());
+        let (conversation, requests) = Conversation::new(self.shared.clone(), self.peer.clone(), outlet);
+        lock(&self.shared.answering).insert(self.peer.clone(), Arc::downgrade(&conversation));
+        let end = tokio::select! {
+            end = self.answer(messages, answers, Some(&conversation)) => end,
+            () = conversation.serve(requests) => None,
+        };
+        conversation.end();
+        lock(&self.shared.answering).retain(|_, open| open.strong_count() > 0);
+        end
+    }
+
     /// Answers until the connection ends; the error is for the peer.
     async fn answer(
         &self,
         mut messages: Streaming<pb::ExchangeRequest>,
         answers: &Answers,
+        conversation: Option<&Arc<Conversation>>,
     ) -> Option<ApiError> {
         let mut bucket = TokenBucket::new(MESSAGES, Instant::now());
         loop {
@@ -151,6 +176,12 @@ impl Line {
                     let text = "the connection brought more messages than a node may send";
                     return Some(protocol(Code::ResourceExhausted, FLOOD, text.to_owned()));
                 }
+            }
+            if let Some(conversation) = conversation {
+                for message in batch {
+                    conversation.receive(message).await;
+                }
+                continue;
             }
             let answered: Vec<_> = batch.into_iter().filter_map(|message| self.one(message)).collect();
             if !answered.is_empty() {

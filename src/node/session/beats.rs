@@ -7,12 +7,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Lasting;
+use crate::node::envelope::Said;
 use crate::proto::peer::v1 as pb;
 use crate::proto::peer::v1::mesh_message::Payload;
 
 /// Sends a beat at once and then at the cadence; a beat that finds the queue full is left out, since the next one
 /// says more.
-pub(super) async fn heartbeats(lasting: &Lasting, every: Duration, queue: mpsc::Sender<Payload>) {
+pub(super) async fn heartbeats(lasting: &Lasting, every: Duration, queue: mpsc::Sender<Said>) {
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut number = 0;
@@ -20,7 +21,7 @@ pub(super) async fn heartbeats(lasting: &Lasting, every: Duration, queue: mpsc::
         ticks.tick().await;
         number += 1;
         let kind = pb::heartbeat::Kind::Beat(measured(lasting, number).await);
-        match queue.try_send(Payload::Heartbeat(pb::Heartbeat { kind: Some(kind) })) {
+        match queue.try_send(Payload::Heartbeat(pb::Heartbeat { kind: Some(kind) }).into()) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(_)) => tracing::debug!(number, "a beat was left out"),
             Err(mpsc::error::TrySendError::Closed(_)) => return,
@@ -48,16 +49,17 @@ async fn measured(lasting: &Lasting, number: u64) -> pb::Beat {
         links: lasting.peers.reports().iter().map(crate::types::LinkReport::to_proto).collect(),
         attempts: Vec::new(),
         abstaining: lasting.peers.was_late(),
+        outputs_by_peers: lasting.inputs.by_peer(),
         refused_messages: refused.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
     }
 }
 
 /// Tells the coordinator of every link that changes, at once.
-pub(super) async fn link_changes(lasting: &Lasting, queue: &mpsc::Sender<Payload>) {
+pub(super) async fn link_changes(lasting: &Lasting, queue: &mpsc::Sender<Said>) {
     lasting.peers.forget_told();
     loop {
         for (peer, state) in lasting.peers.next_changes().await {
-            if queue.send(crate::wire::peer::links::change(&peer, state)).await.is_err() {
+            if queue.send(crate::wire::peer::links::change(&peer, state).into()).await.is_err() {
                 return;
             }
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::node::envelope::Said;
 use crate::node::way::Way;
 use crate::proto::peer::v1 as pb;
 use crate::proto::peer::v1::mesh_message::Payload;
@@ -15,7 +16,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const LATE: Duration = Duration::from_millis(500);
 
 /// Completes when the coordinator has been silent for `limit`.
-pub(super) async fn until_silent(way: &Way, limit: Duration, queue: mpsc::Sender<Payload>) {
+pub(super) async fn until_silent(way: &Way, limit: Duration, queue: mpsc::Sender<Said>) {
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut awake_since, mut number) = (Instant::now(), 0);
@@ -34,7 +35,7 @@ pub(super) async fn until_silent(way: &Way, limit: Duration, queue: mpsc::Sender
             number += 1;
             let kind = Some(pb::heartbeat::Kind::Probe(pb::Probe { number }));
             // A queue that is full says enough already.
-            let _ = queue.try_send(Payload::Heartbeat(pb::Heartbeat { kind }));
+            let _ = queue.try_send(Payload::Heartbeat(pb::Heartbeat { kind }).into());
         }
     }
 }
@@ -47,7 +48,7 @@ mod tests {
     async fn a_silent_coordinator_is_asked_each_second_and_given_up_at_the_limit() {
         let (way, (queue, mut asked)) = (Way::default(), mpsc::channel(64));
         let start = Instant::now();
-        way.heard(start);
+        way.opened(start, queue.clone());
         until_silent(&way, Duration::from_secs(5), queue).await;
         assert_eq!(start.elapsed(), Duration::from_secs(5));
         let mut probes = 0;
@@ -60,6 +61,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_coordinator_that_speaks_is_not_asked() {
         let (way, (queue, mut asked)) = (Way::default(), mpsc::channel(64));
+        way.opened(Instant::now(), queue.clone());
         let speaking = async {
             loop {
                 way.heard(Instant::now());

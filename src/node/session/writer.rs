@@ -3,9 +3,8 @@
 use prost::Message as _;
 use tokio::sync::mpsc;
 
-use crate::node::envelope::{COORDINATOR, Envelope};
+use crate::node::envelope::{Envelope, Said};
 use crate::proto::peer::v1 as pb;
-use crate::proto::peer::v1::mesh_message::Payload;
 
 /// The most messages of a batch.
 const BATCH_MESSAGES: usize = 10;
@@ -15,18 +14,18 @@ const BATCH_BYTES: usize = 512 << 10;
 
 /// Writes until either side is closed.
 pub(super) async fn write(
-    mut queue: mpsc::Receiver<Payload>,
+    mut queue: mpsc::Receiver<Said>,
     out: mpsc::Sender<pb::SessionRequest>,
     envelope: Envelope,
 ) {
     while let Some(first) = queue.recv().await {
         // Waiting for the place is what makes a batch: all that is queued meanwhile goes along.
         let Ok(place) = out.reserve().await else { return };
-        let mut messages = vec![envelope.seal(COORDINATOR, first)];
+        let mut messages = vec![envelope.to_coordinator(first)];
         let mut bytes = messages[0].encoded_len();
         while messages.len() < BATCH_MESSAGES && bytes < BATCH_BYTES {
             let Ok(next) = queue.try_recv() else { break };
-            let next = envelope.seal(COORDINATOR, next);
+            let next = envelope.to_coordinator(next);
             bytes += next.encoded_len();
             messages.push(next);
         }
@@ -38,6 +37,7 @@ pub(super) async fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::peer::v1::mesh_message::Payload;
 
     fn payload(bytes: usize) -> Payload {
         let kind = pb::task_assignment::Kind::Reject(pb::Reject { attempt: None, reason: "x".repeat(bytes) });
@@ -48,7 +48,7 @@ mod tests {
         let (queue, queued) = mpsc::channel(64);
         let (out, mut sent) = mpsc::channel(1);
         for size in sizes {
-            queue.send(payload(*size)).await.expect("open");
+            queue.send(payload(*size).into()).await.expect("open");
         }
         drop(queue);
         let envelope = Envelope::new(crate::node::testing::node_id());

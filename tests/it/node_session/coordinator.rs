@@ -1,6 +1,6 @@
 //! A coordinator that does what a test says: it speaks the node's services and decides nothing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -38,6 +38,9 @@ struct Shared {
     /// Answers to the next sessions; accepted when there are none.
     refusals: Mutex<VecDeque<Status>>,
     joined: Mutex<Option<mpsc::Sender<Session>>>,
+    /// Nodes that cannot open a session, and nodes whose probes are not answered.
+    cut: Mutex<BTreeSet<String>>,
+    mute: Mutex<BTreeSet<String>>,
 }
 
 #[derive(Clone)]
@@ -67,6 +70,26 @@ impl Coordinator {
 
     pub(crate) fn refuse_next(&self, status: Status) {
         self.shared.refusals.lock().unwrap().push_back(status);
+    }
+
+    /// From now on the node cannot open a session; or it can again.
+    pub(crate) fn cut(&self, node: &str, is_cut: bool) {
+        let mut cut = self.shared.cut.lock().unwrap();
+        if is_cut {
+            cut.insert(node.to_owned())
+        } else {
+            cut.remove(node)
+        };
+    }
+
+    /// From now on the node's probes are not answered.
+    pub(crate) fn mute(&self, node: &str) {
+        self.shared.mute.lock().unwrap().insert(node.to_owned());
+    }
+
+    /// Loses a blob.
+    pub(crate) fn forget(&self, digest: &Digest) {
+        self.shared.blobs.lock().unwrap().remove(&digest.to_string());
     }
 
     pub(crate) async fn session(&mut self) -> Session {
@@ -168,6 +191,28 @@ impl Session {
     }
 }
 
+/// Says that the coordinator is there, if that was asked.
+async fn acknowledge_probe(
+    message: &pb::MeshMessage,
+    to_node: &mpsc::Sender<Result<pb::SessionResponse, Status>>,
+) {
+    let Some(Payload::Heartbeat(pb::Heartbeat { kind: Some(pb::heartbeat::Kind::Probe(probe)) })) =
+        &message.payload
+    else {
+        return;
+    };
+    let kind = Some(pb::heartbeat::Kind::ProbeAck(pb::ProbeAck { number: probe.number }));
+    let answer = pb::MeshMessage {
+        sender_id: "coordinator".into(),
+        receiver_id: message.sender_id.clone(),
+        payload: Some(Payload::Heartbeat(pb::Heartbeat { kind })),
+        ..Default::default()
+    };
+    let batch = pb::session_response::Message::Batch(pb::MessageBatch { messages: vec![answer] });
+    // The session may be over.
+    let _ = to_node.send(Ok(pb::SessionResponse { message: Some(batch) })).await;
+}
+
 fn enrolled<T>(request: &Request<T>) -> Result<(), Status> {
     let given = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
     if given == Some(&format!("Bearer {SECRET}")) {
@@ -196,6 +241,10 @@ impl NodeService for Service {
         else {
             return Err(Status::invalid_argument("Hello expected"));
         };
+        let node = hello.specialist.as_ref().unwrap().node_id.clone();
+        if self.0.cut.lock().unwrap().contains(&node) {
+            return Err(Status::unavailable("the network is cut"));
+        }
         let (to_node, answers) = mpsc::channel(16);
         let welcome = pb::Welcome {
             session: 1,
@@ -208,6 +257,7 @@ impl NodeService for Service {
         let welcome = pb::session_response::Message::Welcome(welcome);
         to_node.send(Ok(pb::SessionResponse { message: Some(welcome) })).await.unwrap();
         let (messages, from_node) = mpsc::channel(1024);
+        let (shared, answering) = (Arc::clone(&self.0), to_node.clone());
         tokio::spawn(async move {
             while let Ok(Some(request)) = inbound.message().await {
                 let Some(pb::session_request::Message::Batch(batch)) = request.message else {
@@ -215,6 +265,9 @@ impl NodeService for Service {
                 };
                 assert!(!batch.messages.is_empty() && batch.messages.len() <= 10);
                 for message in batch.messages {
+                    if !shared.mute.lock().unwrap().contains(&node) {
+                        acknowledge_probe(&message, &answering).await;
+                    }
                     if messages.send(message).await.is_err() {
                         return;
                     }

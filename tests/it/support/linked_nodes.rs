@@ -20,7 +20,8 @@ use super::super::node_session::world::{World, limits, spec, toolchain};
 pub(crate) struct LinkedNodes {
     pub(crate) coordinator: Coordinator,
     pub(crate) sessions: BTreeMap<String, Session>,
-    pub(crate) launcher: Launcher,
+    /// Kills them at the end.
+    _launcher: Launcher,
     _exits: mpsc::Receiver<NodeExited>,
     _world: World,
     version: u64,
@@ -62,7 +63,7 @@ impl LinkedNodes {
             sessions.insert(name(&session), session);
         }
         assert_eq!(sessions.len(), names.len());
-        Self { coordinator, sessions, launcher, _exits: exits, _world: world, version: 0 }
+        Self { coordinator, sessions, _launcher: launcher, _exits: exits, _world: world, version: 0 }
     }
 
     /// What the coordinator would plan for a node: links to and from all others.

@@ -1,0 +1,94 @@
+//! How often a transfer may be tried again, and after which pauses.
+
+use std::time::Duration;
+
+use tonic::Code;
+
+use super::InputError;
+use crate::node::backoff::Random;
+use crate::workspace::blobs::BlobError;
+
+/// Tries while the coordinator is away: with the pauses between them they outlast a restart of it (20 to 41 seconds).
+/// An attempt's own timeout bounds them too.
+const TRIES_WHILE_AWAY: u32 = 13;
+/// Tries when what arrived was damaged.
+const TRIES_WHEN_DAMAGED: u32 = 3;
+/// The pauses between tries.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The tries of one transfer.
+pub(super) struct Budget<'a> {
+    spent: u32,
+    random: &'a Random,
+}
+
+impl<'a> Budget<'a> {
+    /// Of a transfer that is tried for the first time.
+    pub(super) fn new(random: &'a Random) -> Self {
+        Self { spent: 1, random }
+    }
+
+    /// Waits before the next try, or gives the error back if there is none left for its kind.
+    pub(super) async fn spend(&mut self, error: InputError) -> Result<(), InputError> {
+        if self.spent >= tries(&error) {
+            return Err(error);
+        }
+        tracing::debug!(%error, tries = self.spent, "trying again");
+        let pause = pause(self.spent, (self.random)());
+        self.spent += 1;
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+}
+
+/// The pause after so many tries: doubled up to the longest, at least half of it, so that the budget lasts.
+fn pause(spent: u32, random: f64) -> Duration {
+    let ceiling =
+        FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(spent.saturating_sub(1))).min(LONGEST_PAUSE);
+    ceiling.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
+}
+
+/// How often the same transfer may be tried when it ends like this.
+fn tries(error: &InputError) -> u32 {
+    match error {
+        // The coordinator is away or busy: what a task made is worth waiting for it.
+        InputError::Call { status, .. } => match status.code() {
+            Code::Unavailable | Code::ResourceExhausted | Code::Aborted | Code::Unknown | Code::Cancelled => {
+                TRIES_WHILE_AWAY
+            }
+            _ => 1,
+        },
+        // Damaged on the way, or kept damaged: more tries will not tell.
+        InputError::Mismatch(_) => TRIES_WHEN_DAMAGED,
+        InputError::Store(error) if matches!(**error, BlobError::DigestMismatch { .. }) => TRIES_WHEN_DAMAGED,
+        InputError::Store(_) | InputError::TooLarge(_) | InputError::Garbled { .. } => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Status;
+
+    use super::*;
+    use crate::types::Digest;
+
+    fn call(code: Code) -> InputError {
+        InputError::Call { digest: Digest::of(b""), status: Box::new(Status::new(code, "no")) }
+    }
+
+    #[test]
+    fn only_what_may_go_better_is_tried_again() {
+        assert_eq!(tries(&call(Code::Unavailable)), TRIES_WHILE_AWAY);
+        assert_eq!(tries(&InputError::Mismatch(Digest::of(b""))), TRIES_WHEN_DAMAGED);
+        for code in [Code::NotFound, Code::InvalidArgument, Code::Unauthenticated, Code::DeadlineExceeded] {
+            assert_eq!(tries(&call(code)), 1, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn the_tries_outlast_a_restart_of_the_coordinator_but_not_for_ever() {
+        let total = |random| (1..TRIES_WHILE_AWAY).map(|spent| pause(spent, random)).sum::<Duration>();
+        assert!(total(0.0) >= Duration::from_secs(20), "{:?}", total(0.0));
+        assert!(total(1.0) <= Duration::from_secs(60), "{:?}", total(1.0));
+    }
+}
