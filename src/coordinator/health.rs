@@ -75,6 +75,8 @@ pub struct NodeHealth {
     pub status: NodeStatus,
     /// Why it is not ACTIVE.
     pub cause: Option<FaultCause>,
+    /// The same in words, as far as more is known.
+    pub detail: String,
     /// How busy it is.
     pub load: LoadScore,
     /// Since it was last heard from.
@@ -112,6 +114,7 @@ impl Coordinator {
                 let health = NodeHealth {
                     status: member.status,
                     cause: member.cause,
+                    detail: member.detail.clone(),
                     load: presence.map_or_else(LoadScore::default, |at| at.load_score(&member.spec)),
                     last_heartbeat_age: presence
                         .and_then(|at| at.heard_at)

@@ -152,8 +152,11 @@ pub fn judge(evidence: &Evidence, limits: &Limits) -> Verdict {
     let may_fail = !limits.is_starting && !limits.is_guarded;
     // Seen after the reset: what was reset is the connection, not the process.
     let outlived = evidence.unseen.is_some_and(|unseen| unseen < since);
+    // The end of a process ends all its connections. If no peer saw that, only this one ended, as one does that is cut
+    // by something between or given up by a node that hears nothing: then silence decides.
+    let contradicted = evidence.ups > 0 || (evidence.observers > 0 && evidence.resets == 0);
     let stayed_away =
-        ending == SessionEnding::Reset && since >= limits.reconnect_grace && evidence.ups == 0 && !outlived;
+        ending == SessionEnding::Reset && since >= limits.reconnect_grace && !contradicted && !outlived;
     if (may_fail && (evidence.is_corroborated() || stayed_away))
         // Whoever dials neither us nor them for that long is not coming back, however many they are.
         || (timed_out && since >= limits.message_timeout)

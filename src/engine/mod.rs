@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod codec;
+mod handle;
 mod log;
 pub mod probes;
 mod progress;
@@ -23,11 +24,12 @@ use crate::coordinator::settings::Settings;
 use crate::store::{Store, StoreError};
 use crate::types::{NodeId, Now, RunId, Tick};
 use clock::Clock;
+pub use handle::Handle;
 use log::log;
 use probes::Probes;
 pub use progress::progress;
 use sessions::Sessions;
-use watch::{Progress, RunLog, RunLogs};
+use watch::{Progress, RunLogs};
 
 /// Commands that may wait; beyond, callers wait.
 const QUEUE: usize = 1024;
@@ -68,75 +70,6 @@ pub enum EngineError {
     /// A record.
     #[error(transparent)]
     Codec(#[from] codec::CodecError),
-}
-
-/// How others speak to the engine. Cheap to clone.
-#[derive(Clone)]
-pub struct Handle {
-    commands: mpsc::Sender<Command>,
-    sessions: Sessions,
-    probes: Probes,
-    logs: RunLogs,
-    revision: channel::Receiver<u64>,
-    clock: Arc<dyn Clock>,
-}
-
-impl Handle {
-    /// Has an input decided; answers once the facts are committed.
-    pub async fn decide(&self, input: Input) -> Result<Reply, Stopped> {
-        self.probes.notice(&input);
-        let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Input(Box::new(input), reply)).await.map_err(|_| Stopped)?;
-        answer.await.map_err(|_| Stopped)
-    }
-
-    /// Asks about the committed state.
-    pub async fn query<T: Send + 'static>(
-        &self,
-        question: impl FnOnce(&Coordinator, Now) -> T + Send + 'static,
-    ) -> Result<T, Stopped> {
-        let (reply, answer) = oneshot::channel();
-        let query: Query = Box::new(move |core, now| {
-            // The asker may have gone away.
-            let _ = reply.send(question(core, now));
-        });
-        self.commands.send(Command::Query(query)).await.map_err(|_| Stopped)?;
-        answer.await.map_err(|_| Stopped)
-    }
-
-    /// How far a run is, after the newest change at least.
-    pub async fn progress(&self, run: &RunId, log: &Arc<RunLog>) -> Result<Arc<Progress>, Stopped> {
-        if let Some(known) = log.known_progress() {
-            return Ok(known);
-        }
-        let (run, log) = (run.clone(), log.clone());
-        self.query(move |core, _| log.progress_or(|| progress(core, &run))).await
-    }
-
-    /// The connections of nodes.
-    pub const fn sessions(&self) -> &Sessions {
-        &self.sessions
-    }
-
-    /// The probes that somebody waits for.
-    pub const fn probes(&self) -> &Probes {
-        &self.probes
-    }
-
-    /// The logs of runs.
-    pub const fn logs(&self) -> &RunLogs {
-        &self.logs
-    }
-
-    /// Changes whenever a decision changed something.
-    pub fn revision(&self) -> channel::Receiver<u64> {
-        self.revision.clone()
-    }
-
-    /// The moment, by the engine's clock.
-    pub fn now(&self) -> Now {
-        self.clock.now()
-    }
 }
 
 /// The engine, ready to run.

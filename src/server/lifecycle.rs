@@ -303,6 +303,7 @@ impl RunningServer {
             allow_http1: true,
             drain_timeout,
             jitter: Arc::new(move || (random() >> 64) as u64 as f64 / u64::MAX as f64),
+            refused: self.service.counts.refused_connections.clone(),
         };
         self.listeners.get_mut().push(tokio::spawn(serve(
             listener,

@@ -23,6 +23,7 @@ mod observe;
 mod orders;
 mod outputs;
 mod pages;
+mod peer_refusals;
 mod refusals;
 mod reports;
 mod service;

@@ -19,4 +19,4 @@ mod recovering;
 mod run_life;
 mod sharing;
 mod simulation;
-mod walk;
+mod simulator;

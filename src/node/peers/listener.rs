@@ -105,6 +105,7 @@ pub(in crate::node) async fn listen(
         allow_http1: false,
         drain_timeout: DRAIN,
         jitter: random,
+        refused: Default::default(),
     };
     let stop = shared.own.stop.clone();
     let service = PeerServiceServer::new(Answering::new(shared)).max_decoding_message_size(MAX_MESSAGE_BYTES);
