@@ -264,6 +264,7 @@ pub async fn run(options: NodeOptions, stop: CancellationToken) -> Result<(), Ag
         executor: executor.clone(),
         inputs: inputs.clone(),
         meter: Arc::default(),
+        idle: Arc::default(),
         peers: peers.clone(),
         way: way.clone(),
         last_epoch: Epoch(0),
