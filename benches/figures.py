@@ -26,7 +26,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -141,7 +141,7 @@ def two_at_a_time(commands: list[list[str]], tree: Path) -> None:
 
 def idle(chosen: argparse.Namespace, scratch: Path) -> bool:
     """The coordinator while its four nodes wait for work."""
-    with serve(chosen.lintmesh, scratch / "idle") as (_, pid):
+    with serve(chosen.lintmesh, scratch / "idle") as (_, pid, _):
         time.sleep(chosen.idle_seconds)
         nodes = [memory(child, "VmRSS") for child in children(pid)]
         assert len(nodes) == 4, f"{len(nodes)} nodes"
@@ -155,7 +155,7 @@ def idle(chosen: argparse.Namespace, scratch: Path) -> bool:
 def report(chosen: argparse.Namespace, scratch: Path) -> bool:
     """A large report, streamed and downloaded: the coordinator's peak."""
     tree = unpacked("django", scratch)
-    with serve(chosen.lintmesh, scratch / "report") as (url, pid):
+    with serve(chosen.lintmesh, scratch / "report") as (url, pid, _):
         client = [chosen.lintmesh]
         lint = [*client, "lint", "--server", url, "--no-progress", "--format", "json", "--select-tools", "ruff"]
         start = time.monotonic()
@@ -180,24 +180,26 @@ def report(chosen: argparse.Namespace, scratch: Path) -> bool:
 
 
 @contextlib.contextmanager
-def serve(binary: Path, home: Path) -> Iterator[tuple[str, int]]:
-    """Run `lintmesh serve` on free ports until its nodes are ACTIVE; give its address and process."""
+def serve(binary: Path, home: Path, flags: Sequence[str] = (), page: str = "readyz") -> Iterator[tuple[str, int, str]]:
+    """Run `lintmesh serve` on free ports until an admin page, by default readiness, answers; give the API's address, its
+    process, and the address where nodes join.
+    """
     home.mkdir()
     held = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
     api, admin, nodes = (f"127.0.0.1:{listener.getsockname()[1]}" for listener in held)
     for listener in held:
         listener.close()
-    flags = ["--listen", api, "--admin-listen", admin, "--node-listen", nodes]
+    flags = [*flags, "--listen", api, "--admin-listen", admin, "--node-listen", nodes]
     with (home / "log").open("wb") as log:
         process = subprocess.Popen([binary, "serve", *flags], cwd=home, stdout=log, stderr=log)
     try:
         for _ in range(6000):
             with contextlib.suppress(OSError, urllib.error.URLError):
-                urllib.request.urlopen(f"http://{admin}/readyz", timeout=2).close()
+                urllib.request.urlopen(f"http://{admin}/{page}", timeout=2).close()
                 break
             assert process.poll() is None, (home / "log").read_text()
             time.sleep(0.1)
-        yield f"http://{api}", process.pid
+        yield f"http://{api}", process.pid, f"http://{nodes}"
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)

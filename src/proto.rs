@@ -7,7 +7,7 @@ pub mod v1 {
     #![allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
     tonic::include_proto!("lintmesh.v1");
 
-    pub use super::shared::StreamHealthResponse;
+    pub use crate::proto::shared::StreamHealthResponse;
 
     /// The public services and messages, for reflection.
     pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/public_descriptor.bin"));

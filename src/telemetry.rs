@@ -14,6 +14,12 @@ pub enum TelemetryError {
         "MESH_LOG_LEVEL is not UTF-8 text; use a level such as `debug` or a filter such as `info,lintmesh=debug`"
     )]
     NotText,
+    /// The debug switch is neither on nor off.
+    #[error("MESH_DEBUG={value} is neither on nor off; use true, 1, false or 0")]
+    Debug {
+        /// The refused text.
+        value: String,
+    },
     /// The filter cannot be read.
     #[error(
         "MESH_LOG_LEVEL `{value}` is not a level or a filter ({reason}); use trace, debug, info, warn, error or off, or a filter such as `info,lintmesh=debug`"
@@ -27,7 +33,7 @@ pub enum TelemetryError {
 }
 
 /// The filter that the environment asks for: `MESH_LOG_LEVEL` if it is set and not empty; else `debug` if
-/// `MESH_DEBUG` is `true` or `1`; else `default`.
+/// `MESH_DEBUG` is `true` or `1`; else `default`. What is neither on nor off is refused.
 pub fn directives(
     level: Option<OsString>,
     debug: Option<OsString>,
@@ -37,9 +43,17 @@ pub fn directives(
         Some(text) => text.into_string().map_err(|_| TelemetryError::NotText)?,
         None => String::new(),
     };
-    let text = match (level.trim(), debug.as_deref().and_then(std::ffi::OsStr::to_str)) {
-        ("", Some(flag)) if flag.eq_ignore_ascii_case("true") || flag == "1" => "debug",
-        ("", _) => default,
+    let debug = match debug.as_ref().map(|flag| flag.to_string_lossy()) {
+        None => false,
+        Some(flag) => match flag.trim().to_ascii_lowercase().as_str() {
+            "true" | "1" => true,
+            "" | "false" | "0" => false,
+            _ => return Err(TelemetryError::Debug { value: flag.chars().take(200).collect() }),
+        },
+    };
+    let text = match (level.trim(), debug) {
+        ("", true) => "debug",
+        ("", false) => default,
         (level, _) => level,
     };
     check(text)?;
@@ -97,8 +111,18 @@ mod tests {
         assert_eq!(filter(None, None).as_deref(), Ok("warn"));
         assert_eq!(filter(Some(""), Some("false")).as_deref(), Ok("warn"));
         assert!(filter(None, Some("true")).is_ok_and(|text| text.starts_with("debug,")));
+        assert!(filter(None, Some("1")).is_ok_and(|text| text.starts_with("debug,")));
+        assert_eq!(filter(None, Some("0")).as_deref(), Ok("warn"));
         assert_eq!(filter(Some("error"), Some("true")).as_deref(), Ok("error"));
         assert_eq!(filter(Some("info,lintmesh=trace"), None).as_deref(), Ok("info,lintmesh=trace"));
+    }
+
+    #[test]
+    fn a_debug_switch_that_is_neither_on_nor_off_is_refused_whatever_the_level() {
+        for level in [None, Some("info")] {
+            let error = filter(level, Some("maybe")).expect_err("maybe").to_string();
+            assert!(error.contains("MESH_DEBUG=maybe") && error.contains("true, 1, false or 0"), "{error}");
+        }
     }
 
     #[test]

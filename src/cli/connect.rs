@@ -102,10 +102,12 @@ pub async fn connect(url: &str, token: Option<&str>, ca: Option<&Path>) -> anyho
         .keep_alive_timeout(KEEP_ALIVE)
         .connect_timeout(CONNECT_TIMEOUT);
     let bearer = bearer(token)?;
-    let channel = endpoint
-        .connect()
+    let refused = |reason| ConnectError { url: endpoint.uri().to_string(), reason };
+    // The endpoint's own bound ends with the TCP connection: something may accept that and never answer the TLS handshake.
+    let channel = tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect())
         .await
-        .map_err(|error| ConnectError { url: endpoint.uri().to_string(), reason: reason(&error) })?;
+        .map_err(|_| refused("no answer in time".to_owned()))?
+        .map_err(|error| refused(reason(&error)))?;
     Ok(Connection { channel, bearer })
 }
 
@@ -204,6 +206,17 @@ mod tests {
         let error = bearer(Some("secret\nx")).expect_err("not a header value").to_string();
         assert!(error.contains("--token") && !error.contains("secret"), "{error}");
         assert!(bearer(Some("")).expect("none").0.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_accepts_and_says_nothing_is_given_up() {
+        let mute = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("https://{}", mute.local_addr().expect("bound"));
+        let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), own.cert.pem()).expect("written");
+        let error = connect(&url, None, Some(file.path())).await.expect_err("nobody answers").to_string();
+        assert_eq!(error, format!("cannot connect to {url}/: no answer in time"));
     }
 
     #[tokio::test]

@@ -117,7 +117,11 @@ impl LocalMesh {
             .query(|core, _| {
                 let members = core.state().members.iter();
                 let missing = members.filter(|(_, member)| member.status != crate::types::NodeStatus::Active);
-                missing.map(|(id, member)| format!("{id} is {}", member.status)).collect::<Vec<_>>()
+                let words = |member: &crate::coordinator::node::Member| match member.detail.as_str() {
+                    "" => member.status.to_string(),
+                    detail => format!("{} ({detail})", member.status),
+                };
+                missing.map(|(id, member)| format!("{id} is {}", words(member))).collect::<Vec<_>>()
             })
             .await?;
         bail!(

@@ -104,6 +104,8 @@ impl Command {
             Command::Serve(_) => "info",
             // What a launched node does, its coordinator tells.
             Command::Node(args) if !args.is_launched() => "info",
+            // What happens to a run, its watcher tells; the coordinator of a private mesh need not say it again.
+            Command::Lint(_) => "warn,lintmesh::engine=error",
             _ => "warn",
         }
     }

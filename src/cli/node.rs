@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::node::agent::{self, NodeOptions, NodeSettings};
 use crate::node::{lifetime, link};
+use crate::transport::listener::Tcp;
 
 /// Where the node's settings come from.
 pub enum NodeCommand {
@@ -39,7 +40,13 @@ pub fn node(command: NodeCommand) -> anyhow::Result<()> {
         .context("cannot start the runtime")?;
     let ended = runtime.block_on(async {
         end_on_signals(&drain, &stop).context("cannot listen for signals")?;
-        let options = NodeOptions { settings, connector: link::tcp(), drain, random: Arc::new(link::jitter) };
+        let options = NodeOptions {
+            settings,
+            network: Tcp,
+            connector: link::tcp(),
+            drain,
+            random: Arc::new(link::jitter),
+        };
         agent::run(options, stop).await.map_err(anyhow::Error::from)
     });
     // A stage that computes cannot be interrupted, and nobody waits for it any more.

@@ -99,8 +99,10 @@ section! {
     pub struct LintSettings {
         /// The linters that run.
         select_tools: Vec<ToolName> = TOOLS.iter().filter_map(|name| ToolName::new(name).ok()).collect(), Rule {
-            allowed: "a list of names of linters, at least one",
-            accepts: |tools: &Vec<ToolName>| !tools.is_empty(),
+            allowed: "a list of linters, at least one of bandit, flake8, mypy, pylint and ruff",
+            accepts: |tools: &Vec<ToolName>| {
+                !tools.is_empty() && tools.iter().all(|tool| TOOLS.contains(&tool.as_str()))
+            },
         };
         /// Files and folders that are not linted: globs on names, or with a `/` on paths from the root.
         exclude: Vec<String> = Vec::new(), any("a list of globs");

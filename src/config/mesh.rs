@@ -58,6 +58,8 @@ section! {
         batch_size: u32 = 10, AT_LEAST_ONE;
         /// Seconds that telemetry may wait for a batch to fill.
         flush_interval: Duration = Duration::from_secs(1), POSITIVE;
+        /// Nodes that may belong to the mesh.
+        max_nodes: u32 = 1024, AT_LEAST_ONE;
         /// Seconds between two periodic checks of the mesh's health.
         health_check_interval: Duration = Duration::from_secs(30), POSITIVE;
     }

@@ -45,8 +45,6 @@ section! {
     pub struct Settings {
         /// How the mesh watches itself, places work and retries.
         mesh: MeshSettings = MeshSettings::default(), any("a table");
-        /// When alerts are raised, and who is told of them.
-        alerts: AlertSettings = AlertSettings::default(), any("a table");
         /// Where the coordinator listens and how much it takes.
         server: ServerSettings = ServerSettings::default(), any("a table");
         /// Who may call the API.
@@ -65,6 +63,8 @@ section! {
         toolchain: ToolchainSettings = ToolchainSettings::default(), any("a table");
         /// What one linter process may use, everything it starts included.
         limits: LimitSettings = LimitSettings::default(), any("a table");
+        /// When alerts are raised, and who is told of them.
+        alerts: AlertSettings = AlertSettings::default(), any("a table");
         /// Names for the interpreters whose installed packages mypy and pylint see; requests choose one by name.
         environments: BTreeMap<String, PathBuf> = BTreeMap::new(), environments::rule();
         /// Severities that replace the catalogue's, by `tool:code` or `tool:prefix*`, for example

@@ -70,7 +70,7 @@ fn every_bad_value_of_a_kind_is_refused() {
         ("server.listen", ["\"localhost\"", "\"1.2.3.4\"", "50051", "\"127.0.0.1:70000\""]),
         ("server.reflection", ["1", "\"true\"", "[]", "{ a = 1 }"]),
         ("lint.fail_on", ["\"any\"", "3", "[]", "\"\""]),
-        ("lint.select_tools", ["[]", "[\"Ruff\"]", "\"ruff\"", "[1]"]),
+        ("lint.select_tools", ["[]", "[\"ruff\", \"eslint\"]", "\"ruff\"", "[1]"]),
         ("nodes.specialists", ["[]", "[1]", "{ a = 1 }", "\"x\""]),
         ("severity", ["{ C0301 = \"HIGH\" }", "{ \"pylint:C0301\" = \"BAD\" }", "{ \"x:\" = \"LOW\" }", "1"]),
     ] {

@@ -1,152 +1,397 @@
-//! Silence, and work that takes too long. Looked at when time passes, never while messages that arrived still wait.
+//! Watches over nodes: asks the silent ones, asks their peers, gathers what is known and acts on the verdict.
+//!
+//! Each node has an alarm, the moment at which something about it may change by itself; only nodes whose alarm is due are
+//! looked at, so a thousand healthy nodes cost no more than their own messages. Looks happen when time passes, never
+//! while messages that arrived still wait: the next one in the queue may be the one that is missed.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::event::AttemptFault;
 use super::input::{Effect, Message};
 use super::node::Presence;
-use super::{ATTEMPT_GRACE, Coordinator, Draft};
-use crate::types::{AttemptRef, FaultCause, NodeId, NodeStatus, Tick};
+use super::suspicion::{self, DOUBLE_AFTER_RESET, Evidence, Limits, Verdict};
+use super::{Coordinator, Draft};
+use crate::types::{FaultCause, LinkState, NodeId, NodeStatus, Tick};
 
-/// Missed heartbeats after which a node gets no new work.
-const DEGRADED_AFTER_BEATS: f64 = 1.5;
+/// A timer that comes later than this says that this process was asleep.
+const OVERSLEPT: Duration = Duration::from_millis(500);
+/// Peers that are asked about a node at a time, as SWIM (Das et al., 2002) and its followers do.
+const ASKED_PEERS: usize = 3;
+/// Members for which the coordinator probes each node each interval; with more, peers do the work.
+const PROBED_MEMBERS: u32 = 64;
+/// How long an accusation by a peer makes the coordinator look closely.
+const CLOSE_LOOK: Duration = Duration::from_secs(10);
+/// How far back times at which a node stopped being ACTIVE are remembered.
+const FLAP_MEMORY: Duration = Duration::from_secs(300);
+/// How many of them.
+const KEPT_FLAPS: usize = 8;
+
+/// What the coordinator keeps for its watching.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    /// The moment of the last decision.
+    pub(super) now: Tick,
+    started: Option<Tick>,
+    /// Silence before this moment was perhaps this process's own.
+    awake_since: Tick,
+    /// When time should be let pass next, to notice that it was not.
+    pub(super) due: Option<Tick>,
+    alarms: BTreeMap<Tick, BTreeSet<NodeId>>,
+    /// Nodes that only the coordinator finds suspicious.
+    suspects: BTreeSet<NodeId>,
+    is_guarded: bool,
+    /// Nodes whose tasks should get a second attempt.
+    pub(super) doubted: BTreeSet<NodeId>,
+    /// A breaker's time is over: there may be room for work that waits.
+    pub(super) has_probe: bool,
+    /// When the whole mesh is looked at again.
+    pub(super) sweep_at: Tick,
+    /// Nodes looked at since the start: the cost of watching.
+    pub(super) looks: u64,
+    /// Questions to peers so far.
+    pub(super) requests: u64,
+}
 
 impl Coordinator {
     /// An observer that missed its own timers has no right to call others late: it measures their silence from now.
     pub(super) fn notice_oversleep(&mut self, now: Tick) {
-        if self.due.is_some_and(|due| now >= due + self.settings.heartbeat_interval) {
-            self.awake_since = now;
+        self.watch.now = now;
+        self.watch.started.get_or_insert(now);
+        if self.watch.due.is_some_and(|due| now >= due + OVERSLEPT) {
+            self.watch.awake_since = now;
         }
     }
 
-    /// Looks at every node's silence.
+    /// Has a node looked at no later than this.
+    pub(super) fn wake(&mut self, node: &NodeId, at: Tick) {
+        let Some(presence) = self.presences.get_mut(node) else { return };
+        if presence.contact.alarm.is_none_or(|alarm| at < alarm) {
+            let replaced = presence.contact.alarm.replace(at);
+            self.forget_alarm(node, replaced);
+            self.watch.alarms.entry(at).or_default().insert(node.clone());
+        }
+    }
+
+    fn forget_alarm(&mut self, node: &NodeId, alarm: Option<Tick>) {
+        if let Some(alarm) = alarm
+            && let Some(nodes) = self.watch.alarms.get_mut(&alarm)
+        {
+            nodes.remove(node);
+            if nodes.is_empty() {
+                self.watch.alarms.remove(&alarm);
+            }
+        }
+    }
+
+    /// The next alarm after a moment; of all, those that are due included, if there is no moment.
+    pub(super) fn next_alarm(&self, after: Option<Tick>) -> Option<Tick> {
+        match after {
+            None => self.watch.alarms.keys().next().copied(),
+            Some(after) => {
+                self.watch.alarms.range(Tick(after.0.saturating_add(1))..).next().map(|(at, _)| *at)
+            }
+        }
+    }
+
+    /// Looks at every node whose alarm is due.
     pub(super) fn detect(&mut self, draft: &mut Draft) {
         let now = draft.now.tick;
-        let timeout = self.settings.message_timeout;
-        let (mut reset, mut long_gone, mut silent, mut late) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut suspects = 0_usize;
-        for (id, presence) in &self.presences {
-            let status = self.status(id);
-            if !matches!(status, Some(NodeStatus::Active | NodeStatus::Degraded)) {
-                continue;
+        let mut due = BTreeSet::new();
+        while let Some(entry) = self.watch.alarms.first_entry().filter(|entry| *entry.key() <= now) {
+            due.extend(entry.remove());
+        }
+        for node in &due {
+            if let Some(presence) = self.presences.get_mut(node) {
+                presence.contact.alarm = None;
             }
-            if let Some(at) = presence.disconnected_at {
-                suspects += 1;
-                if now >= at + timeout {
-                    long_gone.push(id.clone());
-                } else if now >= at + self.settings.reconnect_grace {
-                    reset.push(id.clone());
-                }
-            } else if let Some(heard) = self.heard(presence) {
-                if now >= heard + timeout {
-                    silent.push(id.clone());
-                }
-                if now >= heard + self.degraded_after() {
-                    suspects += 1;
-                    if status == Some(NodeStatus::Active) {
-                        late.push(id.clone());
-                    }
-                }
+            self.suspect(node, now);
+        }
+        // Many at once: more likely this process or its network was asleep than all of them died. Everyone who is
+        // late counts, for silence is staggered: the first to reach a limit would always be alone.
+        let is_guarded = self.has_too_many_suspects();
+        if is_guarded != self.watch.is_guarded {
+            self.watch.is_guarded = is_guarded;
+            due.extend(self.watch.suspects.iter().cloned());
+        }
+        for node in due {
+            self.watch.looks += 1;
+            self.end_overdue_attempts(draft, &node);
+            self.probe_if_quiet(draft, &node);
+            let next_probe = self.presences.get(&node).and_then(|presence| presence.breaker.next_probe());
+            self.watch.has_probe |= next_probe.is_some_and(|at| at <= now);
+            self.judge(draft, &node);
+            if let Some(next) = self.next_look(&node, now) {
+                self.wake(&node, next);
             }
         }
-        for node in late {
-            self.set_status(draft, &node, NodeStatus::Degraded, Some(FaultCause::HeartbeatTimeout));
-        }
-        for node in long_gone {
-            self.fail(draft, &node, FaultCause::SessionLost);
-        }
-        // Many at once: more likely this process or its network was asleep than all of them died. They stay
-        // DEGRADED; those that are really gone have their connections reset and do not return. Everyone who is
-        // late counts, for heartbeats are staggered: the first to reach the timeout would always be alone.
+    }
+
+    fn has_too_many_suspects(&self) -> bool {
+        let suspects = self.watch.suspects.len();
         let tolerated = self.settings.fault_tolerance_level * self.state.members.len() as f64;
-        if suspects <= 1 || suspects as f64 <= tolerated {
-            for node in reset {
-                self.fail(draft, &node, FaultCause::SessionLost);
+        suspects > 1 && suspects as f64 > tolerated
+    }
+
+    /// Keeps the list of suspects. Those whose peers saw them go are none: that is not only the coordinator's view.
+    fn suspect(&mut self, node: &NodeId, now: Tick) {
+        let is_suspect = self.is_watched(node)
+            && self.evidence(node, now).is_some_and(|evidence| {
+                evidence.is_suspicious(&self.limits(node, now)) && !evidence.is_corroborated()
+            });
+        if is_suspect {
+            self.watch.suspects.insert(node.clone());
+        } else {
+            self.watch.suspects.remove(node);
+        }
+    }
+
+    /// A node was heard or left the mesh: it is no suspect. Others may not be excused any more.
+    pub(super) fn clear_suspicion(&mut self, node: &NodeId, now: Tick) {
+        if self.watch.suspects.remove(node) && self.watch.is_guarded {
+            self.wake(node, now);
+        }
+        self.watch.doubted.remove(node);
+    }
+
+    fn is_watched(&self, node: &NodeId) -> bool {
+        matches!(self.status(node), Some(NodeStatus::Active | NodeStatus::Degraded))
+    }
+
+    /// All that is known of a node.
+    fn evidence(&self, node: &NodeId, now: Tick) -> Option<Evidence> {
+        let presence = self.presences.get(node)?;
+        let silence = now.since(self.heard(presence)?);
+        let gone = presence
+            .disconnected_at
+            .filter(|_| presence.session.is_none())
+            .map(|at| (presence.contact.ending.unwrap_or(super::input::SessionEnding::Given), now.since(at)));
+        let unseen = presence.contact.seen_at.map(|seen| now.since(seen));
+        let mut evidence = Evidence { gone, silence, unseen, observers: 0, resets: 0, ups: 0 };
+        if evidence.is_suspicious(&self.limits(node, now)) {
+            let memory = self.silent_after(presence, now);
+            for (_, view) in self.witnesses(node, now) {
+                evidence.observers += 1;
+                evidence.ups += usize::from(view.state == LinkState::Up);
+                let with_ours = presence.disconnected_at.is_some_and(|at| view.since + memory >= at);
+                evidence.resets += usize::from(view.state == LinkState::Reset && with_ours);
             }
-            for node in silent {
-                self.fail(draft, &node, FaultCause::HeartbeatTimeout);
-            }
+        }
+        Some(evidence)
+    }
+
+    /// The peers that watch a node and can be believed, with what they see.
+    fn witnesses(&self, node: &NodeId, now: Tick) -> impl Iterator<Item = (&NodeId, suspicion::View)> {
+        let views = self.presences.get(node).map(|presence| &presence.contact.views);
+        self.links.observers(node).filter_map(move |observer| {
+            let view = *views?.get(observer)?;
+            (self.status(observer) == Some(NodeStatus::Active)
+                && self.is_responsive(observer, now)
+                && !self.presences.get(observer)?.contact.abstains)
+                .then_some((observer, view))
+        })
+    }
+
+    fn limits(&self, node: &NodeId, now: Tick) -> Limits {
+        let presence = self.presences.get(node);
+        Limits {
+            quiet: self.quiet(presence, now),
+            silent_after: presence.map_or(Duration::MAX, |presence| self.silent_after(presence, now)),
+            fresh: self.settings.probe_interval * 3,
+            message_timeout: self.settings.message_timeout,
+            reconnect_grace: self.settings.reconnect_grace,
+            is_starting: self.watch.started.is_some_and(|at| now < at + self.settings.message_timeout),
+            is_guarded: self.watch.is_guarded,
         }
     }
 
     /// From when a node's silence is measured.
     fn heard(&self, presence: &Presence) -> Option<Tick> {
-        presence.heard_at.map(|(heard, _)| heard.max(self.awake_since))
+        let (heard, _) = presence.heard_at?;
+        let accused = presence.contact.accused_at.filter(|_| self.is_large());
+        Some(heard.max(self.watch.awake_since).max(accused.unwrap_or_default()))
+    }
+
+    fn is_large(&self) -> bool {
+        self.state.members.len() > PROBED_MEMBERS as usize
+    }
+
+    /// Silence after which a node is asked for an answer: the probe interval, longer in a large mesh, where a node is
+    /// probed by its peers and looked at closely once one of them finds something wrong.
+    fn quiet(&self, presence: Option<&Presence>, now: Tick) -> Duration {
+        let interval = self.settings.probe_interval;
+        let accused = presence.and_then(|presence| presence.contact.accused_at);
+        if !self.is_large() || accused.is_some_and(|at| now < at + CLOSE_LOOK) {
+            return interval;
+        }
+        let members = u32::try_from(self.state.members.len()).unwrap_or(u32::MAX);
+        // Heartbeats come anyway.
+        (interval.saturating_mul(members) / PROBED_MEMBERS)
+            .min(self.settings.heartbeat_interval.mul_f64(1.2))
+            .max(interval)
+    }
+
+    /// Two probes without an answer and half an interval to answer the second.
+    fn silent_after(&self, presence: &Presence, now: Tick) -> Duration {
+        self.quiet(Some(presence), now) + self.settings.probe_interval.mul_f64(1.5)
     }
 
     /// Whether a node is connected and not late.
     pub(super) fn is_responsive(&self, node: &NodeId, now: Tick) -> bool {
         self.presences.get(node).is_some_and(|presence| {
             presence.session.is_some()
-                && self.heard(presence).is_some_and(|heard| now < heard + self.degraded_after())
+                && self.heard(presence).is_some_and(|heard| now < heard + self.silent_after(presence, now))
         })
     }
 
-    fn degraded_after(&self) -> Duration {
-        self.settings.heartbeat_interval.mul_f64(DEGRADED_AFTER_BEATS)
-    }
-
-    /// Runs past their time are cancelled; attempts past theirs are taken back.
-    pub(super) fn end_overdue_work(&mut self, draft: &mut Draft) {
+    fn probe_if_quiet(&mut self, draft: &mut Draft, node: &NodeId) {
         let now = draft.now.tick;
-        let runs: Vec<_> =
-            self.deadlines.iter().filter(|(_, at)| **at <= now).map(|(run, _)| run.clone()).collect();
-        for run in runs {
-            let timeout = self.state.runs.get(&run).map_or(Duration::ZERO, |run| run.order.timeout);
-            let reason = format!("the run took longer than its timeout of {} s", timeout.as_secs_f64());
-            self.cancel_run(draft, &run, &reason);
+        let Some(presence) = self.presences.get(node) else { return };
+        let quiet = self.quiet(Some(presence), now);
+        let interval = self.settings.probe_interval;
+        let Some(presence) = self.presences.get_mut(node) else { return };
+        let (Some(session), Some((heard, _))) = (presence.session, presence.heard_at) else { return };
+        let contact = &mut presence.contact;
+        if now >= heard + quiet && contact.probed_at.is_none_or(|at| now >= at + interval) {
+            contact.probed_at = Some(now);
+            contact.probes += 1;
+            let message = Message::Probe { number: contact.probes };
+            draft.effects.push(Effect::Send { node: node.clone(), session, message });
         }
-        let overdue: Vec<(NodeId, AttemptRef)> = self
-            .presences
+    }
+
+    /// Asks some peers whether they reach a node, each time others.
+    fn ask_peers(&mut self, draft: &mut Draft, node: &NodeId) {
+        let now = draft.now.tick;
+        let Some(presence) = self.presences.get(node) else { return };
+        if presence.contact.asked_at.is_some_and(|at| now < at + self.settings.probe_interval) {
+            return;
+        }
+        let able = |observer: &&NodeId| {
+            self.status(observer) == Some(NodeStatus::Active) && self.is_responsive(observer, now)
+        };
+        let able: Vec<&NodeId> = self.links.observers(node).filter(able).collect();
+        let first = usize::try_from(self.watch.requests).unwrap_or(0).checked_rem(able.len()).unwrap_or(0);
+        let asked: Vec<NodeId> = able
             .iter()
-            .flat_map(|(node, presence)| {
-                presence.running.iter().filter(|(_, running)| running.deadline <= now).map(|(id, running)| {
-                    let attempt = AttemptRef { run: running.run.clone(), task: running.task, attempt: *id };
-                    (node.clone(), attempt)
-                })
-            })
+            .cycle()
+            .skip(first)
+            .take(able.len().min(ASKED_PEERS))
+            .map(|peer| (*peer).clone())
             .collect();
-        for (node, attempt) in overdue {
-            if let Some(session) = self.presence(&node).session {
-                let message = Message::Revoke { attempt: attempt.clone(), reason: "it took too long".into() };
-                draft.effects.push(Effect::Send { node: node.clone(), session, message });
+        for peer in asked {
+            self.watch.requests += 1;
+            if let Some(session) = self.presences.get(&peer).and_then(|presence| presence.session) {
+                let message = Message::ProbeRequest { subject: node.clone(), number: self.watch.requests };
+                draft.effects.push(Effect::Send { node: peer, session, message });
             }
-            let detail = "no result within the task timeout";
-            self.attempt_failed(draft, &node, &attempt, true, AttemptFault::Deadline, detail);
         }
+        self.presence(node).contact.asked_at = Some(now);
     }
 
-    /// The moments at which silence or a deadline may change something. Past ones are in it: they are due, or were
-    /// looked at and left as they are.
-    pub(super) fn wakes(&self, now: Tick) -> Vec<Tick> {
-        let mut wakes: Vec<Tick> = self.deadlines.values().copied().collect();
-        for (id, presence) in &self.presences {
-            wakes.extend(presence.running.values().map(|running| running.deadline));
-            let status = self.status(id);
-            if !matches!(status, Some(NodeStatus::Active | NodeStatus::Degraded)) {
-                continue;
-            }
-            if let Some(since) = presence.disconnected_at {
-                wakes.push(since + self.settings.reconnect_grace);
-                wakes.push(since + self.settings.message_timeout);
-            } else if let Some(heard) = self.heard(presence) {
-                if status == Some(NodeStatus::Active) {
-                    wakes.push(heard + self.degraded_after());
+    /// Acts on what is known of a node.
+    fn judge(&mut self, draft: &mut Draft, node: &NodeId) {
+        let now = draft.now.tick;
+        let Some((status, cause)) = self.state.members.get(node).map(|member| (member.status, member.cause))
+        else {
+            return;
+        };
+        let Some(evidence) = self.evidence(node, now) else { return };
+        let limits = self.limits(node, now);
+        let verdict = suspicion::judge(&evidence, &limits);
+        let deliberate = matches!(cause, Some(FaultCause::Operator | FaultCause::Draining));
+        match (verdict, status) {
+            (Verdict::Present, _) => {
+                self.watch.doubted.remove(node);
+                if status != NodeStatus::Active && self.is_proved(node, now) {
+                    self.presence(node).contact.is_excused = false;
+                    if let Some((status, cause)) = self.status_on_contact(node) {
+                        self.set_status(draft, node, status, cause);
+                    }
+                } else if evidence.silence >= limits.quiet + self.settings.probe_interval
+                    && self.is_watched(node)
+                {
+                    // The first probe went unanswered: peers are asked now, so that their answers are there in time.
+                    self.ask_peers(draft, node);
                 }
-                wakes.push(heard + self.settings.message_timeout);
+            }
+            (_, NodeStatus::Failed | NodeStatus::Initializing) => {}
+            (Verdict::Failed(cause), _) => {
+                self.fail(draft, node, cause);
+            }
+            (Verdict::Degraded { cause, doubles_work }, _) => {
+                self.presence(node).contact.is_excused |= limits.is_guarded;
+                if !deliberate {
+                    self.set_status(draft, node, NodeStatus::Degraded, Some(cause));
+                }
+                if doubles_work {
+                    self.watch.doubted.insert(node.clone());
+                } else {
+                    self.watch.doubted.remove(node);
+                }
+                self.ask_peers(draft, node);
             }
         }
-        if self.has_waiting_work() {
-            // A breaker may let a probe through; the sweep finds out.
-            let probes = self.presences.values().filter_map(|presence| presence.breaker.next_probe());
-            wakes.extend(probes.filter(|probe| *probe > now));
-        }
-        wakes
     }
 
-    /// When an attempt that starts now must have reported.
-    pub(super) fn attempt_deadline(&self, now: Tick) -> Tick {
-        now + self.settings.task_timeout + ATTEMPT_GRACE
+    /// Whether a node that is back has been in contact for long enough.
+    fn is_proved(&self, node: &NodeId, now: Tick) -> bool {
+        let Some(presence) = self.presences.get(node) else { return false };
+        let since = presence.contact.since.filter(|_| presence.session.is_some());
+        since.is_some_and(|since| now >= since + self.hold_down(presence, now))
+    }
+
+    fn hold_down(&self, presence: &Presence, now: Tick) -> Duration {
+        if presence.contact.is_excused {
+            return Duration::ZERO;
+        }
+        let flaps = presence.contact.flaps.iter().filter(|at| now < **at + FLAP_MEMORY).count();
+        suspicion::hold(self.settings.heartbeat_interval, flaps)
+    }
+
+    /// Remembers that a node stopped being ACTIVE; whoever does so often is held back for longer.
+    pub(super) fn note_flap(&mut self, node: &NodeId, now: Tick) {
+        if self.watch.is_guarded {
+            return;
+        }
+        let flaps = &mut self.presence(node).contact.flaps;
+        flaps.push_back(now);
+        if flaps.len() > KEPT_FLAPS {
+            flaps.pop_front();
+        }
+    }
+
+    /// The next moment at which something about a node may change by itself.
+    fn next_look(&self, node: &NodeId, now: Tick) -> Option<Tick> {
+        let presence = self.presences.get(node)?;
+        let contact = &presence.contact;
+        let mut moments: Vec<Tick> = presence.running.values().map(|running| running.deadline).collect();
+        if let (Some(_), Some((raw, _)), Some(heard)) =
+            (presence.session, presence.heard_at, self.heard(presence))
+        {
+            let (quiet, interval) = (self.quiet(Some(presence), now), self.settings.probe_interval);
+            let asked = contact.probed_at.map_or(Tick(0), |at| at + interval);
+            moments.push((raw + quiet).max(asked));
+            moments.extend([
+                heard + quiet + interval,
+                heard + self.silent_after(presence, now),
+                heard + self.settings.message_timeout,
+            ]);
+            moments.extend(presence.breaker.next_probe());
+            moments.extend(contact.since.map(|since| since + self.hold_down(presence, now)));
+        }
+        if self.is_watched(node) {
+            if let Some(at) = presence.disconnected_at.filter(|_| presence.session.is_none()) {
+                moments.extend([
+                    at + DOUBLE_AFTER_RESET,
+                    at + self.settings.reconnect_grace,
+                    at + self.settings.message_timeout,
+                ]);
+            }
+            if self.evidence(node, now)?.is_suspicious(&self.limits(node, now)) {
+                // Peers are asked again, and what they said goes stale.
+                moments.push(now + self.settings.probe_interval);
+            }
+        }
+        moments.into_iter().filter(|moment| *moment > now).min()
     }
 }

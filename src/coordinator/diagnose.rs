@@ -91,6 +91,8 @@ pub struct NodeCommunication {
     pub status: Option<NodeStatus>,
     /// Why it is not ACTIVE.
     pub cause: Option<FaultCause>,
+    /// The same in words, as far as more is known; empty if not.
+    pub detail: String,
     /// Since it was last heard from, before it was probed.
     pub last_heartbeat_age: Option<Duration>,
     /// Its links that were measured alive.

@@ -30,6 +30,8 @@ struct Placement {
 impl Coordinator {
     /// Places every waiting task for which a node has room, the projects in turn by their fair shares.
     pub(super) fn dispatch(&mut self, draft: &mut Draft) {
+        // What runs on a node that fell silent was there first.
+        self.double(draft);
         let mut stuck = Stuck::default();
         // Who could not use a turn, and how many of them when the last core was given to somebody after them.
         let (mut passed, mut overtaken) = (Vec::new(), 0);
@@ -37,7 +39,7 @@ impl Coordinator {
         while let Some(at) = turn {
             let placement = self.next_placement(draft.now.tick, &at.1, &mut stuck);
             // A node that was chosen takes it; if not, trying again at once would not end.
-            let placed = placement.filter(|it| self.assign(draft, &it.run, it.task, &it.node));
+            let placed = placement.filter(|it| self.assign(draft, &it.run, it.task, &it.node, false));
             turn = match placed {
                 Some(placed) => {
                     if placed.cores > 0 {
@@ -68,7 +70,7 @@ impl Coordinator {
             let Some(run) = self.state.runs.get(id) else { continue };
             while let Some((kind, task)) = next_waiting(run, stuck) {
                 let cores = cpu_slots(kind.0);
-                if let Some(node) = self.choose(now, run, task) {
+                if let Some(node) = self.choose(now, run, task, None) {
                     return Some(Placement { run: id.clone(), task, node, cores });
                 }
                 stuck.0.push((kind.clone(), version(run, kind).map(str::to_owned)));
@@ -77,14 +79,21 @@ impl Coordinator {
         None
     }
 
-    fn choose(&self, now: Tick, run: &Run, task: TaskId) -> Option<NodeId> {
+    /// The node that should get a task now; another one than `beside`, which has it.
+    pub(super) fn choose(
+        &self,
+        now: Tick,
+        run: &Run,
+        task: TaskId,
+        beside: Option<&NodeId>,
+    ) -> Option<NodeId> {
         let mesh = Mesh {
             members: &self.state.members,
             presences: &self.presences,
             strategy: self.settings.load_balancing_strategy,
             now,
         };
-        mesh.choose(&self.need(run, &run.task(task)?.task))
+        mesh.choose(&self.need(run, &run.task(task)?.task), beside)
     }
 
     pub(super) fn has_waiting_work(&self) -> bool {
@@ -100,7 +109,14 @@ impl Coordinator {
         }
     }
 
-    fn assign(&mut self, draft: &mut Draft, run: &RunId, task: TaskId, node: &NodeId) -> bool {
+    pub(super) fn assign(
+        &mut self,
+        draft: &mut Draft,
+        run: &RunId,
+        task: TaskId,
+        node: &NodeId,
+        second: bool,
+    ) -> bool {
         let now = draft.now.tick;
         let deadline = self.attempt_deadline(now);
         let timeout = self.settings.task_timeout;
@@ -139,6 +155,7 @@ impl Coordinator {
                 cpu_slots: cpu_slots(task.stage),
                 capabilities,
                 permit,
+                missed_beats: None,
             },
         );
         draft.effects.push(Effect::Send {
@@ -146,7 +163,7 @@ impl Coordinator {
             session,
             message: Message::Assign(Box::new(assign)),
         });
-        let assigned = RunEvent::TaskAssigned { task, attempt, node: node.clone(), incarnation };
+        let assigned = RunEvent::TaskAssigned { task, attempt, node: node.clone(), incarnation, second };
         self.record_run(draft, run, assigned);
         true
     }

@@ -18,6 +18,8 @@ pub(super) struct Drains {
     deadlines: BTreeMap<NodeId, Tick>,
     /// The processes that were asked to end.
     leaving: BTreeMap<NodeId, Leaving>,
+    /// The coordinator's process ends.
+    stopping: bool,
 }
 
 #[derive(Debug)]
@@ -52,6 +54,27 @@ impl Coordinator {
     pub(super) fn is_leaving(&self, node: &NodeId) -> bool {
         let current = self.state.members.get(node).and_then(|member| member.incarnation);
         self.drains.leaving.get(node).is_some_and(|leaving| Some(leaving.incarnation) == current)
+    }
+
+    /// Whether an operator drained the node.
+    pub(super) fn is_drained(&self, node: &NodeId) -> bool {
+        self.state.members.get(node).is_some_and(|member| member.drained)
+    }
+
+    /// The coordinator's process ends its nodes.
+    pub(super) fn stop_in_order(&mut self) -> Reply {
+        self.drains.stopping = true;
+        Reply::Done
+    }
+
+    /// Whether the node is no fault when it goes.
+    pub(super) fn goes_in_order(&self, node: &NodeId) -> bool {
+        self.drains.stopping || self.is_leaving(node)
+    }
+
+    /// Whether a process of the node is wanted when one ends in order.
+    pub(super) const fn wants_nodes(&self) -> bool {
+        !self.drains.stopping
     }
 
     /// A node says that it was asked to end.
@@ -90,7 +113,7 @@ impl Coordinator {
 
     /// An operator drains a node. Answers what was done, in words.
     pub(super) fn drain_node(&mut self, draft: &mut Draft, node: &NodeId, bound: Option<Duration>) -> String {
-        if self.state.members.get(node).is_some_and(|member| !member.drained) {
+        if !self.is_drained(node) {
             self.record(draft, Event::NodeDrained { node: node.clone(), drained: true });
         }
         let bound = bound.unwrap_or(self.settings.drain_timeout);
@@ -114,7 +137,7 @@ impl Coordinator {
     /// Takes the drain of a node back. Answers whether there was one.
     pub(super) fn undrain(&mut self, draft: &mut Draft, node: &NodeId) -> bool {
         self.drains.deadlines.remove(node);
-        let drained = self.state.members.get(node).is_some_and(|member| member.drained);
+        let drained = self.is_drained(node);
         if drained {
             self.record(draft, Event::NodeDrained { node: node.clone(), drained: false });
         }
@@ -169,14 +192,15 @@ impl Coordinator {
     /// The connection of a node ended. If it was asked to end and has nothing left, it is gone.
     pub(super) fn gone_if_leaving(&mut self, draft: &mut Draft, node: &NodeId) {
         let idle = self.presences.get(node).is_none_or(|presence| presence.running.is_empty());
-        if idle && self.is_leaving(node) {
+        if idle && self.goes_in_order(node) {
             self.left(draft, node);
         }
     }
 
     /// A node that was asked to end is gone: no fault, and what it could not finish does not count.
     pub(super) fn left(&mut self, draft: &mut Draft, node: &NodeId) -> Vec<AttemptRef> {
-        let reason = self.drains.leaving.get(node).map(|at| at.reason.clone()).unwrap_or_default();
+        let reason = self.drains.leaving.get(node).map(|at| at.reason.clone());
+        let reason = reason.unwrap_or_else(|| "the coordinator ends its nodes".to_owned());
         let taken = self.take_work(draft, node, false, "its node was asked to end");
         if self.status(node) != Some(NodeStatus::Initializing) {
             self.set_status(draft, node, NodeStatus::Initializing, None);

@@ -157,6 +157,9 @@ pub enum RunEvent {
         node: NodeId,
         /// The node's process start.
         incarnation: Incarnation,
+        /// The node that has it fell silent; this is a second attempt beside the first. The first good result counts.
+        #[serde(default)]
+        second: bool,
     },
     /// A task ended well.
     TaskAccepted {
@@ -202,7 +205,7 @@ pub enum RunEvent {
         /// Why.
         cause: FaultCause,
     },
-    /// Tasks were taken from a node and wait for another.
+    /// Tasks were taken from a node. They wait for another, or go on in their second attempt.
     Redistributed {
         /// The node that had them.
         from: NodeId,
@@ -262,10 +265,12 @@ pub enum AttemptFault {
     Failed,
     /// The node had no room for it.
     Rejected,
-    /// The node came back and did not know of it.
+    /// The node did not know of it.
     Lost,
     /// The node did not report in time.
     Deadline,
+    /// It used no CPU time and wrote nothing for too long.
+    Hung,
 }
 
 impl AttemptFault {
@@ -276,6 +281,7 @@ impl AttemptFault {
             AttemptFault::Rejected => "ATTEMPT_REJECTED",
             AttemptFault::Lost => "ATTEMPT_LOST",
             AttemptFault::Deadline => "ATTEMPT_DEADLINE",
+            AttemptFault::Hung => "ATTEMPT_HUNG",
         }
     }
 }

@@ -57,6 +57,10 @@ pub struct TaskExplanation {
     pub candidates: Vec<Candidate>,
     /// What keeps it from running, for a task that waits for a node.
     pub obstacle: Option<Obstacle>,
+    /// The project's cap, if it is reached.
+    pub project_cap: Option<usize>,
+    /// How many runs are before its own in the queue.
+    pub runs_ahead: u32,
 }
 
 /// A node as the scheduler sees it for one task.
@@ -82,13 +86,16 @@ pub struct Candidate {
 
 /// What keeps a task from running, from what ends by itself to what somebody must change.
 ///
-/// It is the least of what the nodes are refused for: a single node that is merely busy will do the work.
+/// It is the least of what the nodes are refused for: a single node that is merely busy will do the work. The cap of its
+/// project is for all nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Obstacle {
     /// None: a node would take it.
     None,
     /// All that could do it are busy.
     Room,
+    /// Its project runs as many tasks as it may.
+    ProjectCap,
     /// The breaker of a node that could do it is open.
     Breaker,
     /// A node that could do it is not ACTIVE or not connected.
@@ -138,6 +145,10 @@ impl Coordinator {
                 (open.by_ref().take(most).collect(), open.next().is_some())
             }
         };
+        let project = state.order.project.as_str();
+        let cap = self.settings.max_tasks_per_project;
+        let project_cap = cap.filter(|cap| self.queue.running_tasks(project) >= *cap);
+        let runs_ahead = self.queue.position(run);
         // Tasks of a kind are alike to every node, and there may be thousands of both.
         let mut surveys: BTreeMap<Kind, Vec<Candidate>> = BTreeMap::new();
         let tasks = chosen
@@ -150,8 +161,9 @@ impl Coordinator {
                 } else {
                     Vec::new()
                 };
-                let obstacle =
-                    waits.then(|| candidates.iter().map(Obstacle::of_node).min().unwrap_or(Obstacle::Empty));
+                let of_project = project_cap.map_or(Obstacle::None, |_| Obstacle::ProjectCap);
+                let of_nodes = || candidates.iter().map(Obstacle::of_node).min().unwrap_or(Obstacle::Empty);
+                let obstacle = waits.then(|| of_nodes().max(of_project));
                 TaskExplanation {
                     task: task.task.clone(),
                     state: task.state.clone(),
@@ -159,6 +171,8 @@ impl Coordinator {
                     time_left: self.time_left(now, task),
                     candidates,
                     obstacle,
+                    project_cap,
+                    runs_ahead,
                 }
             })
             .collect();

@@ -15,9 +15,9 @@ impl Coordinator {
             if self.status(node) == Some(NodeStatus::Failed) {
                 return Vec::new();
             }
-            if self.is_leaving(node) {
+            if self.goes_in_order(node) {
                 let taken = self.left(draft, node);
-                if cause == FaultCause::ProcessExited {
+                if cause == FaultCause::ProcessExited && self.wants_nodes() {
                     // Whoever launched it wants it to be there.
                     self.replace_process(node);
                 }
@@ -87,36 +87,46 @@ impl Coordinator {
     }
 
     fn recover_node(&mut self, draft: &mut Draft, node: &NodeId) -> String {
-        let drained = if self.undrain(draft, node) { "no longer drained; " } else { "" };
+        let node_is =
+            if self.undrain(draft, node) { format!("{node} is no longer drained") } else { node.to_string() };
         if self.is_responsive(node, draft.now.tick) {
             if self.is_leaving(node) {
-                return format!(
-                    "{node} is {drained}its process was asked to end: it is ACTIVE once a new one joins"
-                );
+                return format!("{node_is}; its process was asked to end: it is ACTIVE once a new one joins");
             }
             self.presence(node).breaker.reset();
             self.set_status(draft, node, NodeStatus::Active, None);
-            return format!("{node} is {drained}connected: marked it ACTIVE and closed its circuit breaker");
+            return format!("{node_is}: connected, so marked it ACTIVE and closed its circuit breaker");
         }
         self.presence(node).breaker.half_open_now();
-        // A node that is only late keeps its status: it may have work, which its detectors go on watching.
-        if self.status(node) == Some(NodeStatus::Failed) {
-            self.set_status(draft, node, NodeStatus::Initializing, None);
+        match self.status(node) {
+            // It may have work, and may be only late: its detectors go on watching.
+            Some(NodeStatus::Degraded) => {
+                return format!(
+                    "{node_is}: silent for the moment; it is ACTIVE when it is heard, or FAILED and started"
+                );
+            }
+            Some(NodeStatus::Failed) => self.set_status(draft, node, NodeStatus::Initializing, None),
+            _ => {}
         }
         if self.start_by_hand(draft, node) {
-            format!(
-                "{node} is {drained}not answering: asked its launcher to start it; it is ACTIVE once it joins"
-            )
+            format!("{node_is}: not connected, so asked its launcher to start it; it is ACTIVE once it joins")
         } else {
             format!(
-                "{node} is {drained}not answering, and no launcher starts it: start it by hand; it is ACTIVE once it joins"
+                "{node_is}: not connected, and nothing here starts it; start it by hand; it is ACTIVE once it joins"
             )
         }
     }
 
     /// Has nodes close and open their links.
-    fn rebuild_connections(&mut self, _draft: &mut Draft, nodes: &[NodeId]) -> Vec<String> {
-        nodes.iter().map(|node| format!("{node} takes no links")).collect()
+    fn rebuild_connections(&mut self, draft: &mut Draft, nodes: &[NodeId]) -> Vec<String> {
+        let mut steps = Vec::new();
+        for node in nodes {
+            steps.push(match self.rebuild_links(draft, Some(node)) {
+                0 => format!("{node} has no links, or no connection by which it could be told"),
+                _ => format!("{node} closes its links and opens them anew"),
+            });
+        }
+        steps
     }
 
     fn held(&self, node: &NodeId) -> Vec<AttemptRef> {

@@ -7,18 +7,12 @@ use super::Coordinator;
 use super::alert::Alert;
 use super::breaker::State as BreakerState;
 use super::input::Topology;
+use super::links::LinkPlan;
 use super::metrics::Figures;
 use super::node::LoadScore;
 use super::placement::{Mesh, Need};
 use super::run::{Run, TaskState};
-use crate::types::{
-    FaultCause, LinkReport, LinkState, NodeId, NodeStatus, Now, RunId, Stage, ToolName, UnixMillis,
-};
-
-/// Up to so many nodes each one links to each other.
-const FULL_MESH_NODES: usize = 64;
-/// Above, each one dials so many others.
-const RING_LINKS: usize = 10;
+use crate::types::{FaultCause, LinkReport, NodeId, NodeStatus, Now, RunId, Stage, ToolName, UnixMillis};
 
 /// The health of the mesh at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,6 +73,8 @@ pub struct NodeHealth {
     pub status: NodeStatus,
     /// Why it is not ACTIVE.
     pub cause: Option<FaultCause>,
+    /// The same in words, as far as more is known.
+    pub detail: String,
     /// How busy it is.
     pub load: LoadScore,
     /// Since it was last heard from.
@@ -107,7 +103,7 @@ impl Coordinator {
     /// Measures. `tools` are the tools whose progress is shown even if no run has used them.
     pub fn mesh_health(&self, now: Now, tools: &[ToolName]) -> MeshHealth {
         let queued = self.queued_by_node(now);
-        let nodes = self
+        let nodes: BTreeMap<NodeId, NodeHealth> = self
             .state
             .members
             .iter()
@@ -116,6 +112,7 @@ impl Coordinator {
                 let health = NodeHealth {
                     status: member.status,
                     cause: member.cause,
+                    detail: member.detail.clone(),
                     load: presence.map_or_else(LoadScore::default, |at| at.load_score(&member.spec)),
                     last_heartbeat_age: presence
                         .and_then(|at| at.heard_at)
@@ -168,8 +165,8 @@ impl Coordinator {
     }
 
     /// The shape in force.
-    pub fn topology(&self) -> Topology {
-        if self.state.members.len() > FULL_MESH_NODES { Topology::Rings } else { Topology::FullMesh }
+    pub const fn topology(&self) -> Topology {
+        self.links.topology()
     }
 
     fn connections(&self) -> usize {
@@ -177,19 +174,19 @@ impl Coordinator {
     }
 
     fn planned_connections(&self) -> usize {
-        let nodes = self.state.members.len();
-        match self.topology() {
-            Topology::FullMesh => nodes * nodes.saturating_sub(1),
-            Topology::Rings => nodes * RING_LINKS,
-        }
+        LinkPlan::complete(self.links.topology(), self.state.members.len())
     }
 
-    /// The links of an ACTIVE node over which an ACTIVE peer has answered, by its own newest word.
+    /// The peers to which a node holds a planned link that was lately measured alive, both being ACTIVE.
     pub fn live_links(&self, node: &NodeId) -> impl Iterator<Item = &NodeId> {
-        let is_active = |node: &NodeId| self.status(node) == Some(NodeStatus::Active);
-        let presence = self.presences.get(node).filter(|_| is_active(node));
-        let links = presence.into_iter().flat_map(|presence| presence.links.values());
-        links.filter(move |link| link.state == LinkState::Up && is_active(&link.peer)).map(|link| &link.peer)
+        let now = self.decided_at();
+        self.links.dials(node).filter(move |peer| self.is_live(now, node, peer))
+    }
+
+    /// Whether every link that the nodes that are there should hold lives.
+    pub fn is_linked(&self) -> bool {
+        let now = self.decided_at();
+        self.links.links().all(|(observer, subject)| self.is_live(now, observer, subject))
     }
 
     fn fault_tolerance(&self) -> FaultTolerance {
@@ -230,16 +227,14 @@ impl Coordinator {
     fn node_progress(&self, runs: &[&Run]) -> BTreeMap<NodeId, BTreeMap<ToolName, f64>> {
         let mut shares: BTreeMap<(NodeId, ToolName), (u64, u64)> = BTreeMap::new();
         for task in runs.iter().flat_map(|run| run.stage(Stage::Lint)) {
-            let (node, done) = match &task.state {
-                TaskState::Running { node, .. } => (node, 0),
-                TaskState::Done { node, .. } => (node, 1),
-                TaskState::Queued | TaskState::GivenUp { .. } => continue,
-            };
-            if let Some(tool) = &task.task.tool {
-                let share = shares.entry((node.clone(), tool.clone())).or_default();
-                let cost = task.cost.max(1);
-                share.0 = share.0.saturating_add(done * cost);
-                share.1 = share.1.saturating_add(cost);
+            let done = u64::from(task.output().is_some());
+            for node in task.nodes() {
+                if let Some(tool) = &task.task.tool {
+                    let share = shares.entry((node.clone(), tool.clone())).or_default();
+                    let cost = task.cost.max(1);
+                    share.0 = share.0.saturating_add(done * cost);
+                    share.1 = share.1.saturating_add(cost);
+                }
             }
         }
         let mut progress: BTreeMap<NodeId, BTreeMap<ToolName, f64>> = BTreeMap::new();

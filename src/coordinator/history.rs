@@ -131,7 +131,7 @@ mod tests {
 
     fn assigned(id: u64, number: u64, name: &str) -> RunEvent {
         let (task, attempt, node) = (task(id), attempt(number), node(name));
-        RunEvent::TaskAssigned { task, attempt, node, incarnation: Incarnation(1) }
+        RunEvent::TaskAssigned { task, attempt, node, incarnation: Incarnation(1), second: false }
     }
 
     fn told(events: &[RunEvent]) -> BTreeMap<TaskId, Vec<AttemptStory>> {

@@ -133,6 +133,8 @@ pub enum Input {
     },
     /// An operator says what to do about nodes.
     HandleFault(FaultRequest),
+    /// The coordinator's process is about to end its nodes: whoever goes from here on goes in order.
+    Stopping,
     /// A node's process could not be started, or has ended.
     RestartFailed {
         /// The node.
@@ -357,6 +359,9 @@ pub enum Refusal {
     /// Fix: the id was used for another request.
     #[error("id `{0}` was used before for another request; use a new one")]
     IdReused(String),
+    /// Fix: the mesh has as many nodes as its settings allow.
+    #[error("the mesh has {0} nodes at most, see mesh.max_nodes")]
+    TooManyNodes(usize),
     /// Try again: too many runs are open.
     #[error("{0} runs are open, as many as the server allows")]
     TooManyRuns(usize),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Coordinator;
-use super::run::TaskState;
+use super::run::{Execution, Task, TaskState};
 use crate::types::NodeStatus;
 
 /// Everything that does not hold, in words; empty if all is well.
@@ -12,7 +12,13 @@ pub fn broken(core: &Coordinator) -> Vec<String> {
     let mut running = BTreeSet::new();
     for (id, run) in &core.state.runs {
         for task in &run.tasks {
-            if let TaskState::Running { attempt, node, .. } = &task.state {
+            let executions = task.executions();
+            if let [first, second] = &executions[..]
+                && first.node == second.node
+            {
+                broken.push(format!("{id} {}: {} has it twice", task.task, first.node));
+            }
+            for Execution { attempt, node, .. } in &executions {
                 if !running.insert(*attempt) {
                     broken.push(format!("attempt {attempt} has two tasks"));
                 }
@@ -64,9 +70,9 @@ pub fn broken(core: &Coordinator) -> Vec<String> {
                 .get(&held.run)
                 .filter(|run| run.is_open())
                 .and_then(|run| run.task(held.task));
-            let is_current = waits.is_some_and(
-                |task| matches!(&task.state, TaskState::Running { attempt: current, .. } if current == attempt),
-            );
+            let executions = waits.map(Task::executions).unwrap_or_default();
+            let is_current =
+                executions.iter().any(|execution| execution.attempt == *attempt && execution.node == *node);
             if !is_current {
                 broken.push(format!("{node} holds attempt {attempt}, which nobody waits for"));
             }

@@ -2,11 +2,12 @@
 
 use super::breaker::CallOutcome;
 use super::event::{AttemptFault, Event, RunEvent};
-use super::input::{Beat, Effect, Hello, Message, Refusal, Reply, SessionEnding};
-use super::run::TaskState;
+use super::input::{Effect, Hello, Message, Refusal, Reply, SessionEnding};
+use super::run::Task;
+use super::suspicion::Contact;
 use super::{Coordinator, Draft};
 use crate::types::{
-    AttemptRef, FaultCause, Incarnation, LinkReport, LinkState, Load, NodeId, NodeSpec, NodeStatus, SessionId,
+    AttemptRef, FaultCause, Incarnation, Load, NodeId, NodeSpec, NodeStatus, SessionId, Tick,
 };
 
 impl Coordinator {
@@ -19,12 +20,22 @@ impl Coordinator {
                 return Reply::Refused(Refusal::DeclaredOtherwise(spec.node_id.clone()));
             }
         }
+        let new = specs.iter().filter(|spec| !self.state.members.contains_key(&spec.node_id)).count();
+        if let Some(refusal) = self.too_many_nodes(new) {
+            return Reply::Refused(refusal);
+        }
         for spec in specs {
             if self.state.members.get(&spec.node_id).is_none_or(|member| member.spec != spec) {
                 self.record(draft, Event::NodeDeclared(spec));
             }
         }
+        self.refit();
         Reply::Done
+    }
+
+    fn too_many_nodes(&self, new: usize) -> Option<Refusal> {
+        let most = self.settings.max_nodes;
+        (new > 0 && self.state.members.len() + new > most).then_some(Refusal::TooManyNodes(most))
     }
 
     /// A node says who it is and what it has. What it still runs is adopted or revoked; a new connection is not an
@@ -42,6 +53,21 @@ impl Coordinator {
             // What a process is, is fixed at its start; its running work was given to what it said then.
             return Reply::Refused(Refusal::DeclaredOtherwise(node));
         }
+        if known.is_none()
+            && !self.state.members.contains_key(&node)
+            && let Some(refusal) = self.too_many_nodes(1)
+        {
+            return Reply::Refused(refusal);
+        }
+        let is_other_session = self
+            .presences
+            .get(&node)
+            .and_then(|presence| presence.session)
+            .is_some_and(|open| open != session);
+        if is_new_process && is_other_session && self.is_responsive(&node, draft.now.tick) {
+            // A process that died is found out within seconds; until then this could be a second one of its name.
+            return Reply::Refused(Refusal::NodeIdTaken(node));
+        }
         // The same connection may say Hello twice.
         if let Some(older) = self.presence(&node).session.take()
             && older != session
@@ -57,9 +83,18 @@ impl Coordinator {
             self.record(draft, joined);
         }
         let now = draft.now;
+        let is_back_at_once = self.is_back_at_once(&node, now.tick);
+        let has_moved =
+            self.presences.get(&node).map(|presence| &presence.peer_endpoint) != Some(&hello.peer_endpoint);
         let presence = self.presence(&node);
         presence.session = Some(session);
         presence.disconnected_at = None;
+        if is_new_process {
+            presence.contact = Contact { alarm: presence.contact.alarm, ..Contact::default() };
+            presence.links.clear();
+        }
+        presence.contact.since = Some(now.tick);
+        (presence.contact.probes, presence.contact.probed_at) = (0, None);
         presence.heard_at = Some((now.tick, now.wall));
         presence.host_id = hello.host_id;
         presence.cpu_slots = hello.cpu_slots;
@@ -68,8 +103,8 @@ impl Coordinator {
         presence.environment_class = hello.environment_class;
         presence.failure_domain = hello.failure_domain;
         presence.peer_endpoint = hello.peer_endpoint;
-        presence.links.clear();
         presence.clock_offset_ms = None;
+        presence.contact.clock_offsets.clear();
         presence.sandbox = hello.sandbox;
         presence.process_id = hello.process_id;
         if is_new_process {
@@ -81,14 +116,32 @@ impl Coordinator {
         if hello.draining {
             self.note_leaving(&node, "its process was asked to end");
         }
-        if let Some((status, cause)) = self.status_on_contact(&node) {
+        let starts = is_new_process || self.status(&node) == Some(NodeStatus::Initializing);
+        let proves_itself = !starts && !is_back_at_once;
+        if let Some((status, cause)) = self.status_on_contact(&node)
+            && !(status == NodeStatus::Active && proves_itself)
+        {
             self.set_status(draft, &node, status, cause);
         }
+        self.clear_suspicion(&node, now.tick);
+        self.relink(&node);
+        self.relink_process(&node, is_new_process || has_moved);
+        self.wake(&node, now.tick);
         Reply::Welcome {
             epoch: self.state.epoch,
             heartbeat_interval: self.settings.heartbeat_interval,
             probe_interval: self.settings.probe_interval,
         }
+    }
+
+    /// Whether a node that joins again only lost its connection for a moment. Any other must prove itself first.
+    fn is_back_at_once(&self, node: &NodeId, now: Tick) -> bool {
+        self.presences.get(node).is_some_and(|presence| {
+            let in_grace =
+                presence.disconnected_at.is_some_and(|at| now < at + self.settings.reconnect_grace);
+            self.status(node) == Some(NodeStatus::Degraded)
+                && ((in_grace && presence.contact.was_active) || presence.contact.is_excused)
+        })
     }
 
     /// Compares what a node says it has with what it should have.
@@ -132,11 +185,14 @@ impl Coordinator {
         }
     }
 
-    /// Whether this very execution is the one its task waits for.
+    /// Whether this very execution is one that its task waits for.
     pub(super) fn is_current(&self, attempt: &AttemptRef, node: &NodeId, incarnation: Incarnation) -> bool {
         let task = self.state.runs.get(&attempt.run).filter(|run| run.is_open());
-        task.and_then(|run| run.task(attempt.task)).is_some_and(|task| {
-            task.state == TaskState::Running { attempt: attempt.attempt, node: node.clone(), incarnation }
+        let executions = task.and_then(|run| run.task(attempt.task)).map(Task::executions);
+        executions.into_iter().flatten().any(|execution| {
+            execution.attempt == attempt.attempt
+                && execution.node == *node
+                && execution.incarnation == incarnation
         })
     }
 
@@ -145,14 +201,18 @@ impl Coordinator {
         draft: &mut Draft,
         session: SessionId,
         node: &NodeId,
-        _ending: SessionEnding,
+        ending: SessionEnding,
     ) -> Reply {
         let now = draft.now.tick;
         let Some(presence) = self.presences.get_mut(node) else { return Reply::Done };
         if presence.session == Some(session) {
             presence.session = None;
             presence.disconnected_at = Some(now);
-            if self.status(node) == Some(NodeStatus::Active) {
+            presence.contact.ending = Some(ending);
+            let was_active = self.status(node) == Some(NodeStatus::Active);
+            self.presence(node).contact.was_active = was_active;
+            self.wake(node, now);
+            if was_active {
                 self.set_status(draft, node, NodeStatus::Degraded, Some(FaultCause::SessionLost));
             }
             self.gone_if_leaving(draft, node);
@@ -174,59 +234,10 @@ impl Coordinator {
         // What the dead process sent may still be on its way; a late heartbeat must not revive it.
         if let Some(session) = presence.session.take() {
             presence.disconnected_at = Some(now);
+            presence.contact.ending = Some(SessionEnding::Reset);
             draft.effects.push(Effect::CloseSession(session));
         }
         self.fail(draft, node, FaultCause::ProcessExited);
-        Reply::Done
-    }
-
-    pub(super) fn beat(&mut self, draft: &mut Draft, session: SessionId, node: &NodeId, beat: Beat) -> Reply {
-        let now = draft.now;
-        let Some(presence) = self.presences.get_mut(node) else { return Reply::Done };
-        if presence.session != Some(session) {
-            return Reply::Done;
-        }
-        presence.heard_at = Some((now.tick, now.wall));
-        presence.load = beat.load;
-        presence.measured = true;
-        presence.links = beat.links.into_iter().map(|link| (link.peer.clone(), link)).collect();
-        if let Some((status, cause)) = self.status_on_contact(node) {
-            self.set_status(draft, node, status, cause);
-        }
-        Reply::Done
-    }
-
-    /// Any answer is a sign of life.
-    pub(super) fn probe_answered(
-        &mut self,
-        draft: &Draft,
-        session: SessionId,
-        node: &NodeId,
-        clock_offset_ms: i64,
-    ) -> Reply {
-        let now = draft.now;
-        if let Some(presence) = self.presences.get_mut(node).filter(|at| at.session == Some(session)) {
-            presence.heard_at = Some((now.tick, now.wall));
-            presence.clock_offset_ms = Some(clock_offset_ms);
-        }
-        Reply::Done
-    }
-
-    /// A node tells at once when a link changes; its beats tell all of them.
-    pub(super) fn link_changed(
-        &mut self,
-        session: SessionId,
-        node: &NodeId,
-        subject: NodeId,
-        state: LinkState,
-    ) -> Reply {
-        if let Some(presence) = self.presences.get_mut(node).filter(|at| at.session == Some(session)) {
-            presence
-                .links
-                .entry(subject.clone())
-                .and_modify(|link| link.state = state)
-                .or_insert_with(|| LinkReport::new(subject, state));
-        }
         Reply::Done
     }
 
@@ -241,13 +252,23 @@ impl Coordinator {
         status: NodeStatus,
         cause: Option<FaultCause>,
     ) {
-        let changes = self
-            .state
-            .members
-            .get(node)
-            .is_some_and(|member| member.status != status || member.cause != cause);
-        if changes {
-            self.record(draft, Event::NodeStatusChanged { node: node.clone(), status, cause });
+        let Some(before) = self.state.members.get(node).map(|member| (member.status, member.cause)) else {
+            return;
+        };
+        if before == (status, cause) {
+            return;
+        }
+        self.record(draft, Event::NodeStatusChanged { node: node.clone(), status, cause });
+        let now = draft.now.tick;
+        if before.0 == NodeStatus::Active && cause != Some(FaultCause::Draining) {
+            self.note_flap(node, now);
+        }
+        if matches!(status, NodeStatus::Initializing | NodeStatus::Failed) {
+            self.clear_suspicion(node, now);
+        }
+        if before.0 != status {
+            self.relink(node);
+            self.wake(node, now);
         }
     }
 

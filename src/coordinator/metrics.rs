@@ -143,6 +143,7 @@ impl Metrics {
                 AttemptFault::Rejected => "rejected",
                 AttemptFault::Lost => "lost",
                 AttemptFault::Deadline => "deadline",
+                AttemptFault::Hung => "hung",
             },
             RunEvent::Redistributed { tasks, .. } => {
                 *self.totals.attempts.entry("taken_back").or_default() += tasks.len() as u64;

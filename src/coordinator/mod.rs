@@ -15,6 +15,7 @@ pub mod health;
 pub mod history;
 pub mod input;
 pub mod invariants;
+pub mod links;
 pub mod metrics;
 pub mod node;
 pub mod placement;
@@ -23,13 +24,18 @@ pub mod recovery;
 pub mod run;
 pub mod settings;
 pub mod state;
+pub mod suspicion;
 
+mod contact;
 mod detect;
 mod dispatch;
+mod doubles;
 mod drain;
 mod faults;
 mod membership;
+mod overdue;
 mod results;
+mod rosters;
 mod runs;
 
 use std::collections::BTreeMap;
@@ -37,13 +43,18 @@ use std::time::Duration;
 
 use alert::Alerts;
 use breaker::{Breaker, BreakerSettings};
+use detect::Watch;
 use drain::Drains;
 use event::{Event, RunEvent};
 use input::{Decision, Effect, Input, Reply};
+use links::LinkPlan;
 use metrics::Metrics;
 use node::Presence;
 use queue::FairQueue;
 use recovery::Recoveries;
+pub use results::Dropped;
+use results::Executor;
+use rosters::Rosters;
 use settings::Settings;
 use state::State;
 
@@ -51,6 +62,9 @@ use crate::types::{Epoch, NodeId, Now, RunId, Tick};
 
 /// How long after its own deadline an attempt may still report, because its node enforces the deadline first.
 const ATTEMPT_GRACE: Duration = Duration::from_secs(30);
+
+/// Members above which what must hold is not checked with each decision, even in a debug build.
+const CHECKED_MEMBERS: usize = 64;
 
 /// The coordinator: durable state, presences, and the rules.
 #[derive(Debug)]
@@ -62,13 +76,13 @@ pub struct Coordinator {
     queue: FairQueue,
     recoveries: Recoveries,
     drains: Drains,
-    /// When time should be let pass next, to notice that it was not.
-    due: Option<Tick>,
-    /// Silence before this moment was perhaps this process's own.
-    awake_since: Tick,
+    links: LinkPlan,
+    rosters: Rosters,
+    watch: Watch,
     metrics: Metrics,
     alerts: Alerts,
-    stale_results: u64,
+    dropped: BTreeMap<Dropped, u64>,
+    relayed_results: u64,
     revision: u64,
 }
 
@@ -90,11 +104,13 @@ impl Coordinator {
             deadlines: BTreeMap::new(),
             recoveries: Recoveries::default(),
             drains: Drains::default(),
-            due: None,
-            awake_since: Tick(0),
+            links: LinkPlan::default(),
+            rosters: Rosters::default(),
+            watch: Watch::default(),
             metrics: Metrics::default(),
             alerts: Alerts::default(),
-            stale_results: 0,
+            dropped: BTreeMap::new(),
+            relayed_results: 0,
             revision: 0,
         }
     }
@@ -105,6 +121,15 @@ impl Coordinator {
         let mut draft = Draft { now, events: Vec::new(), effects: Vec::new() };
         self.notice_oversleep(now.tick);
         let time_passes = matches!(input, Input::Timer);
+        // Signs of life make no room for work, unless something follows from them.
+        let makes_room = !matches!(
+            input,
+            Input::Timer
+                | Input::Beat { .. }
+                | Input::ProbeAnswered { .. }
+                | Input::LinkChanged { .. }
+                | Input::ProbeReported { .. }
+        );
         let reply = match input {
             Input::Declare(specs) => self.declare(&mut draft, specs),
             Input::Joined { session, hello } => self.join(&mut draft, session, *hello),
@@ -117,18 +142,22 @@ impl Coordinator {
                 self.probe_answered(&draft, session, &node, clock_offset_ms)
             }
             Input::LinkChanged { session, node, subject, state } => {
-                self.link_changed(session, &node, subject, state)
+                self.link_changed(&draft, session, &node, subject, state)
+            }
+            Input::ProbeReported { session, node, subject, round_trip, .. } => {
+                self.probe_reported(&draft, session, &node, &subject, round_trip.is_some())
             }
             Input::NodeDraining { session, node, reason } => {
                 self.node_draining(&mut draft, session, &node, &reason)
             }
-            Input::ProbeReported { .. } => Reply::Done,
             Input::Rejected { node, attempt, reason } => self.rejected(&mut draft, &node, &attempt, &reason),
-            Input::TaskEnded { executor, incarnation, attempt, ending, measured, via: _ } => {
-                self.task_ended(&mut draft, &executor, incarnation, &attempt, ending, measured)
+            Input::TaskEnded { executor, incarnation, attempt, ending, measured, via } => {
+                let executor = Executor { node: executor, incarnation, via };
+                self.task_ended(&mut draft, &executor, &attempt, ending, measured)
             }
             Input::StartRun { run, order } => self.start_run(&mut draft, run, *order),
             Input::CancelRun { run, reason } => self.cancel_run(&mut draft, &run, &reason),
+            Input::Stopping => self.stop_in_order(),
             Input::HandleFault(request) => self.handle_fault(&mut draft, &request),
             Input::RestartFailed { node, start, reason } => {
                 self.restart_failed(&mut draft, &node, start, &reason)
@@ -139,14 +168,24 @@ impl Coordinator {
             }
             Input::Timer => Reply::Done,
         };
+        let mut is_sweep = false;
         // Not with every input: the next one in the queue may be the heartbeat or the result that is missed here.
         if time_passes {
             self.detect(&mut draft);
-            self.end_overdue_work(&mut draft);
+            self.end_overdue_runs(&mut draft);
+            is_sweep = self.sweep(&mut draft);
         }
-        self.end_drains(&mut draft);
-        self.dispatch(&mut draft);
-        self.recover(&mut draft);
+        let has_news = is_sweep || std::mem::take(&mut self.watch.has_probe) || !draft.events.is_empty();
+        if time_passes || makes_room || has_news {
+            self.end_drains(&mut draft);
+        }
+        if makes_room || has_news || !self.watch.doubted.is_empty() {
+            self.dispatch(&mut draft);
+        }
+        if time_passes || makes_room || has_news {
+            self.recover(&mut draft);
+        }
+        self.tell_rosters(&mut draft);
         if !time_passes || !draft.events.is_empty() {
             self.alerts.something_happened();
         }
@@ -154,13 +193,40 @@ impl Coordinator {
         if alerts_changed || !draft.events.is_empty() {
             self.revision += 1;
         }
-        debug_assert_eq!(invariants::broken(self), Vec::<String>::new());
-        let mut wakes = self.wakes(now.tick);
-        wakes.extend(self.recoveries.wakes().chain(self.drains.wakes()));
-        wakes.extend(self.next_figure_change());
-        self.due = wakes.iter().copied().filter(|wake| *wake > now.tick).min();
-        let wake_at = if time_passes { self.due } else { wakes.into_iter().min() };
+        debug_assert_eq!(self.broken_now(), Vec::<String>::new());
+        self.watch.due = self.next_wake(Some(now.tick));
+        let wake_at = if time_passes { self.watch.due } else { self.next_wake(None) };
         Decision { reply, events: draft.events, effects: draft.effects, wake_at }
+    }
+
+    /// Every heartbeat: whatever a notification missed, the sweep finds.
+    fn sweep(&mut self, draft: &mut Draft) -> bool {
+        if draft.now.tick < self.watch.sweep_at {
+            return false;
+        }
+        self.watch.sweep_at = draft.now.tick + self.settings.heartbeat_interval;
+        self.check_links(draft);
+        true
+    }
+
+    /// The next moment after another at which something may change by itself; of all, those that are due included, if
+    /// there is no other.
+    fn next_wake(&self, after: Option<Tick>) -> Option<Tick> {
+        let has_more = self.has_waiting_work() || self.links.links().next().is_some();
+        let moments = self.deadlines.values().copied().chain(has_more.then_some(self.watch.sweep_at));
+        let moments = moments.chain(self.recoveries.wakes()).chain(self.drains.wakes());
+        let moments = moments.chain(self.next_figure_change());
+        let moments = moments.filter(|moment| after.is_none_or(|after| *moment > after));
+        moments.chain(self.next_alarm(after)).min()
+    }
+
+    /// What does not hold of what must. Large meshes are checked now and then only: a check looks at everything.
+    fn broken_now(&self) -> Vec<String> {
+        if self.state.members.len() > CHECKED_MEMBERS && !self.revision.is_multiple_of(CHECKED_MEMBERS as u64)
+        {
+            return Vec::new();
+        }
+        invariants::broken(self)
     }
 
     /// The settings in force.
@@ -183,9 +249,29 @@ impl Coordinator {
         &self.queue
     }
 
-    /// Results that were dropped because another attempt had taken their place.
-    pub const fn stale_results(&self) -> u64 {
-        self.stale_results
+    /// The moment of the last decision.
+    pub const fn decided_at(&self) -> Tick {
+        self.watch.now
+    }
+
+    /// Results that were dropped.
+    pub fn stale_results(&self) -> u64 {
+        self.dropped.values().sum()
+    }
+
+    /// Results that were dropped, by reason.
+    pub const fn dropped_results(&self) -> &BTreeMap<Dropped, u64> {
+        &self.dropped
+    }
+
+    /// Results that came by another node than their executor.
+    pub const fn relayed_results(&self) -> u64 {
+        self.relayed_results
+    }
+
+    /// Nodes looked at since the start: what watching over them costs.
+    pub const fn looks(&self) -> u64 {
+        self.watch.looks
     }
 
     /// Counts the decisions that changed something.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::breaker::{Breaker, Permit};
+use super::suspicion::Contact;
 use crate::types::{
     AttemptId, FaultCause, Incarnation, LinkReport, Load, NodeId, NodeSpec, NodeStatus, RunId, SessionId,
     TaskId, Tick, ToolName, UnixMillis,
@@ -46,8 +47,10 @@ pub struct Presence {
     pub failure_domain: String,
     /// Its links, as it last told of them.
     pub links: BTreeMap<NodeId, LinkReport>,
-    /// Its clock less the coordinator's, in milliseconds, as the last answered probe measured it.
+    /// Its clock less the coordinator's, in milliseconds: the median of what the last answered probes measured.
     pub clock_offset_ms: Option<i64>,
+    /// What tells whether it is there.
+    pub contact: Contact,
     /// What it runs.
     pub running: BTreeMap<AttemptId, RunningAttempt>,
     /// Its machine.
@@ -83,6 +86,9 @@ pub struct RunningAttempt {
     pub capabilities: BTreeSet<String>,
     /// The breaker's leave to start it.
     pub permit: Permit,
+    /// Heartbeats since it was given that did not tell of it; none while the first one is awaited, which may have been
+    /// on its way before.
+    pub missed_beats: Option<u32>,
 }
 
 impl Presence {
@@ -99,6 +105,7 @@ impl Presence {
             failure_domain: String::new(),
             links: BTreeMap::new(),
             clock_offset_ms: None,
+            contact: Contact::default(),
             running: BTreeMap::new(),
             host_id: String::new(),
             cpu_slots: 0,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::node::{LoadScore, Member, Presence};
 use super::settings::Strategy;
-use crate::types::{NodeId, NodeSpec, NodeStatus, Tick, ToolName};
+use crate::types::{FaultCause, NodeId, NodeSpec, NodeStatus, Tick, ToolName};
 
 /// What a task asks of a node.
 #[derive(Debug, Clone)]
@@ -75,11 +75,12 @@ pub struct Mesh<'a> {
 }
 
 impl Mesh<'_> {
-    /// The node that should get the task now; none if it has to wait.
-    pub fn choose(&self, need: &Need<'_>) -> Option<NodeId> {
+    /// The node that should get the task now, another one than `beside`; none if it has to wait.
+    pub fn choose(&self, need: &Need<'_>, beside: Option<&NodeId>) -> Option<NodeId> {
         let cores_in_use = self.cores_in_use();
         self.members
             .iter()
+            .filter(|(id, _)| Some(*id) != beside)
             .filter(|(id, member)| self.refusals(id, member, need, &cores_in_use).next().is_none())
             .map(|(id, member)| self.fit(id, member, need))
             .min_by(|a, b| self.compare(a, b))
@@ -133,11 +134,15 @@ impl Mesh<'_> {
             .map(|(id, _)| id)
     }
 
-    /// The cores in use, by machine. Summed once for all of its nodes: there may be a thousand.
+    /// The cores in use, by machine. Summed once for all of its nodes: there may be a thousand. Work of nodes that are
+    /// presumed dead uses none: its second attempts may need them.
     pub fn cores_in_use(&self) -> BTreeMap<&str, u32> {
         let mut used: BTreeMap<&str, u32> = BTreeMap::new();
-        for presence in self.presences.values() {
-            *used.entry(&presence.host_id).or_default() += presence.cpu_slots_in_use();
+        for (id, presence) in self.presences {
+            let cause = self.members.get(id).and_then(|member| member.cause);
+            if !matches!(cause, Some(FaultCause::Silent | FaultCause::SessionLost)) {
+                *used.entry(&presence.host_id).or_default() += presence.cpu_slots_in_use();
+            }
         }
         used
     }

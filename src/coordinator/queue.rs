@@ -112,7 +112,7 @@ impl FairQueue {
             }
             RunEvent::AttemptFailed { task, cause, .. } if stopped(task.id) => {
                 let taken = match cause {
-                    AttemptFault::Failed | AttemptFault::Deadline => Taken::CoreTime,
+                    AttemptFault::Failed | AttemptFault::Deadline | AttemptFault::Hung => Taken::CoreTime,
                     AttemptFault::Rejected | AttemptFault::Lost => Taken::Nothing,
                 };
                 self.end(now, id, task.id, taken);

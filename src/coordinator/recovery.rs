@@ -5,38 +5,23 @@
 
 mod policy;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use super::event::{Event, RecoveryStep, RunEvent};
 use super::input::{Effect, Message, Reply};
 use super::{Coordinator, Draft};
-use crate::types::{FaultCause, LinkState, NodeId, NodeStatus, Tick};
+use crate::types::{FaultCause, NodeId, NodeStatus, Tick};
 pub use policy::RestartPolicy;
 use policy::Starts;
 
-/// Ended recoveries that are remembered, for rates over a time.
-const KEPT: usize = 1000;
 /// Characters that are kept of why a start failed.
 const MOST_WORDS: usize = 512;
-
-/// A start that ended: in the node's return or in nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EndedRecovery {
-    /// The node.
-    pub node: NodeId,
-    /// When it ended.
-    pub at: Tick,
-    /// Whether the node was ACTIVE again.
-    pub succeeded: bool,
-}
 
 /// The recoveries of all nodes.
 #[derive(Debug, Default)]
 pub struct Recoveries {
     nodes: BTreeMap<NodeId, Recovery>,
     attempted: u64,
-    succeeded: u64,
-    ended: VecDeque<EndedRecovery>,
 }
 
 /// How far the recovery of one node is.
@@ -84,24 +69,6 @@ impl Recoveries {
     /// Starts that were asked for, since the coordinator's start.
     pub const fn attempted(&self) -> u64 {
         self.attempted
-    }
-
-    /// Those after which the node was ACTIVE again.
-    pub const fn succeeded(&self) -> u64 {
-        self.succeeded
-    }
-
-    /// The newest starts that have ended, oldest first; at most 1000.
-    pub fn ended(&self) -> impl Iterator<Item = &EndedRecovery> {
-        self.ended.iter()
-    }
-
-    fn end(&mut self, node: &NodeId, at: Tick, succeeded: bool) {
-        self.succeeded += u64::from(succeeded);
-        self.ended.push_back(EndedRecovery { node: node.clone(), at, succeeded });
-        if self.ended.len() > KEPT {
-            self.ended.pop_front();
-        }
     }
 
     /// Follows what happens to nodes.
@@ -179,14 +146,17 @@ impl Coordinator {
         Reply::Done
     }
 
-    /// Has the node's process started now, whatever its budget. Answers whether anything here can.
+    /// Has the node's process started now, whatever its budget, unless a start is under way. Answers whether anything
+    /// here can.
     pub(super) fn start_by_hand(&mut self, draft: &mut Draft, node: &NodeId) -> bool {
         let can = self.settings.restart.can_start(node);
         let recovery = self.recoveries.nodes.entry(node.clone()).or_default();
         recovery.starts.forget();
-        recovery.stage = Stage::Idle;
-        if can {
-            self.ask(draft, node);
+        if !matches!(recovery.stage, Stage::Starting { .. }) {
+            recovery.stage = Stage::Idle;
+            if can {
+                self.ask(draft, node);
+            }
         }
         can
     }
@@ -207,6 +177,7 @@ impl Coordinator {
         for (node, stage) in nodes {
             match stage {
                 Stage::Fallen => self.plan_start(draft, &node),
+                Stage::Waiting { .. } if self.is_drained(&node) => self.plan_start(draft, &node),
                 Stage::Waiting { .. } => self.ask(draft, &node),
                 Stage::Starting { .. } => self.overdue(draft, &node),
                 Stage::Joined { asked } => self.returned(draft, &node, asked),
@@ -220,7 +191,7 @@ impl Coordinator {
     fn plan_start(&mut self, draft: &mut Draft, node: &NodeId) {
         let now = draft.now.tick;
         let policy = &self.settings.restart;
-        let hindrance = if self.state.members.get(node).is_some_and(|member| member.drained) {
+        let hindrance = if self.is_drained(node) {
             Some("it is drained: recover it to start it")
         } else if !policy.can_start(node) {
             Some("no launcher: start the node again by hand")
@@ -272,7 +243,6 @@ impl Coordinator {
     }
 
     fn start_failed(&mut self, draft: &mut Draft, node: &NodeId) {
-        self.recoveries.end(node, draft.now.tick, false);
         self.set_stage(node, Stage::Fallen);
         self.set_status(draft, node, NodeStatus::Failed, Some(FaultCause::RestartFailed));
         self.plan_start(draft, node);
@@ -281,7 +251,6 @@ impl Coordinator {
     fn overdue(&mut self, draft: &mut Draft, node: &NodeId) {
         if self.state.members.get(node).is_some_and(|member| member.status == NodeStatus::Active) {
             // The process that was to be replaced is there again.
-            self.recoveries.end(node, draft.now.tick, false);
             return self.set_stage(node, Stage::Idle);
         }
         let timeout = self.settings.restart.start_timeout.as_secs_f64();
@@ -297,7 +266,6 @@ impl Coordinator {
         self.set_stage(node, Stage::Linking { since: now });
         let mut detail = "its process was started by somebody else".to_owned();
         if let Some(asked) = asked {
-            self.recoveries.end(node, now, true);
             detail = format!("its new process joined after {:.1} s", now.since(asked).as_secs_f64());
         }
         self.tell(draft, node, RecoveryStep::Restarted, detail);
@@ -324,7 +292,7 @@ impl Coordinator {
 
     /// Tells once the links of a node that came back are up.
     fn linked(&mut self, draft: &mut Draft, node: &NodeId, since: Tick) {
-        let Some(links) = self.links_up(node) else { return };
+        let Some(links) = self.links_up(draft.now.tick, node) else { return };
         self.set_stage(node, Stage::Idle);
         let after = draft.now.tick.since(since).as_secs_f64();
         self.tell(
@@ -336,19 +304,14 @@ impl Coordinator {
     }
 
     /// How many links to and from a node there are, if none that should be is missing.
-    fn links_up(&self, node: &NodeId) -> Option<usize> {
-        let up = |from: &NodeId, to: &NodeId| {
-            let link = self.presences.get(from).and_then(|presence| presence.links.get(to));
-            link.is_some_and(|link| link.state == LinkState::Up)
-        };
-        let takes_links =
-            |node: &NodeId| self.presences.get(node).is_some_and(|presence| presence.peer_endpoint.is_some());
-        if !takes_links(node) {
-            return Some(0);
-        }
-        let others: Vec<&NodeId> =
-            self.state.active().map(|(id, _)| id).filter(|id| *id != node && takes_links(id)).collect();
-        others.iter().all(|other| up(node, other) && up(other, node)).then_some(2 * others.len())
+    fn links_up(&self, now: Tick, node: &NodeId) -> Option<usize> {
+        let is_active = |peer: &&NodeId| self.status(peer) == Some(NodeStatus::Active);
+        let mut dialled = self.links.dials(node).filter(is_active);
+        let mut watching = self.links.observers(node).filter(is_active);
+        let count = dialled.clone().count() + watching.clone().count();
+        let all_live = dialled.all(|peer| self.is_live(now, node, peer))
+            && watching.all(|peer| self.is_live(now, peer, node));
+        all_live.then_some(count)
     }
 
     fn set_stage(&mut self, node: &NodeId, stage: Stage) {

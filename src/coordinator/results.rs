@@ -14,23 +14,64 @@ use crate::types::{
 /// Shards of one tool in a plan that is believed. Far more than is ever asked for; each becomes tasks that are kept.
 const MOST_SHARDS: usize = 1024;
 
+/// Who did a task, and by whom the result came.
+pub(super) struct Executor {
+    /// The node.
+    pub(super) node: NodeId,
+    /// Its process start when it did the work.
+    pub(super) incarnation: Incarnation,
+    /// The node that passed the result on, if its executor did not bring it itself.
+    pub(super) via: Option<NodeId>,
+}
+
+/// Why a result was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Dropped {
+    /// Nobody waits for the attempt: it was taken back, another was faster, or its run has ended.
+    StaleAttempt,
+    /// It is of a former process of the node.
+    StaleIncarnation,
+    /// Its executor is no member, or the node that passed it on is not connected.
+    SenderMismatch,
+}
+
+impl Dropped {
+    /// The name as it is written everywhere: `STALE_ATTEMPT`, ...
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Dropped::StaleAttempt => "STALE_ATTEMPT",
+            Dropped::StaleIncarnation => "STALE_INCARNATION",
+            Dropped::SenderMismatch => "SENDER_MISMATCH",
+        }
+    }
+}
+
 impl Coordinator {
     pub(super) fn task_ended(
         &mut self,
         draft: &mut Draft,
-        executor: &NodeId,
-        incarnation: Incarnation,
+        by: &Executor,
         attempt: &AttemptRef,
         ending: Ending,
         measured: Measured,
     ) -> Reply {
-        // Whatever becomes of it, the node need not send it again.
-        if let Some(session) = self.presences.get(executor).and_then(|presence| presence.session) {
-            let message = Message::Acknowledge(attempt.clone());
-            draft.effects.push(Effect::Send { node: executor.clone(), session, message });
+        let executor = &by.node;
+        if !self.may_bring(by) {
+            self.drop_result(Dropped::SenderMismatch);
+            return Reply::Done;
         }
-        if !self.is_current(attempt, executor, incarnation) {
-            self.stale_results += 1;
+        let known = self.state.members.get(executor).and_then(|member| member.incarnation);
+        if by.via.is_some() {
+            self.relayed_results += 1;
+            if known == Some(by.incarnation) {
+                self.was_seen(executor, draft.now.tick);
+            }
+        }
+        // Whatever becomes of it, the node need not send it again.
+        self.acknowledge(draft, by, attempt);
+        if !self.is_current(attempt, executor, by.incarnation) {
+            let is_former = known.is_some_and(|known| known != by.incarnation);
+            self.drop_result(if is_former { Dropped::StaleIncarnation } else { Dropped::StaleAttempt });
             return Reply::Done;
         }
         let made = match ending {
@@ -48,6 +89,7 @@ impl Coordinator {
             }
         };
         self.release(draft, executor, attempt, CallOutcome::Success);
+        self.stop_others(draft, attempt);
         let tool_error = match &facts {
             Facts::Lint { error } => error.clone(),
             _ => None,
@@ -65,6 +107,37 @@ impl Coordinator {
             self.follow(draft, &attempt.run, &task, facts, output);
         }
         Reply::Done
+    }
+
+    /// Whether a result may come this way: from its executor, or by a connected node.
+    fn may_bring(&self, by: &Executor) -> bool {
+        let is_connected = |node| self.presences.get(node).is_some_and(|presence| presence.session.is_some());
+        match &by.via {
+            None => true,
+            Some(via) => is_connected(via) && self.state.members.contains_key(&by.node),
+        }
+    }
+
+    fn drop_result(&mut self, reason: Dropped) {
+        *self.dropped.entry(reason).or_default() += 1;
+    }
+
+    /// Tells the executor that its result arrived, the way it came if its own session does not carry.
+    fn acknowledge(&self, draft: &mut Draft, by: &Executor, attempt: &AttemptRef) {
+        let message = Message::Acknowledge(attempt.clone());
+        let session = |node| self.presences.get(node).and_then(|presence| presence.session);
+        let (node, session, message) = match (&by.via, session(&by.node)) {
+            (None, Some(session)) => (&by.node, session, message),
+            (Some(_), Some(session)) if self.is_responsive(&by.node, draft.now.tick) => {
+                (&by.node, session, message)
+            }
+            (Some(via), _) => {
+                let Some(session) = session(via) else { return };
+                (via, session, Message::Forward { to: by.node.clone(), message: Box::new(message) })
+            }
+            (None, None) => return,
+        };
+        draft.effects.push(Effect::Send { node: node.clone(), session, message });
     }
 
     /// Why an output cannot be right, as far as the coordinator knows better: coverage is not taken on trust.
@@ -147,7 +220,13 @@ impl Coordinator {
         self.give_up_if_exhausted(draft, &attempt.run, attempt.task, detail);
     }
 
-    fn release(&mut self, draft: &Draft, node: &NodeId, attempt: &AttemptRef, outcome: CallOutcome) {
+    pub(super) fn release(
+        &mut self,
+        draft: &Draft,
+        node: &NodeId,
+        attempt: &AttemptRef,
+        outcome: CallOutcome,
+    ) {
         let presence = self.presence(node);
         if let Some(running) = presence.running.remove(&attempt.attempt) {
             presence.breaker.record(draft.now.tick, running.permit, outcome, 0.0);

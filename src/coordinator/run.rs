@@ -75,6 +75,17 @@ pub struct Task {
     pub retries: u32,
 }
 
+/// One node's try at a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Execution {
+    /// Its number.
+    pub attempt: AttemptId,
+    /// The node.
+    pub node: NodeId,
+    /// The node's process start.
+    pub incarnation: Incarnation,
+}
+
 /// Where a task is.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TaskState {
@@ -88,6 +99,8 @@ pub enum TaskState {
         node: NodeId,
         /// The node's process start.
         incarnation: Incarnation,
+        /// Another execution, on another node, started because the first one's fell silent.
+        second: Option<Execution>,
     },
     /// It ended well.
     Done {
@@ -223,11 +236,17 @@ impl Run {
                     self.tasks.push(task);
                 }
             }
-            RunEvent::TaskAssigned { task, attempt, node, incarnation } => {
-                self.set(
-                    task.id,
-                    TaskState::Running { attempt: *attempt, node: node.clone(), incarnation: *incarnation },
-                );
+            RunEvent::TaskAssigned { task, attempt, node, incarnation, second: false } => {
+                let (attempt, node, incarnation) = (*attempt, node.clone(), *incarnation);
+                self.set(task.id, TaskState::Running { attempt, node, incarnation, second: None });
+            }
+            RunEvent::TaskAssigned { task, attempt, node, incarnation, second: true } => {
+                if let Some(TaskState::Running { second, .. }) =
+                    self.task_mut(task.id).map(|task| &mut task.state)
+                {
+                    let (attempt, node, incarnation) = (*attempt, node.clone(), *incarnation);
+                    *second = Some(Execution { attempt, node, incarnation });
+                }
             }
             RunEvent::TaskAccepted { task, attempt, node, output, tool_error, measured } => {
                 let done = TaskState::Done {
@@ -239,13 +258,15 @@ impl Run {
                 };
                 self.set(task.id, done);
             }
-            RunEvent::AttemptFailed { task, counts, .. } => self.requeue(task.id, *counts),
+            RunEvent::AttemptFailed { task, counts, attempt, .. } => {
+                self.withdraw(task.id, *counts, |execution| execution.attempt == *attempt);
+            }
             RunEvent::Redistributed { from, tasks, counts } => {
                 if let Some(fault) = self.faults.last_mut().filter(|fault| fault.node == *from) {
                     fault.redistributed_tasks += u32::try_from(tasks.len()).unwrap_or(u32::MAX);
                 }
                 for task in tasks {
-                    self.requeue(task.id, *counts);
+                    self.withdraw(task.id, *counts, |execution| execution.node == *from);
                 }
             }
             RunEvent::TaskGivenUp { task, reason } => {
@@ -283,12 +304,23 @@ impl Run {
         }
     }
 
-    fn requeue(&mut self, id: TaskId, counts: bool) {
-        self.set(id, TaskState::Queued);
-        if let Some(task) = self.task_mut(id) {
-            task.retries += 1;
-            task.crashes += u32::from(counts);
-        }
+    /// Takes an execution from a task, which waits again unless it has another one. Only then it counts: what was
+    /// doubled for safety costs no budget.
+    fn withdraw(&mut self, id: TaskId, counts: bool, is_gone: impl Fn(&Execution) -> bool) {
+        let Some(task) = self.task_mut(id) else { return };
+        let mut left = task.executions().into_iter().filter(|execution| !is_gone(execution));
+        let left = left.next();
+        task.retries += 1;
+        task.crashes += u32::from(counts && left.is_none());
+        self.set(
+            id,
+            left.map_or(TaskState::Queued, |Execution { attempt, node, incarnation }| TaskState::Running {
+                attempt,
+                node,
+                incarnation,
+                second: None,
+            }),
+        );
     }
 
     /// Whether something was not linted: a task was given up, or a tool failed.
@@ -308,6 +340,27 @@ impl Task {
     /// Its place among the waiting tasks of its kind.
     pub const fn place(&self) -> (Reverse<u64>, TaskId) {
         (Reverse(self.cost), self.task.id)
+    }
+
+    /// Who tries it now: nobody, one node or two.
+    pub fn executions(&self) -> Vec<Execution> {
+        match &self.state {
+            TaskState::Running { attempt, node, incarnation, second } => {
+                let first = Execution { attempt: *attempt, node: node.clone(), incarnation: *incarnation };
+                std::iter::once(first).chain(second.clone()).collect()
+            }
+            TaskState::Queued | TaskState::Done { .. } | TaskState::GivenUp { .. } => Vec::new(),
+        }
+    }
+
+    /// The nodes that try it, or the one that did it.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeId> {
+        let (node, second) = match &self.state {
+            TaskState::Running { node, second, .. } => (Some(node), second.as_ref()),
+            TaskState::Done { node, .. } => (Some(node), None),
+            TaskState::Queued | TaskState::GivenUp { .. } => (None, None),
+        };
+        node.into_iter().chain(second.map(|second| &second.node))
     }
 
     /// What it made, if it ended well.

@@ -62,6 +62,8 @@ pub struct Settings {
     pub flush_interval: Duration,
     /// Between full health reports.
     pub health_check_interval: Duration,
+    /// Nodes that may belong to the mesh.
+    pub max_nodes: usize,
     /// Runs that may be open at a time.
     pub max_open_runs: usize,
     /// Tasks of one project that may run at a time; none: no limit.
@@ -127,6 +129,7 @@ impl Default for Settings {
             batch_size: 10,
             flush_interval: Duration::from_secs(1),
             health_check_interval: Duration::from_secs(30),
+            max_nodes: 1024,
             max_open_runs: 64,
             max_tasks_per_project: None,
             max_runs_per_project: None,

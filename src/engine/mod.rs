@@ -5,7 +5,10 @@
 
 pub mod clock;
 pub mod codec;
+mod handle;
+mod log;
 pub mod probes;
+mod progress;
 pub mod sessions;
 pub mod watch;
 
@@ -17,14 +20,16 @@ use tokio::sync::{mpsc, oneshot, watch as channel};
 use crate::coordinator::Coordinator;
 use crate::coordinator::event::Event;
 use crate::coordinator::input::{Effect, Input, Reply};
-use crate::coordinator::run::TaskState;
 use crate::coordinator::settings::Settings;
 use crate::store::{Store, StoreError};
-use crate::types::{NodeId, NodeStatus, Now, RunId, Tick};
+use crate::types::{NodeId, Now, RunId, Tick};
 use clock::Clock;
+pub use handle::Handle;
+use log::log;
 use probes::Probes;
+pub use progress::progress;
 use sessions::Sessions;
-use watch::{NodePart, Progress, RunLog, RunLogs};
+use watch::{Progress, RunLogs};
 
 /// Commands that may wait; beyond, callers wait.
 const QUEUE: usize = 1024;
@@ -65,75 +70,6 @@ pub enum EngineError {
     /// A record.
     #[error(transparent)]
     Codec(#[from] codec::CodecError),
-}
-
-/// How others speak to the engine. Cheap to clone.
-#[derive(Clone)]
-pub struct Handle {
-    commands: mpsc::Sender<Command>,
-    sessions: Sessions,
-    probes: Probes,
-    logs: RunLogs,
-    revision: channel::Receiver<u64>,
-    clock: Arc<dyn Clock>,
-}
-
-impl Handle {
-    /// Has an input decided; answers once the facts are committed.
-    pub async fn decide(&self, input: Input) -> Result<Reply, Stopped> {
-        self.probes.notice(&input);
-        let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Input(Box::new(input), reply)).await.map_err(|_| Stopped)?;
-        answer.await.map_err(|_| Stopped)
-    }
-
-    /// Asks about the committed state.
-    pub async fn query<T: Send + 'static>(
-        &self,
-        question: impl FnOnce(&Coordinator, Now) -> T + Send + 'static,
-    ) -> Result<T, Stopped> {
-        let (reply, answer) = oneshot::channel();
-        let query: Query = Box::new(move |core, now| {
-            // The asker may have gone away.
-            let _ = reply.send(question(core, now));
-        });
-        self.commands.send(Command::Query(query)).await.map_err(|_| Stopped)?;
-        answer.await.map_err(|_| Stopped)
-    }
-
-    /// How far a run is, after the newest change at least.
-    pub async fn progress(&self, run: &RunId, log: &Arc<RunLog>) -> Result<Arc<Progress>, Stopped> {
-        if let Some(known) = log.known_progress() {
-            return Ok(known);
-        }
-        let (run, log) = (run.clone(), log.clone());
-        self.query(move |core, _| log.progress_or(|| progress(core, &run))).await
-    }
-
-    /// The connections of nodes.
-    pub const fn sessions(&self) -> &Sessions {
-        &self.sessions
-    }
-
-    /// The probes that somebody waits for.
-    pub const fn probes(&self) -> &Probes {
-        &self.probes
-    }
-
-    /// The logs of runs.
-    pub const fn logs(&self) -> &RunLogs {
-        &self.logs
-    }
-
-    /// Changes whenever a decision changed something.
-    pub fn revision(&self) -> channel::Receiver<u64> {
-        self.revision.clone()
-    }
-
-    /// The moment, by the engine's clock.
-    pub fn now(&self) -> Now {
-        self.clock.now()
-    }
 }
 
 /// The engine, ready to run.
@@ -230,7 +166,7 @@ impl<S: Store> Engine<S> {
         }
         self.commit(&events)?;
         self.publish(events);
-        // Alerts change without an event.
+        // Links and alerts change without an event.
         let revision = self.core.revision();
         self.revision.send_if_modified(|told| std::mem::replace(told, revision) != revision);
         for effect in effects {
@@ -317,98 +253,6 @@ async fn sleep_until(wake_at: Option<Tick>, now: Tick) {
     match wake_at {
         Some(at) => tokio::time::sleep(at.since(now)).await,
         None => std::future::pending().await,
-    }
-}
-
-/// How far a run is, as its watchers are told. Takes as long as the run has tasks.
-pub fn progress(core: &Coordinator, id: &RunId) -> Progress {
-    let Some(run) = core.state().runs.get(id) else { return Progress::default() };
-    let mut nodes: BTreeMap<&NodeId, (NodePart, u32)> = core
-        .state()
-        .members
-        .iter()
-        .map(|(node, member)| {
-            let status = match member.status {
-                NodeStatus::Active => "idle".to_owned(),
-                other => other.as_str().to_ascii_lowercase(),
-            };
-            (node, (NodePart { status, ..NodePart::default() }, 0))
-        })
-        .collect();
-    for task in &run.tasks {
-        let (node, done) = match &task.state {
-            TaskState::Running { node, .. } => (node, 0),
-            TaskState::Done { node, .. } => (node, 1),
-            TaskState::Queued | TaskState::GivenUp { .. } => continue,
-        };
-        let (part, finished) = nodes.entry(node).or_default();
-        part.tasks.push(task.name.clone());
-        *finished += done;
-    }
-    let nodes = nodes
-        .into_iter()
-        .map(|(node, (mut part, done))| {
-            if !part.tasks.is_empty() {
-                part.progress = f64::from(done) / part.tasks.len() as f64;
-                if part.status == "idle" {
-                    part.status = "assigned".to_owned();
-                }
-            }
-            (node.clone(), part)
-        })
-        .collect();
-    let (waiting, running) = if run.is_open() { run.waiting_and_running() } else { (0, 0) };
-    Progress {
-        tools: run.tool_progress(),
-        nodes,
-        waiting_tasks: u32::try_from(waiting).unwrap_or(u32::MAX),
-        running_tasks: u32::try_from(running).unwrap_or(u32::MAX),
-        runs_ahead: core.queue().position(id),
-    }
-}
-
-/// Tells operators what happened, by names and numbers only.
-fn log(event: &Event) {
-    use crate::coordinator::event::RunEvent;
-    match event {
-        Event::NodeJoined { spec, incarnation } => {
-            tracing::info!(node = %spec.node_id, incarnation = incarnation.0, "node joined");
-        }
-        Event::NodeStatusChanged { node, status, cause } => {
-            let cause = cause.map_or("", crate::types::FaultCause::as_str);
-            tracing::info!(%node, %status, cause, "node status changed");
-        }
-        Event::NodeRecovery { node, step, detail } => {
-            tracing::info!(%node, step = step.as_str(), detail, "node recovery");
-        }
-        Event::Run { run, event, .. } => match event {
-            RunEvent::Started { order, .. } => {
-                tracing::info!(%run, files = order.files, project = order.project, "run started");
-            }
-            RunEvent::TaskAssigned { task, attempt, node, .. } => {
-                tracing::debug!(%run, task = %task, %attempt, %node, "task assigned");
-            }
-            RunEvent::TaskAccepted { task, attempt, node, .. } => {
-                tracing::debug!(%run, task = %task, %attempt, %node, "task accepted");
-            }
-            RunEvent::AttemptFailed { task, attempt, node, cause, detail, .. } => {
-                tracing::warn!(%run, task = %task, %attempt, %node, cause = cause.as_str(), detail, "attempt failed");
-            }
-            RunEvent::TaskGivenUp { task, reason } => {
-                tracing::warn!(%run, task = %task, reason, "task given up");
-            }
-            RunEvent::Redistributed { from, tasks, .. } => {
-                tracing::warn!(%run, node = %from, tasks = tasks.len(), "tasks taken from node");
-            }
-            RunEvent::Finished { outcome, detail, .. } => {
-                tracing::info!(%run, %outcome, detail, "run finished");
-            }
-            RunEvent::TasksCreated { .. } | RunEvent::NodeFault { .. } => {}
-        },
-        Event::NodeDeclared(_)
-        | Event::NodeDrained { .. }
-        | Event::FaultHandled { .. }
-        | Event::RunForgotten(_) => {}
     }
 }
 

@@ -15,7 +15,7 @@ use crate::coordinator::input::{
 use crate::coordinator::settings::Settings;
 use crate::store::StoreError;
 use crate::types::{AttemptRef, Digest, Epoch, FaultCause, Incarnation, Measured, NodeStatus, RunId};
-use rig::{ended, node, play, rig, start};
+use rig::{answer_probes, ended, node, play, rig, start};
 
 #[tokio::test(start_paused = true)]
 async fn a_message_is_seen_only_after_its_facts_are_stored() {
@@ -81,10 +81,10 @@ async fn what_arrives_together_is_committed_together() {
 async fn a_node_that_says_nothing_is_failed_at_the_message_timeout_with_no_other_input() {
     let rig = rig(Settings::default());
     let (_session, _messages) = rig.join("silent").await;
-    tokio::time::sleep(Duration::from_secs(7)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(rig.status("silent").await, (NodeStatus::Active, None));
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let late = Some(FaultCause::HeartbeatTimeout);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let late = Some(FaultCause::Silent);
     assert!(
         rig.stored()
             .iter()
@@ -97,13 +97,18 @@ async fn a_node_that_says_nothing_is_failed_at_the_message_timeout_with_no_other
     revision.mark_unchanged();
     // Nothing is asked of the engine from here on: it wakes by itself.
     timeout(Duration::from_secs(2), revision.changed()).await.expect("in time").expect("runs");
-    assert!(matches!(rig.stored()[before..], [Event::NodeStatusChanged { status: NodeStatus::Failed, .. }]));
+    // And nothing here starts it again, which is told too.
+    assert!(matches!(
+        rig.stored()[before..],
+        [Event::NodeStatusChanged { status: NodeStatus::Failed, .. }, Event::NodeRecovery { .. }]
+    ));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_node_with_heartbeats_stays_active_for_an_hour() {
     let rig = rig(Settings::default());
-    let (session, _messages) = rig.join("steady").await;
+    let (session, messages) = rig.join("steady").await;
+    answer_probes(rig.handle.clone(), "steady", session, messages);
     let joined = rig.stored().len();
     for _ in 0..720 {
         tokio::time::sleep(Duration::from_secs(5)).await;
@@ -221,6 +226,48 @@ async fn watchers_of_a_run_that_ends_and_is_forgotten_at_once_see_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_run_that_moves_up_in_the_queue_is_told_so_though_nothing_happened_in_it() {
+    let rig = rig(Settings::default());
+    let ids = ["run-a", "run-b", "run-c"].map(|name| RunId::new(name).expect("valid"));
+    for id in &ids {
+        rig.handle.decide(start(id.as_str())).await.expect("runs");
+    }
+    let logs = ids.clone().map(|id| rig.handle.logs().get(&id).expect("has begun"));
+    let ahead = async |at: usize| {
+        let progress = rig.handle.progress(&ids[at], &logs[at]).await.expect("runs");
+        assert_eq!((progress.waiting_tasks, progress.running_tasks), (1, 0));
+        progress.runs_ahead
+    };
+    assert_eq!((ahead(0).await, ahead(1).await, ahead(2).await), (0, 1, 2));
+    let (first, mut last) = (logs[0].changes(), logs[2].changes());
+    last.mark_unchanged();
+    let events = logs[2].newest();
+    let cancel = Input::CancelRun { run: ids[1].clone(), reason: "enough".into() };
+    rig.handle.decide(cancel).await.expect("runs");
+    timeout(Duration::from_secs(1), last.changed()).await.expect("told").expect("the log is there");
+    assert_eq!((ahead(0).await, ahead(2).await), (0, 1));
+    assert_eq!(logs[2].newest(), events, "nothing happened in it");
+    assert!(!first.has_changed().expect("the log is there"), "who did not move is not told");
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_is_made_once_for_all_who_ask_and_anew_after_a_change() {
+    let rig = rig(Settings::default());
+    let run = RunId::new("run-a").expect("valid");
+    rig.handle.decide(start("run-a")).await.expect("runs");
+    let log = rig.handle.logs().get(&run).expect("has begun");
+    let ask = async || rig.handle.progress(&run, &log).await.expect("runs");
+    let (first, second) = tokio::join!(ask(), ask());
+    assert!(std::sync::Arc::ptr_eq(&first, &second));
+    assert_eq!((first.waiting_tasks, first.nodes.len()), (1, 0));
+    rig.join("worker").await;
+    let then = ask().await;
+    assert_eq!((then.waiting_tasks, then.running_tasks), (0, 1));
+    let part = &then.nodes[&node("worker")];
+    assert_eq!((&*part.tasks[0], part.status.as_str()), ("plan", "assigned"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_query_sees_the_committed_state_of_what_was_asked_before() {
     let rig = rig(Settings::default());
     let appended = rig.appended.clone();
@@ -257,7 +304,7 @@ async fn the_launcher_is_asked_to_start_a_node_that_is_recovered() {
         .decide(Input::SessionClosed { session, node: node("worker"), ending: SessionEnding::Reset })
         .await
         .expect("runs");
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    tokio::time::sleep(Duration::from_secs(31)).await;
     let gone = (NodeStatus::Failed, Some(FaultCause::SessionLost));
     assert_eq!(rig.status("worker").await, gone);
     rig.handle.decide(fault(FaultAction::Recover, "worker")).await.expect("runs");

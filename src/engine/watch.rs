@@ -48,6 +48,8 @@ pub struct NodePart {
     pub status: String,
     /// The share of its tasks that are done.
     pub progress: f64,
+    /// The peers to which it holds a live link.
+    pub connections: Vec<NodeId>,
 }
 
 /// The events of one run.

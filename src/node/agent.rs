@@ -27,6 +27,7 @@ use super::workspace_cache::WorkspaceCache;
 use crate::linters::process::Limits;
 use crate::linters::toolchain::Toolchain;
 use crate::proto::peer::v1 as pb;
+use crate::transport::listener::Bind;
 use crate::types::{AttemptRef, Epoch, Incarnation, NodeSpec};
 
 /// The protocol versions that a node speaks.
@@ -99,9 +100,11 @@ impl Default for PeerSettings {
 }
 
 /// What a node is made of.
-pub struct NodeOptions {
+pub struct NodeOptions<B> {
     /// What it is told.
     pub settings: NodeSettings,
+    /// Where it listens for its peers; [`Tcp`](crate::transport::listener::Tcp) but for tests.
+    pub network: B,
     /// How it connects; [`super::link::tcp`] but for tests.
     pub connector: Connector,
     /// Cancelled when it should finish what it has and then end.
@@ -204,8 +207,8 @@ impl Identity {
 /// cancelled it takes no more work, and ends when it has finished and delivered what it had, or its time for that is over.
 ///
 /// Everything it started is gone when it returns, or within seconds.
-pub async fn run(options: NodeOptions, stop: CancellationToken) -> Result<(), AgentError> {
-    let NodeOptions { settings, connector, drain, random } = options;
+pub async fn run<B: Bind>(options: NodeOptions<B>, stop: CancellationToken) -> Result<(), AgentError> {
+    let NodeOptions { settings, network, connector, drain, random } = options;
     let local = |path: &PathBuf| {
         let path = path.clone();
         move |error: &dyn std::fmt::Display| AgentError::Local { path, reason: error.to_string() }
@@ -237,7 +240,7 @@ pub async fn run(options: NodeOptions, stop: CancellationToken) -> Result<(), Ag
         stop: linked.clone(),
     });
     let PeerSettings { listen, advertise, tls } = &settings.peers;
-    let listening = peers::listen(&peers, *listen, advertise.as_deref(), tls.as_ref()).await?;
+    let listening = peers::listen(&peers, &network, *listen, advertise.as_deref(), tls.as_ref()).await?;
 
     // Private (0700), since it holds the source code of others; removed when this returns.
     let work_dir = tempfile::Builder::new()

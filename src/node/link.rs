@@ -73,7 +73,8 @@ pub(super) fn links(
         .initial_connection_window_size(CONNECTION_WINDOW);
     match (endpoint.uri().scheme_str(), tls_ca) {
         (Some("https"), ca) => {
-            let mut tls = ClientTlsConfig::new();
+            // The bound of the endpoint ends with the TCP connection: a machine that hangs accepts that and answers nothing.
+            let mut tls = ClientTlsConfig::new().timeout(CONNECT_TIMEOUT);
             if let Some(pem) = ca {
                 tls = tls.ca_certificate(Certificate::from_pem(pem));
             }

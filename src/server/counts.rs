@@ -3,16 +3,21 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::peer_refusals::PeerRefusals;
 use crate::coordinator::metrics::Traffic;
 use crate::middleware::refusals::Reasons;
 
 /// Counts since the server's start; they only grow.
 #[derive(Debug, Default)]
 pub struct Counts {
+    /// Connections that were closed before their first request, on all listeners, by reason.
+    pub refused_connections: Reasons,
     /// Nodes that were not let in, by reason.
     pub refused_nodes: Reasons,
     /// Messages of nodes that were dropped, by reason.
     pub refused_messages: Reasons,
+    /// Messages that nodes dropped of each other, by reason.
+    pub refused_by_nodes: PeerRefusals,
     /// Posts to Alertmanagers, by outcome.
     pub alert_posts: Reasons,
     /// What passes over the sessions of nodes.

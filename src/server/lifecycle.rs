@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +36,7 @@ use crate::proto::v1::coordinator_service_server::CoordinatorServiceServer;
 use crate::proto::v1::workspace_service_server::WorkspaceServiceServer;
 use crate::store::Store;
 use crate::transport::accept::{ConnectionLimits, ServeOptions, Served, serve};
+use crate::transport::listener::{Bind, Listener, Tcp};
 use crate::transport::tls::{TlsConfigs, TlsError, server_config};
 use crate::workspace::blobs::{BlobError, BlobLimits, BlobStore};
 
@@ -127,12 +127,21 @@ pub struct RunningServer {
 
 /// Binds every listener, then serves. Nothing is left behind if one cannot be bound.
 pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<RunningServer, StartError> {
+    start_on(&Tcp, options).await
+}
+
+/// The same on another network than the machine's, for example a simulated one.
+pub async fn start_on<S, B>(network: &B, options: ServerOptions<S>) -> Result<RunningServer, StartError>
+where
+    S: Store + 'static,
+    B: Bind,
+{
     let settings = &options.settings;
     let (api_tls, node_tls) = tls(settings)?.map(<(_, _)>::from).unzip();
-    let api = bind(settings.server.listen, "server.listen").await?;
-    let nodes = bind(settings.server.node_listen, "server.node_listen").await?;
+    let (api, api_address) = bind(network, settings.server.listen, "server.listen").await?;
+    let (nodes, node_address) = bind(network, settings.server.node_listen, "server.node_listen").await?;
     let admin_listener = match options.admin {
-        true => Some(bind(settings.server.admin_listen, "server.admin_listen").await?),
+        true => Some(bind(network, settings.server.admin_listen, "server.admin_listen").await?),
         false => None,
     };
     let workspace = &settings.workspace;
@@ -197,9 +206,9 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
     let random = options.random;
     let listener_limits = |limits| (limits, settings.server.shutdown_grace, random.clone());
     let mut running = RunningServer {
-        api: local(&api, settings.server.listen),
-        nodes: local(&nodes, settings.server.node_listen),
-        admin: admin_listener.as_ref().map(|listener| local(listener, settings.server.admin_listen)),
+        api: api_address,
+        nodes: node_address,
+        admin: admin_listener.as_ref().map(|(_, address)| *address),
         service,
         secrets: secrets.clone(),
         reporter,
@@ -227,7 +236,7 @@ pub async fn start<S: Store + 'static>(options: ServerOptions<S>) -> Result<Runn
     let node_tls = node_tls.filter(|_| !settings.server.node_listen.ip().is_loopback());
     let node_limits = ConnectionLimits::for_nodes(settings.mesh.message_timeout);
     running.listen(nodes, node_stack, listener_limits(node_limits), node_tls);
-    if let Some(listener) = admin_listener {
+    if let Some((listener, _)) = admin_listener {
         let routes = admin::routes(health_service, running.service.clone());
         let admin_stack = stack::admin(routes, ADMIN_STREAMS, random.clone());
         running.listen(listener, admin_stack, listener_limits(ConnectionLimits::default()), None);
@@ -268,7 +277,7 @@ impl RunningServer {
 
     /// Waits until all nodes are ACTIVE, at most so long. Answers whether they are.
     pub async fn wait_ready(&self, wait: Duration) -> bool {
-        mesh::wait_until_ready(&self.service, wait).await.unwrap_or(false)
+        mesh::wait_until_active(&self.service, wait).await.unwrap_or(false)
     }
 
     /// Waits until the coordinator fails, which it does if it can no longer store its facts.
@@ -282,7 +291,7 @@ impl RunningServer {
 
     fn listen(
         &mut self,
-        listener: TcpListener,
+        listener: impl Listener + 'static,
         inbound: Inbound,
         (limits, drain_timeout, random): (ConnectionLimits, Duration, RandomBits),
         tls: Option<TlsConfigs>,
@@ -294,6 +303,7 @@ impl RunningServer {
             allow_http1: true,
             drain_timeout,
             jitter: Arc::new(move || (random() >> 64) as u64 as f64 / u64::MAX as f64),
+            refused: self.service.counts.refused_connections.clone(),
         };
         self.listeners.get_mut().push(tokio::spawn(serve(
             listener,
@@ -304,13 +314,12 @@ impl RunningServer {
     }
 }
 
-async fn bind(address: SocketAddr, setting: &'static str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Bind { address, setting, source })
-}
-
-/// The port that was really taken.
-fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
-    listener.local_addr().unwrap_or(asked)
+async fn bind<B: Bind>(
+    network: &B,
+    address: SocketAddr,
+    setting: &'static str,
+) -> Result<(B::Listener, SocketAddr), StartError> {
+    network.bind(address).await.map_err(|source| StartError::Bind { address, setting, source })
 }
 
 fn with_reflection(routes: Routes) -> Routes {

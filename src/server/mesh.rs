@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::orders::refused;
 use super::service::{Service, stopped};
+use crate::coordinator::Coordinator;
 use crate::coordinator::health::MeshHealth;
 use crate::coordinator::input::{Input, Reply};
 use crate::proto::v1;
@@ -56,13 +57,13 @@ pub async fn initialize(
     // An answer that is late for its caller is none: some of the time must be left for it.
     let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
     let most = left.map_or(wait, |left| left.saturating_sub(ANSWER_TIME.min(left / 5)));
-    wait_until_ready(service, wait.min(most)).await?;
+    wait_until(service, wait.min(most), is_ready).await?;
     service
         .engine
         .query(|core, now| {
             let health = core.mesh_health(now, &Service::tools());
             v1::InitializeMeshResponse {
-                ready: is_ready(&health),
+                ready: is_ready(core),
                 mesh_health: health.topology_health,
                 active_nodes: health.active_nodes,
                 total_nodes: health.total_nodes,
@@ -78,15 +79,22 @@ pub async fn initialize(
         .map_err(stopped)
 }
 
-/// Waits until all nodes are ACTIVE, at most so long. Answers whether they are.
-pub async fn wait_until_ready(service: &Service, wait: Duration) -> Result<bool, ApiError> {
+/// Waits until all nodes are ACTIVE, at most so long. Answers whether they are. Work can begin then: links between nodes
+/// may take a moment longer.
+pub async fn wait_until_active(service: &Service, wait: Duration) -> Result<bool, ApiError> {
+    wait_until(service, wait, is_active).await
+}
+
+async fn wait_until(
+    service: &Service,
+    wait: Duration,
+    holds: fn(&Coordinator) -> bool,
+) -> Result<bool, ApiError> {
     let deadline = Instant::now() + wait;
     let mut revision = service.engine.revision();
     loop {
         revision.borrow_and_update();
-        let ready =
-            service.engine.query(|core, now| is_ready(&core.mesh_health(now, &[]))).await.map_err(stopped)?;
-        if ready {
+        if service.engine.query(move |core, _| holds(core)).await.map_err(stopped)? {
             return Ok(true);
         }
         match tokio::time::timeout_at(deadline, revision.changed()).await {
@@ -96,8 +104,14 @@ pub async fn wait_until_ready(service: &Service, wait: Duration) -> Result<bool,
     }
 }
 
-fn is_ready(health: &MeshHealth) -> bool {
-    health.total_nodes > 0 && health.active_nodes == health.total_nodes
+fn is_active(core: &Coordinator) -> bool {
+    let nodes = core.state().members.len();
+    nodes > 0 && core.state().active().count() == nodes
+}
+
+/// All nodes are ACTIVE and hold every link they should.
+fn is_ready(core: &Coordinator) -> bool {
+    is_active(core) && core.is_linked()
 }
 
 fn progress(health: &MeshHealth) -> std::collections::BTreeMap<String, f64> {

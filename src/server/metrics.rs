@@ -28,6 +28,8 @@ const BREAKER_STATES: [(BreakerState, &str); 3] =
 struct Measured {
     health: MeshHealth,
     totals: Totals,
+    /// Process starts that launchers were asked for.
+    restarts: u64,
     stale_results: u64,
     epoch: u64,
 }
@@ -37,6 +39,7 @@ pub async fn page(service: &Service) -> Result<String, ApiError> {
     let look = |core: &Coordinator, now| Measured {
         health: core.mesh_health(now, &[]),
         totals: core.totals().clone(),
+        restarts: core.recoveries().attempted(),
         stale_results: core.stale_results(),
         epoch: core.state().epoch.0,
     };
@@ -46,6 +49,8 @@ pub async fn page(service: &Service) -> Result<String, ApiError> {
     figures(&mut page, &measured.health.figures);
     mesh(&mut page, &measured.health);
     totals(&mut page, &measured.totals);
+    page.counter("lintmesh_node_restarts_total", "Restarts of node processes that launchers were asked for.")
+        .count(&[], measured.restarts);
     refusals(&mut page, service, measured.stale_results);
     alerts(&mut page, service, &measured.health);
     calls(&mut page, &service.calls.snapshot());
@@ -89,7 +94,7 @@ fn figures(page: &mut Page, figures: &Figures) {
     gauge("lintmesh_nodes", "Nodes, declared or joined.", Some(f64::from(figures.total_nodes)));
     gauge(
         "lintmesh_connectivity_ratio",
-        "Live links / planned links.",
+        "Live links / the links that all nodes would have.",
         Some(figures.connectivity_percentage),
     );
     gauge("lintmesh_topology_health_ratio", "ACTIVE nodes / all nodes.", Some(figures.topology_health));
@@ -162,7 +167,7 @@ fn mesh(page: &mut Page, health: &MeshHealth) {
         let count = links().filter(|link| link.state == state).count();
         family.count(&[("state", state.as_str())], count as u64);
     }
-    page.gauge("lintmesh_planned_links", "Links of the shape that is in force.")
+    page.gauge("lintmesh_planned_links", "Links to hold now, between the nodes that are there.")
         .count(&[], health.planned_connections.into());
     page.gauge("lintmesh_topology_info", "The shape that is in force; always 1.")
         .value(&[("type", health.topology.as_str())], 1.0);
@@ -199,15 +204,24 @@ fn totals(page: &mut Page, totals: &Totals) {
 }
 
 fn refusals(page: &mut Page, service: &Service, stale_results: u64) {
+    let mut family =
+        page.counter("lintmesh_refused_connections_total", "Connections closed before their first request.");
+    for (reason, count) in service.counts.refused_connections.counts() {
+        family.count(&[("reason", reason)], count);
+    }
     let mut family = page.counter("lintmesh_refused_nodes_total", "Nodes that were not let in, by reason.");
     for (reason, count) in service.counts.refused_nodes.counts() {
         family.count(&[("reason", reason)], count);
     }
     let mut reasons: BTreeMap<_, _> = service.counts.refused_messages.counts();
     *reasons.entry("STALE_ATTEMPT").or_default() += stale_results;
-    let mut family = page.counter("lintmesh_refused_messages_total", "Messages of nodes dropped, by reason.");
+    let mut family =
+        page.counter("lintmesh_refused_messages_total", "Messages of nodes dropped, by whom and why.");
     for (reason, count) in reasons {
-        family.count(&[("reason", reason)], count);
+        family.count(&[("by", "coordinator"), ("reason", reason)], count);
+    }
+    for (reason, count) in service.counts.refused_by_nodes.sums() {
+        family.count(&[("by", "nodes"), ("reason", reason)], count);
     }
     let traffic = service.counts.traffic.total();
     page.counter("lintmesh_messages_total", "Messages between coordinator and nodes, in both directions.")

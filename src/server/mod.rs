@@ -23,6 +23,7 @@ mod observe;
 mod orders;
 mod outputs;
 mod pages;
+mod peer_refusals;
 mod refusals;
 mod reports;
 mod service;
@@ -31,6 +32,6 @@ pub mod stack;
 mod workspace;
 
 pub use enrolment::Secrets;
-pub use lifecycle::{RunningServer, ServerOptions, StartError, start};
+pub use lifecycle::{RunningServer, ServerOptions, StartError, start, start_on};
 pub use nodes::MESH_ID;
 pub use service::TreePolicy;

@@ -116,6 +116,9 @@ pub fn refused(refusal: Refusal) -> ApiError {
             limit: open as u64,
             retry: Duration::from_secs(5),
         },
+        Refusal::TooManyNodes(most) => {
+            ApiError::ResourceExhausted { what: "nodes", limit: most as u64, retry: Duration::from_secs(60) }
+        }
         Refusal::TooManyRunsOfProject { limit, .. } => ApiError::ResourceExhausted {
             what: "open runs of one project (queue.max_runs_per_project)",
             limit: limit as u64,

@@ -33,6 +33,7 @@ pub fn core(settings: &Settings) -> CoreSettings {
         batch_size: mesh.batch_size,
         flush_interval: mesh.flush_interval,
         health_check_interval: mesh.health_check_interval,
+        max_nodes: mesh.max_nodes as usize,
         alerts: AlertSettings {
             low_connectivity: alerts.low_connectivity,
             high_node_failure_rate: alerts.high_node_failure_rate,

@@ -15,6 +15,7 @@ use tower::Service;
 use super::connection;
 use super::listener::Listener;
 use super::tls::TlsConfigs;
+use crate::middleware::refusals::Reasons;
 
 /// What a connection may do, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +98,8 @@ pub struct ServeOptions {
     pub drain_timeout: Duration,
     /// Random numbers from 0 to 1.
     pub jitter: Arc<dyn Fn() -> f64 + Send + Sync>,
+    /// Counts the connections that were closed before their first request, by reason.
+    pub refused: Reasons,
 }
 
 /// How a listener ended.
@@ -156,6 +159,7 @@ where
         backoff = FIRST_BACKOFF;
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
             served.refused += 1;
+            options.refused.count("TOO_MANY_CONNECTIONS");
             tracing::debug!(?addr, limit = options.limits.max_connections, "too many connections; closed");
             continue;
         };

@@ -45,8 +45,14 @@ pub(super) async fn run<I, S>(
             // Nothing has begun, so a shutdown need not wait for it.
             let io = match shutdown.run_until_cancelled(handshake).await {
                 Some(Ok(Ok(io))) => io,
-                Some(Ok(Err(error))) => return tracing::debug!(?addr, %error, "TLS handshake failed"),
-                Some(Err(_)) => return tracing::debug!(?addr, "TLS handshake took too long"),
+                Some(Ok(Err(error))) => {
+                    options.refused.count("TLS_HANDSHAKE_FAILED");
+                    return tracing::debug!(?addr, %error, "TLS handshake failed");
+                }
+                Some(Err(_)) => {
+                    options.refused.count("TLS_HANDSHAKE_TIMEOUT");
+                    return tracing::debug!(?addr, "TLS handshake took too long");
+                }
                 None => return,
             };
             let certificates =
@@ -67,9 +73,15 @@ where
     let first_bytes = timeout(options.limits.first_byte_timeout, read_preface(io));
     let io = match shutdown.run_until_cancelled(first_bytes).await {
         Some(Ok(Ok((io, is_http2)))) if is_http2 || options.allow_http1 => io,
-        Some(Ok(Ok(_))) => return tracing::debug!(?addr, "not HTTP/2; closed"),
+        Some(Ok(Ok(_))) => {
+            options.refused.count("NOT_HTTP2");
+            return tracing::debug!(?addr, "not HTTP/2; closed");
+        }
         Some(Ok(Err(error))) => return tracing::debug!(?addr, %error, "closed before the first request"),
-        Some(Err(_)) => return tracing::debug!(?addr, "silent connection; closed"),
+        Some(Err(_)) => {
+            options.refused.count("SILENT");
+            return tracing::debug!(?addr, "silent connection; closed");
+        }
         None => return,
     };
     let builder = http_builder(&options.limits);

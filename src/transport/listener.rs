@@ -17,6 +17,32 @@ pub trait Listener: Send {
     fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, Option<SocketAddr>)>> + Send;
 }
 
+/// A network to listen on.
+pub trait Bind: Send + Sync {
+    /// What listens.
+    type Listener: Listener + 'static;
+
+    /// Listens on an address; answers the listener and the address with the port that was really taken.
+    fn bind(
+        &self,
+        address: SocketAddr,
+    ) -> impl Future<Output = io::Result<(Self::Listener, SocketAddr)>> + Send;
+}
+
+/// The machine's own network.
+#[derive(Debug, Clone, Copy)]
+pub struct Tcp;
+
+impl Bind for Tcp {
+    type Listener = TcpListener;
+
+    async fn bind(&self, address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+        let listener = TcpListener::bind(address).await?;
+        let taken = listener.local_addr()?;
+        Ok((listener, taken))
+    }
+}
+
 impl Listener for TcpListener {
     type Io = TcpStream;
 

@@ -51,6 +51,7 @@ impl From<Obstacle> for v1::Obstacle {
         match obstacle {
             Obstacle::None => v1::Obstacle::None,
             Obstacle::Room => v1::Obstacle::Room,
+            Obstacle::ProjectCap => v1::Obstacle::ProjectCap,
             Obstacle::Breaker => v1::Obstacle::Breaker,
             Obstacle::Absence => v1::Obstacle::Absence,
             Obstacle::Tool => v1::Obstacle::Tool,

@@ -78,6 +78,7 @@ fn node(node: &NodeHealth) -> v1::NodeHealth {
         process_id: node.process_id,
         links: node.links.iter().map(link).collect(),
         clock_offset: node.clock_offset_ms.map(milliseconds),
+        cause_detail: node.detail.clone(),
     }
 }
 

@@ -49,10 +49,11 @@ pub fn event(run: &RunId, logged: &LoggedEvent) -> v1::RunEvent {
         RunEvent::TasksCreated { tasks, assignments: None } => Event::TasksCreated(v1::TasksCreated {
             tasks: tasks.iter().map(|new| task_ref(&new.task)).collect(),
         }),
-        RunEvent::TaskAssigned { task, attempt, node, .. } => Event::TaskAssigned(v1::TaskAssigned {
+        RunEvent::TaskAssigned { task, attempt, node, second, .. } => Event::TaskAssigned(v1::TaskAssigned {
             task: Some(task_ref(task)),
             node_id: node.to_string(),
             attempt: attempt.to_string(),
+            second: *second,
         }),
         RunEvent::TaskAccepted { task, attempt, node, output, tool_error, .. } => {
             Event::TaskAccepted(v1::TaskAccepted {
@@ -128,7 +129,7 @@ pub fn progress(progress: &Progress) -> v1::RunProgress {
                     assigned_tasks: part.tasks.iter().map(ToString::to_string).collect(),
                     status: part.status.clone(),
                     progress: part.progress,
-                    connections: Vec::new(),
+                    connections: part.connections.iter().map(ToString::to_string).collect(),
                 };
                 (node.to_string(), part)
             })

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import grpcurl
+import monitoring
 import probe
 from server import Server, serve
 
@@ -125,6 +126,8 @@ def main() -> int:
         say("grpcurl: reflection and every rpc")
     say("server ended and left nothing behind")
     check_health(options)
+    monitoring.check(options.binary, options.scratch)
+    say("Prometheus scrapes and answers; Alertmanager is told of an alert and of its end")
     print("interop: all checks passed")
     return 0
 

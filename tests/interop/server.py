@@ -67,8 +67,8 @@ def answers(url: str) -> bool:
 
 
 @contextlib.contextmanager
-def serve(binary: Path, scratch: Path, name: str, *, nodes: str = "local") -> Iterator[Server]:
-    """Start a server, wait for it, and end it at the end; fail if it leaves a process or a file behind."""
+def serve(binary: Path, scratch: Path, name: str, *, nodes: str = "local", more: str = "") -> Iterator[Server]:
+    """Start a server with `more` settings, wait for it, and end it at the end; fail if it leaves a process or a file behind."""
     api, admin = free_ports(2)
     home = scratch / name
     temporary = home / "tmp"
@@ -80,7 +80,7 @@ admin_listen = "127.0.0.1:{admin}"
 
 [nodes]
 launch = "{nodes}"
-""",
+{more}""",
         encoding="utf-8",
     )
     log = home / "server.log"

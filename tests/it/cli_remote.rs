@@ -282,10 +282,10 @@ fn text(bytes: &[u8]) -> &str {
 #[tokio::test]
 async fn the_tree_is_uploaded_once_and_the_report_is_written_in_every_form() {
     let rig = rig(Script::Smooth).await;
-    let outputs = &["--format", "concise", "--output", "sarif=out.sarif", "--output", "json=none/out.json"];
+    let outputs = &["--format", "concise", "--output", "sarif=out.sarif", "--output", "json=/dev/full"];
     let output = rig.lint(outputs).await;
     assert_eq!(output.status.code(), Some(2), "one file could not be written: {}", text(&output.stderr));
-    assert!(text(&output.stderr).contains("none/out.json: its folder does not exist"));
+    assert!(text(&output.stderr).contains("/dev/full: no space left"));
     assert!(text(&output.stdout).starts_with("a.py:1:8: MEDIUM ruff F401"), "{}", text(&output.stdout));
     let sarif = rig.tree.path().join("out.sarif");
     let written: serde_json::Value = serde_json::from_slice(&std::fs::read(&sarif).unwrap()).unwrap();
@@ -295,7 +295,20 @@ async fn the_tree_is_uploaded_once_and_the_report_is_written_in_every_form() {
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("import os"), "an excerpt: {}", text(&output.stdout));
     assert!(output.stderr.is_empty(), "quiet: {}", text(&output.stderr));
-    let output = rig.lint(&["--fail-on", "high", "--select-tools", "ruff,mypy"]).await;
+    let output = rig
+        .lint(&[
+            "--fail-on",
+            "high",
+            "--select-tools",
+            "ruff,mypy",
+            "--project",
+            "ledger",
+            "--priority",
+            "-3",
+            "--supersede-key",
+            "pull/7",
+        ])
+        .await;
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
 
     let seen = rig.seen.lock().unwrap();
@@ -309,6 +322,10 @@ async fn the_tree_is_uploaded_once_and_the_report_is_written_in_every_form() {
     assert!(seen.coordinate[0].cancel_on_disconnect);
     assert_ne!(seen.coordinate[0].request_id, seen.coordinate[1].request_id);
     assert_eq!(seen.coordinate[2].tools.iter().map(|tool| &*tool.tool).collect::<Vec<_>>(), ["mypy", "ruff"]);
+    let of_queue =
+        |asked: &CoordinateRequest| (asked.project.clone(), asked.priority, asked.supersede_key.clone());
+    assert_eq!(of_queue(&seen.coordinate[0]), (String::new(), 0, String::new()));
+    assert_eq!(of_queue(&seen.coordinate[2]), ("ledger".into(), -3, "pull/7".into()));
 }
 
 #[tokio::test]

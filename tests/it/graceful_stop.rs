@@ -9,23 +9,24 @@ use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_types::StatusExt as _;
 
 use super::support::calls::*;
 use super::support::linters::GatedRuff;
 use super::support::serve::{DEADLINE, Serve, channel, processes_in, until};
 
-/// What the server gives open connections; its nodes have two seconds of their own.
-const GRACE: &str = "[server]\nshutdown_grace = 1\n";
+/// What the server gives open runs, then open connections; its nodes have two seconds of their own.
+const GRACE: &str = "[server]\ndrain_timeout = 1\nshutdown_grace = 1\n";
 /// Both together, and room for a busy machine.
 const BOUND: Duration = Duration::from_secs(30);
 
 #[tokio::test]
-async fn sigterm_ends_streams_with_a_reason_and_leaves_no_process() {
+async fn sigterm_ends_what_does_not_end_with_a_reason_and_leaves_no_process() {
     let ruff = GatedRuff::new();
     let mut serve = Serve::start(&format!("{}{GRACE}", ruff.settings())).await;
     let mut client = serve.coordinator();
     let run = client.coordinate(request(inline(&[("a.py", "")]), &["ruff"])).await.expect("accepted");
-    let mut run = run.into_inner();
+    let run = run.into_inner();
     let hourly = Some(prost_types::Duration { seconds: 3600, nanos: 0 });
     let asked = StreamHealthRequest { interval: hourly, ..Default::default() };
     let mut health = client.stream_health(asked).await.expect("open").into_inner();
@@ -51,18 +52,10 @@ async fn sigterm_ends_streams_with_a_reason_and_leaves_no_process() {
     };
     tokio::time::timeout(DEADLINE, watched).await.expect("the probe's stream ends with its connection");
     assert_eq!(told, [ServingStatus::NotServing], "once and for good, whatever nodes are still there");
-    let ended = async {
-        loop {
-            match run.message().await {
-                Ok(Some(_)) => {}
-                Ok(None) => panic!("a run that has not ended looks ended"),
-                Err(status) => return status,
-            }
-        }
-    };
-    let status = tokio::time::timeout(DEADLINE, ended).await.expect("told");
-    assert_error(&status, Code::Unavailable, "SERVER_STOPPING");
-    assert!(status.message().contains("after event"), "where to resume: {status:?}");
+    let events = tokio::time::timeout(DEADLINE, coordinated(run)).await.expect("told");
+    let cancelled = finished(&events);
+    assert_eq!(cancelled.outcome(), Outcome::Cancelled);
+    assert!(cancelled.detail.starts_with("the server stops; "), "{}", cancelled.detail);
     let ended = async { while let Ok(Some(_)) = health.message().await {} };
     tokio::time::timeout(DEADLINE, ended).await.expect("told");
 
@@ -72,6 +65,30 @@ async fn sigterm_ends_streams_with_a_reason_and_leaves_no_process() {
     until("no process is left", || serve.processes().is_empty() && ruff.running() == 0).await;
     let left = std::fs::read_dir(serve.dir.path().join("tmp")).expect("there").count();
     assert_eq!(left, 0, "its temporary files are gone");
+}
+
+#[tokio::test]
+async fn sigterm_lets_open_runs_end_and_takes_no_new_ones() {
+    let ruff = GatedRuff::new();
+    // Longer than the test waits: only the run's own end can end the server.
+    let mut serve = Serve::start(&format!("{}[server]\ndrain_timeout = 3600\n", ruff.settings())).await;
+    let mut client = serve.coordinator();
+    let run = client.coordinate(request(inline(&[("a.py", "")]), &["ruff"])).await.expect("accepted");
+    until("ruff runs", || ruff.running() == 2).await;
+    let readiness = HealthCheckRequest { service: "readiness".into() };
+    let mut probe =
+        HealthClient::new(channel(serve.admin)).watch(readiness).await.expect("open").into_inner();
+    assert_eq!(probe.message().await.expect("alive").expect("at once").status(), ServingStatus::Serving);
+    serve.signal(Signal::SIGTERM);
+    assert_eq!(probe.message().await.expect("alive").expect("told").status(), ServingStatus::NotServing);
+    let refused = client.coordinate(request(inline(&[("b.py", "")]), &["ruff"])).await.expect_err("too late");
+    assert_error(&refused, Code::Unavailable, "SERVER_STOPPING");
+    assert!(refused.get_error_details().retry_info().is_some_and(|info| info.retry_delay.is_some()));
+    assert_eq!(ruff.running(), 2, "what runs goes on");
+    ruff.open();
+    let events = tokio::time::timeout(DEADLINE, coordinated(run.into_inner())).await.expect("ends");
+    assert_eq!(finished(&events).outcome(), Outcome::Clean);
+    assert!(serve.ended().await.success());
 }
 
 #[tokio::test]

@@ -1,7 +1,6 @@
 //! A node that is killed in the middle of a run: its linters die with it, others do its work, the result is the same.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use lintmesh::proto::v1::coordinator_service_client::CoordinatorServiceClient;
 use lintmesh::proto::v1::run_event::Event;
@@ -108,7 +107,9 @@ async fn backend_dev_killed_on_flask_costs_time_only() {
     }
     let disturbed = result(&mut client, &events).await;
     assert!(disturbed == undisturbed, "the result is another one");
-    assert_eq!(serve.node("backend-dev").await.status(), NodeStatus::Failed);
+    let active = |node: &NodeInfo| node.status() == NodeStatus::Active;
+    let back = serve.until_node("backend-dev", "is back", active).await;
+    assert!(back.incarnation > node.incarnation);
 }
 
 /// A moment between 0 and 1 for each seed (SplitMix64).
@@ -145,18 +146,7 @@ async fn the_other_specialists_may_be_killed_at_any_moment() {
         let disturbed = result(&mut other, &events).await;
         assert!(disturbed == undisturbed, "seed {seed}: {node} killed: the result is another one");
         // Whole again for the next moment.
-        let gone = async {
-            while serve.node(node).await.status() == NodeStatus::Active {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(DEADLINE, gone).await.expect("noticed");
-        let back = HandleFaultRequest {
-            node_id: node.into(),
-            action: FaultAction::Recover.into(),
-            ..Default::default()
-        };
-        client.handle_fault(back).await.expect("done");
-        assert!(serve.ready().await.ready, "{node} comes back");
+        let is_new = |node: &NodeInfo| node.status() == NodeStatus::Active && node.process_id != process;
+        serve.until_node(node, "comes back", is_new).await;
     }
 }

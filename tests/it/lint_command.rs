@@ -40,6 +40,12 @@ fn the_exit_code_says_how_it_went() {
     assert_eq!(ruff(&["none.py"]), Some(2));
     let unknown = world.lint(&["--select-tools", "ruff,eslint"]);
     assert!(unknown.code == Some(2) && unknown.stderr.contains("eslint"), "{unknown:?}");
+    let options = world.lint(&["--option", "ruff.line-lenght=9", "--option", "eslint.fix=true"]);
+    assert_eq!(options.code, Some(2));
+    for place in ["--option ruff.line-lenght: is not allowed", "--option eslint.fix: eslint is not among"] {
+        assert!(options.stderr.contains(place), "{options:?}");
+    }
+    assert!(!options.stderr.contains("tools["), "the protocol's names mean nothing here: {options:?}");
     // 3, when a linter fails, is tested with the failing linters.
 }
 
@@ -216,6 +222,7 @@ fn a_full_disk_is_told_and_the_other_reports_are_written() {
     let folder = world.lint(&[&arguments[..], &["--output", "json=../none/report.json"]].concat());
     assert_eq!(folder.code, Some(2));
     assert!(folder.stderr.contains("its folder does not exist"), "{folder:?}");
+    assert_eq!(folder.stdout, "", "it is told before the run, not after");
 }
 
 #[test]

@@ -40,7 +40,7 @@ async fn after_serve_the_mesh_is_what_the_manual_says() {
     let mesh = serve.ready().await;
     assert!(mesh.ready);
     assert_eq!((mesh.active_nodes, mesh.total_nodes, mesh.mesh_health), (4, 4, 1.0));
-    assert_eq!((mesh.connections, mesh.connectivity), (0, 0.0), "no link was measured");
+    assert_eq!((mesh.connections, mesh.connectivity), (12, 1.0), "each link was measured");
     assert!(mesh.epoch >= 1);
     let tools = ["bandit", "flake8", "mypy", "pylint", "ruff"];
     assert_eq!(mesh.integration_progress, tools.map(|tool| (tool.to_owned(), 0.0)).into());

@@ -85,6 +85,7 @@ pub(crate) fn options() -> ServeOptions {
         allow_http1: false,
         drain_timeout: Duration::from_millis(300),
         jitter: Arc::new(|| 0.0),
+        refused: Default::default(),
     }
 }
 

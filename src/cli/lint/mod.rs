@@ -30,6 +30,7 @@ use tree::Tree;
 /// Lints; see the exit codes in the command's help.
 pub(super) async fn run(args: LintArgs, interrupt: &Interrupt) -> anyhow::Result<Exit> {
     outputs::check_distinct(&args.output)?;
+    outputs::check_writable(&args.output)?;
     let progress = Progress::new(!args.no_progress, args.quiet);
     let exit = lint(args, progress, interrupt).await;
     match interrupt.exit() {
@@ -57,6 +58,7 @@ async fn lint(args: LintArgs, mut progress: Progress, interrupt: &Interrupt) -> 
         }
         return Ok(if nothing { Exit::Success } else { Exit::Incomplete });
     }
+    request::check(&args, &settings)?;
     let server = args.server.server.clone().filter(|url| !url.is_empty()).or(settings.lint.server.clone());
     let run = match server {
         Some(url) => {

@@ -44,6 +44,45 @@ pub(super) fn check_distinct<F>(outputs: &[OutputFile<F>]) -> Result<(), UsageEr
     Ok(())
 }
 
+/// Refuses files that could not be written now, all at once: nobody wants to learn it after the run. The disk may still be
+/// full by then.
+pub(super) fn check_writable<F>(outputs: &[OutputFile<F>]) -> Result<(), UsageError> {
+    let problem = |output: &OutputFile<F>| {
+        let error = probe(&output.path).err()?;
+        Some(write_problem(&output.path, &error))
+    };
+    let problems: Vec<String> = outputs.iter().filter_map(problem).collect();
+    if problems.is_empty() { Ok(()) } else { Err(UsageError(problems.join("\n"))) }
+}
+
+/// Takes the first step of [`write_file`] and leaves no trace of it.
+fn probe(path: &Path) -> io::Result<()> {
+    match path.metadata() {
+        Ok(there) if there.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        // To open a pipe would wait for its reader, or end what it reads.
+        Ok(there) if !there.is_file() => Ok(()),
+        _ => beside(&target(path)).map(|_| ()),
+    }
+}
+
+/// Through a link the file that it names is replaced, not the link.
+fn target(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
+/// A temporary file in the folder of another.
+fn beside(target: &Path) -> io::Result<tempfile::NamedTempFile> {
+    let folder = match target.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    // The system's umask still applies to these permissions, as for any new file.
+    tempfile::Builder::new()
+        .prefix(".lintmesh-")
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(folder)
+}
+
 /// Writes a file by way of a temporary one beside it, so that no reader sees half of it and a failure leaves the old
 /// one. What is not a regular file (a pipe, a device) is written to directly.
 pub(super) fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -53,17 +92,8 @@ pub(super) fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if path.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
     }
-    // Through a link the file that it names is replaced, not the link.
-    let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let folder = match target.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    // The system's umask still applies to these permissions, as for any new file.
-    let mut file = tempfile::Builder::new()
-        .prefix(".lintmesh-")
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(folder)?;
+    let target = target(path);
+    let mut file = beside(&target)?;
     file.write_all(bytes)?;
     file.persist(&target).map_err(|error| error.error)?;
     Ok(())
@@ -114,6 +144,12 @@ mod tests {
         let path = folder.path().join("none/report.json");
         let error = write_file(&path, b"x").expect_err("no folder");
         assert!(write_problem(&path, &error).ends_with("its folder does not exist"));
+        let asked = |path: &Path| OutputFile { format: 0_u8, path: path.to_owned() };
+        let bad = [asked(&path), asked(folder.path()), asked(&folder.path().join("fine.json"))];
+        let told = check_writable(&bad).expect_err("two cannot be written").to_string();
+        assert_eq!(told.lines().count(), 2, "{told}");
+        assert!(told.contains("folder does not exist") && told.contains("it is a folder"), "{told}");
+        assert_eq!(std::fs::read_dir(folder.path()).expect("there").count(), 0, "nothing is left");
         let error = write_file(folder.path(), b"x").expect_err("a folder");
         assert!(write_problem(folder.path(), &error).ends_with("it is a folder"));
         write_file(Path::new("/dev/null"), b"x").expect("a device takes bytes");

@@ -10,6 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use crate::cli::follow::Watcher;
 use crate::cli::output;
 use crate::cli::run_view::{RunView, tool_line};
+use crate::linters::report::visible;
 use crate::proto::v1::RunEvent;
 use crate::proto::v1::run_event::Event;
 
@@ -118,7 +119,9 @@ fn position(progress: f64) -> u64 {
 impl Watcher for Progress {
     fn event(&mut self, event: &RunEvent, view: &RunView) {
         if let Some(Event::Fault(fault)) = &event.event {
-            self.notice(&format!("node {}: {} ({})", fault.node_id, fault.detail, fault.cause));
+            let of =
+                if fault.node_id.is_empty() { String::new() } else { format!("node {}: ", fault.node_id) };
+            self.notice(&visible(&format!("{of}{} ({})", fault.detail, fault.cause)));
         }
         if let Some(bars) = &mut self.bars {
             bars.draw(view);

@@ -6,17 +6,19 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use super::LintArgs;
+use super::arguments::ToolOption;
 use super::tree::Tree;
 use crate::cli::error::UsageError;
 use crate::cli::random_id;
 use crate::config::{OutputFormat, Settings};
 use crate::linters::report::Format;
-use crate::linters::{adapter, adapters};
+use crate::linters::validate_options;
 use crate::proto::v1::environment::Interpreter;
 use crate::proto::v1::workspace::Source;
 use crate::proto::v1::{
     CoordinateRequest, Environment, PathSource, SnapshotSource, ToolSelection, Workspace,
 };
+use crate::types::ToolRequest;
 
 /// The tree as it was uploaded.
 pub(super) fn snapshot(tree: &Tree) -> Source {
@@ -44,6 +46,11 @@ fn utf8(path: &Path) -> Result<String, UsageError> {
     path.to_str().map(str::to_owned).ok_or_else(|| {
         UsageError(format!("path {} is not UTF-8; name the folder that holds it instead", path.display()))
     })
+}
+
+/// Refuses what cannot be asked for, before anything is started or sent for it.
+pub(super) fn check(args: &LintArgs, settings: &Settings) -> Result<(), UsageError> {
+    selections(args, settings).map(|_| ())
 }
 
 /// The whole request. `in_place` says that the interpreter is looked up on this machine.
@@ -84,21 +91,7 @@ pub(super) fn coordinate(
 
 /// The selected tools with their options; flags replace the settings' options one by one.
 fn selections(args: &LintArgs, settings: &Settings) -> Result<Vec<ToolSelection>, UsageError> {
-    let unknown: Vec<&str> = settings
-        .lint
-        .select_tools
-        .iter()
-        .map(|tool| tool.as_str())
-        .filter(|tool| adapter(tool).is_none())
-        .collect();
-    if !unknown.is_empty() {
-        let known: Vec<&str> = adapters().iter().map(|adapter| adapter.name()).collect();
-        return Err(UsageError(format!(
-            "--select-tools: {} is not known; choose among {}",
-            unknown.join(", "),
-            known.join(", ")
-        )));
-    }
+    let mut bad = Vec::new();
     let mut options: BTreeMap<&str, BTreeMap<String, String>> = BTreeMap::new();
     for tool in &settings.lint.select_tools {
         let set = settings.lint.options.get(tool.as_str()).into_iter().flatten();
@@ -107,15 +100,33 @@ fn selections(args: &LintArgs, settings: &Settings) -> Result<Vec<ToolSelection>
     for option in &args.options {
         let Some(of_tool) = options.get_mut(option.tool.as_str()) else {
             let selected: Vec<&str> = options.keys().copied().collect();
-            return Err(UsageError(format!(
+            bad.push(format!(
                 "--option {}.{}: {} is not among the linters of this run ({})",
                 option.tool,
                 option.name,
                 option.tool,
                 selected.join(", ")
-            )));
+            ));
+            continue;
         };
         of_tool.insert(option.name.clone(), option.value.clone());
+    }
+    // The server would refuse them too, later and by the names of its protocol.
+    for tool in &settings.lint.select_tools {
+        let options = options.get(tool.as_str()).cloned().unwrap_or_default();
+        for problem in
+            validate_options(&ToolRequest { tool: tool.clone(), options }).err().unwrap_or_default()
+        {
+            let is_flag = |option: &&ToolOption| option.tool == problem.tool && option.name == problem.option;
+            let place = match args.options.iter().find(is_flag) {
+                Some(_) => "--option ",
+                None => "setting lint.options.",
+            };
+            bad.push(format!("{place}{}.{}: {}", problem.tool, problem.option, problem.problem));
+        }
+    }
+    if !bad.is_empty() {
+        return Err(UsageError(bad.join("\n")));
     }
     Ok(options.into_iter().map(|(tool, options)| ToolSelection { tool: tool.to_owned(), options }).collect())
 }

@@ -3,7 +3,6 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use tokio::time::{Instant, sleep, sleep_until};
 use tonic::{Code, Status};
 
@@ -110,7 +109,7 @@ fn broken(status: Status, seen: bool) -> Broken {
         Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument | Code::Unimplemented
     );
     if refused || !seen {
-        return Broken::Never(Err::<(), _>(status).context("following the mesh").unwrap_err());
+        return Broken::Never(anyhow::Error::from(status).context("following the mesh"));
     }
     Broken::Later(format!("{}: {}", code_name(status.code()), status.message()))
 }

@@ -59,6 +59,7 @@ impl Coordinator {
         NodeCommunication {
             status: Some(member.status),
             cause: member.cause,
+            detail: member.detail.clone(),
             last_heartbeat_age: heard.map(|heard| examination.began.since(*heard)),
             connection_count: u32::try_from(self.live_links(id).count()).unwrap_or(u32::MAX),
             probes: examination.probes.iter().filter(|probe| probe.to == *id).cloned().collect(),
@@ -73,9 +74,8 @@ impl Coordinator {
             .filter(|(id, _)| self.presences.get(*id).is_some_and(|at| at.peer_endpoint.is_some()))
             .map(|(id, _)| id)
             .collect();
-        let told = |id: &&NodeId| self.presences.get(*id).map_or(0, |presence| presence.links.len());
-        // What each node was told to hold, by its own word: the plan may be sparser than a full mesh.
-        let planned: usize = linking.iter().map(told).sum();
+        // The plan may be sparser than a full mesh.
+        let planned: usize = linking.iter().map(|id| self.links.dials(id).count()).sum();
         if planned == 0 {
             return (None, None);
         }
@@ -87,18 +87,19 @@ impl Coordinator {
             severity: FindingSeverity::Warning,
             node: None,
             evidence: format!("{live} of {planned} links between nodes are alive"),
-            remedy: "verify the network between the nodes' machines and that their peer ports are open; HandleFault \
-                     with REBUILD_CONNECTIONS opens every link anew"
+            remedy: "verify the network between the nodes' machines and that their peer ports are open; `lintmesh fault \
+                     rebuild --all` opens every link anew"
                 .to_owned(),
         });
         (Some(figure), finding)
     }
 }
 
-const fn unknown() -> NodeCommunication {
+fn unknown() -> NodeCommunication {
     NodeCommunication {
         status: None,
         cause: None,
+        detail: String::new(),
         last_heartbeat_age: None,
         connection_count: 0,
         probes: Vec::new(),
@@ -112,7 +113,11 @@ fn status_finding(name: &str, node: &NodeCommunication) -> Option<Finding> {
         NodeStatus::Degraded => ("node_degraded", FindingSeverity::Warning),
         NodeStatus::Failed => ("node_failed", FindingSeverity::Critical),
     };
-    let cause = node.cause.map(|cause| format!(" ({})", cause.as_str())).unwrap_or_default();
+    let cause = match (node.cause, node.detail.as_str()) {
+        (None, _) => String::new(),
+        (Some(cause), "") => format!(" ({})", cause.as_str()),
+        (Some(cause), detail) => format!(" ({}: {detail})", cause.as_str()),
+    };
     let heard = match node.last_heartbeat_age {
         Some(age) => format!("last heard from {:.1} s ago", age.as_secs_f64()),
         None => "never heard from".to_owned(),

@@ -83,7 +83,7 @@ impl Coordinator {
                     evidence: format!(
                         "it is ACTIVE, but its circuit breaker is open: it is tried again in {probe:.0} s"
                     ),
-                    remedy: "see its log for why its tasks failed; HandleFault with RESET_BREAKERS closes the breaker at once"
+                    remedy: "see its log for why its tasks failed; `lintmesh fault reset-breakers NODE` closes the breaker at once"
                         .to_owned(),
                 }
             })

@@ -38,8 +38,17 @@ impl TaskExplanation {
                 None => "it is next when the scheduler comes to it".to_owned(),
             },
             Obstacle::Room => {
-                format!("it waits for room: {} could do it and {}", names(&which), first(&which, now))
+                let ahead = match self.runs_ahead {
+                    0 => String::new(),
+                    1 => "; 1 run is before its own in the queue".to_owned(),
+                    ahead => format!("; {ahead} runs are before its own in the queue"),
+                };
+                format!("it waits for room: {} could do it and {}{ahead}", names(&which), first(&which, now))
             }
+            Obstacle::ProjectCap => format!(
+                "its project runs as many tasks as queue.max_tasks_per_project lets it: {}",
+                self.project_cap.unwrap_or_default()
+            ),
             Obstacle::Breaker => format!("{} could do it, but {}", names(&which), first(&which, now)),
             Obstacle::Absence => format!("{} could do it, but {}", names(&which), first(&which, now)),
             Obstacle::Tool => {
@@ -63,9 +72,13 @@ impl TaskExplanation {
                 "it goes when a task that runs ends; more nodes, slots or cores would start it sooner"
                     .to_owned()
             }
+            Obstacle::ProjectCap => {
+                "it goes when a task of its project ends; a higher queue.max_tasks_per_project would start it sooner"
+                    .to_owned()
+            }
             Obstacle::Breaker => format!(
-                "it goes when the breaker of {some} lets a task through; closing the breakers by hand starts it at once, \
-                 but see first why the tasks there failed"
+                "it goes when the breaker of {some} lets a task through; `lintmesh fault reset-breakers {some}` closes it \
+                 at once, but see first why the tasks there failed"
             ),
             Obstacle::Absence => {
                 format!("bring {some} back: `lintmesh doctor --node {some}` tells what is wrong with it")

@@ -118,6 +118,7 @@ impl Machine {
             let assigned = RunEvent::TaskAssigned {
                 task,
                 attempt: AttemptId { epoch: Epoch(1), number: self.attempts },
+                second: false,
                 node: NodeId::new("node").expect("valid"),
                 incarnation: Incarnation(1),
             };

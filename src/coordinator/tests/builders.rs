@@ -63,7 +63,7 @@ pub(super) fn hello(name: &str, incarnation: u64) -> Hello {
         tools: ["bandit", "flake8", "mypy", "pylint", "ruff"].map(|name| (tool(name), "1".into())).into(),
         environment_class: "cpython-3.11".into(),
         failure_domain: "host".into(),
-        peer_endpoint: None,
+        peer_endpoint: Some(format!("{name}:9")),
         draining: false,
         sandbox: "none".into(),
         process_id: u32::try_from(incarnation).unwrap_or(1),

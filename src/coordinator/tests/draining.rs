@@ -129,6 +129,22 @@ fn a_drained_node_whose_process_is_gone_is_not_started() {
 }
 
 #[test]
+fn a_drain_ends_the_attempts_to_start_a_node() {
+    let mut settings = Settings::default();
+    settings.restart.launched = ALL.map(node).into();
+    let mut mesh = TestMesh::full_with(settings);
+    mesh.input(Input::ProcessExited { node: node(BACKEND), process_id: 1 });
+    mesh.input(Input::RestartFailed { node: node(BACKEND), start: 1, reason: "no memory".into() });
+    let answer = answer(mesh.input(draining("d", BACKEND, 30)));
+    assert!(answer.steps[0].contains("no work when it comes back"), "{:?}", answer.steps);
+    mesh.pass_with(&OTHERS, seconds(100));
+    assert_eq!(mesh.core.recoveries().attempted(), 1);
+    assert_eq!(detail(&mesh, BACKEND), "it is drained: recover it to start it");
+    mesh.join(BACKEND);
+    assert_eq!(mesh.status(BACKEND), DRAINING);
+}
+
+#[test]
 fn a_node_that_is_asked_to_end_finishes_and_goes_without_a_fault() {
     let mut mesh = TestMesh::full();
     let run = mesh.planned(&["mypy", "ruff"], 2);
@@ -207,6 +223,28 @@ fn a_launched_node_that_ends_in_order_is_started_again() {
         .iter()
         .filter(|event| matches!(event, Event::NodeRecovery { step: RecoveryStep::Left, .. }));
     assert_eq!(left.count(), 1);
+}
+
+#[test]
+fn nodes_that_a_stopping_coordinator_ends_are_no_faults_and_are_not_started() {
+    let mut settings = Settings::default();
+    settings.restart.launched = ALL.map(node).into();
+    let mut mesh = TestMesh::full_with(settings);
+    mesh.planned(&["ruff"], 2);
+    mesh.input(Input::Stopping);
+    assert_eq!(mesh.status(BACKEND).0, NodeStatus::Active, "as long as it is there");
+    for name in ALL {
+        mesh.disconnect(name);
+        mesh.input(Input::ProcessExited { node: node(name), process_id: 1 });
+        assert_eq!(mesh.status(name), LEFT);
+    }
+    mesh.pass(seconds(100));
+    assert_eq!(mesh.core.recoveries().attempted(), 0);
+    let failed = mesh
+        .events
+        .iter()
+        .any(|event| matches!(event, Event::NodeStatusChanged { status: NodeStatus::Failed, .. }));
+    assert!(!failed);
 }
 
 #[test]

@@ -42,6 +42,28 @@ fn a_task_waits_for_room_and_each_node_says_which() {
 }
 
 #[test]
+fn a_task_that_waits_for_the_cap_of_its_project_or_behind_other_runs_says_so() {
+    let settings = Settings { max_tasks_per_project: Some(1), ..Settings::default() };
+    let mut mesh = TestMesh::with(settings);
+    for name in ALL {
+        mesh.join(name);
+    }
+    let run = mesh.planned(&["ruff"], 2);
+    let told = explain(&mesh, &run);
+    let waiting = told.tasks.iter().find(|task| task.obstacle.is_some()).expect("one waits");
+    assert_eq!(waiting.obstacle, Some(Obstacle::ProjectCap), "though a core is free");
+    assert!(waiting.reason(mesh.now).ends_with("lets it: 1") && !waiting.remedy().is_empty());
+
+    let mut mesh = TestMesh::full();
+    mesh.planned(&["ruff"], 3);
+    let second = mesh.planned(&["ruff"], 1);
+    let told = explain(&mesh, &second);
+    assert_eq!((told.tasks[0].obstacle, told.tasks[0].runs_ahead), (Some(Obstacle::Room), 1));
+    let reason = told.tasks[0].reason(mesh.now);
+    assert!(reason.ends_with("1 run is before its own in the queue"), "{reason}");
+}
+
+#[test]
 fn an_open_breaker_is_named_with_the_moment_of_its_probe() {
     let mut mesh = TestMesh::with(Settings { circuit_breaker_threshold: 1, ..Settings::default() });
     mesh.join(BACKEND);

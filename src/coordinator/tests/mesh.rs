@@ -6,7 +6,7 @@ use std::time::Duration;
 
 pub(super) use super::builders::*;
 use crate::coordinator::event::{Event, RunEvent, RunOrder};
-use crate::coordinator::input::{Assign, Effect, Ending, Facts, Hello, Input, Message, Reply};
+use crate::coordinator::input::{Assign, Effect, Ending, Facts, Hello, Input, Message, Reply, Roster};
 use crate::coordinator::run::{Run, Task};
 use crate::coordinator::settings::Settings;
 use crate::coordinator::state::State;
@@ -28,6 +28,10 @@ pub(super) struct TestMesh {
     pub(super) effects: Vec<Effect>,
     replayed: State,
     assigned: BTreeMap<AttemptRef, Assign>,
+    /// The newest of each node; they are not among the effects.
+    pub(super) rosters: BTreeMap<NodeId, Roster>,
+    /// Probes that were not answered.
+    probes: Vec<(NodeId, SessionId, u64)>,
     incarnations: BTreeMap<NodeId, u64>,
     sessions: u64,
     runs: u64,
@@ -36,14 +40,19 @@ pub(super) struct TestMesh {
 impl TestMesh {
     /// No node yet.
     pub(super) fn with(settings: Settings) -> Self {
+        let mut core = Coordinator::new(settings, Epoch(1));
+        // It started long ago.
+        core.decide(Now::default(), Input::Timer);
         Self {
-            core: Coordinator::new(settings, Epoch(1)),
-            now: Tick(1_000_000),
+            now: Tick(1_000_000) + core.settings().message_timeout,
+            core,
             wake_at: None,
             events: Vec::new(),
             effects: Vec::new(),
             replayed: State::new(Epoch(1)),
             assigned: BTreeMap::new(),
+            rosters: BTreeMap::new(),
+            probes: Vec::new(),
             incarnations: BTreeMap::new(),
             sessions: 0,
             runs: 0,
@@ -83,22 +92,31 @@ impl TestMesh {
         }
         assert_eq!(&self.replayed, self.core.state(), "replaying the events gives the state");
         for effect in &decision.effects {
-            if let Effect::Send { message: Message::Assign(assign), .. } = effect {
-                let earlier = self.assigned.insert(assign.attempt.clone(), (**assign).clone());
-                assert_eq!(earlier, None, "attempts are never reused");
+            match effect {
+                Effect::Send { message: Message::Assign(assign), .. } => {
+                    let earlier = self.assigned.insert(assign.attempt.clone(), (**assign).clone());
+                    assert_eq!(earlier, None, "attempts are never reused");
+                }
+                Effect::Send { node, message: Message::Roster(roster), .. } => {
+                    let earlier = self.rosters.insert(node.clone(), (**roster).clone());
+                    assert!(earlier.is_none_or(|earlier| earlier.version < roster.version));
+                }
+                Effect::Send { node, session, message: Message::Probe { number } } => {
+                    self.probes.push((node.clone(), *session, *number));
+                }
+                _ => {}
             }
         }
         self.events.extend(decision.events);
-        self.effects.extend(decision.effects);
+        let is_roster = |effect: &Effect| matches!(effect, Effect::Send { message: Message::Roster(_), .. });
+        self.effects.extend(decision.effects.into_iter().filter(|effect| !is_roster(effect)));
         self.wake_at = decision.wake_at;
         decision.reply
     }
 
     /// Starts a node's process and connects it.
     pub(super) fn join(&mut self, name: &str) -> SessionId {
-        let incarnation = self.incarnations.entry(node(name)).or_default();
-        *incarnation += 1;
-        let hello = hello(name, *incarnation);
+        let hello = hello(name, self.incarnation(name).0 + 1);
         self.connect(hello)
     }
 
@@ -111,7 +129,13 @@ impl TestMesh {
     }
 
     pub(super) fn connect(&mut self, hello: Hello) -> SessionId {
-        self.incarnations.insert(hello.spec.node_id.clone(), hello.incarnation.0);
+        let name = hello.spec.node_id.clone();
+        let open = self.core.presences().get(&name).and_then(|presence| presence.session);
+        if let Some(session) = open.filter(|_| hello.incarnation > self.incarnation(name.as_str())) {
+            // The connection of a process ends with it.
+            self.decide(Input::SessionClosed { session, node: name.clone(), ending: SessionEnding::Reset });
+        }
+        self.incarnations.insert(name, hello.incarnation.0);
         self.sessions += 1;
         let session = SessionId(self.sessions);
         let reply = self.input(Input::Joined { session, hello: Box::new(hello) });
@@ -132,24 +156,52 @@ impl TestMesh {
         self.input(Input::SessionClosed { session, node: node(name), ending: SessionEnding::Reset });
     }
 
+    /// A node tells that it does what it was given.
     pub(super) fn beat(&mut self, name: &str) {
-        let session = self.session(name);
-        self.input(Input::Beat { session, node: node(name), beat: Beat::default() });
+        self.beat_with(name, Beat::default());
     }
 
-    /// Lets time pass as the engine does: the timer comes exactly when it was asked for.
+    /// A heartbeat that tells of what the node was given, beside what the test has it tell.
+    pub(super) fn beat_with(&mut self, name: &str, mut beat: Beat) {
+        let session = self.session(name);
+        let running = &self.core.presences()[&node(name)].running;
+        beat.attempts.extend(running.iter().map(|(id, running)| {
+            let attempt = AttemptRef { run: running.run.clone(), task: running.task, attempt: *id };
+            (attempt, Duration::ZERO)
+        }));
+        self.input(Input::Beat { session, node: node(name), beat });
+    }
+
+    /// Lets time pass as the engine does, in which no node says anything: the timer comes exactly when it was asked for.
     pub(super) fn pass(&mut self, duration: Duration) {
+        self.pass_answering(&[], duration);
+    }
+
+    /// Lets time pass while some nodes answer probes.
+    pub(super) fn pass_answering(&mut self, answering: &[&str], duration: Duration) {
         let end = self.now + duration;
         while let Some(wake) = self.wake_at.filter(|wake| *wake <= end) {
             assert!(wake > self.now, "the timer would spin");
             self.now = wake;
             self.decide(Input::Timer);
+            self.answer_probes(answering);
         }
         self.now = end;
         self.decide(Input::Timer);
+        self.answer_probes(answering);
     }
 
-    /// Lets time pass while some nodes send their heartbeats.
+    fn answer_probes(&mut self, answering: &[&str]) {
+        for (node, session, number) in std::mem::take(&mut self.probes) {
+            if answering.contains(&node.as_str()) {
+                let (round_trip, clock_offset_ms) = (Duration::ZERO, 0);
+                self.decide(Input::ProbeAnswered { session, node, number, round_trip, clock_offset_ms });
+                self.decide(Input::Timer);
+            }
+        }
+    }
+
+    /// Lets time pass while some nodes send their heartbeats and answer probes.
     pub(super) fn pass_with(&mut self, beating: &[&str], duration: Duration) {
         let end = self.now + duration;
         while self.now < end {
@@ -157,7 +209,7 @@ impl TestMesh {
                 self.beat(name);
             }
             let step = self.core.settings().heartbeat_interval.min(end.since(self.now));
-            self.pass(step);
+            self.pass_answering(beating, step);
         }
         for name in beating {
             self.beat(name);

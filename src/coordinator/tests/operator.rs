@@ -129,6 +129,7 @@ fn recover_of_a_node_that_is_only_late_leaves_it_to_its_detectors() {
     mesh.disconnect(BACKEND);
     mesh.input(recovering("r1", BACKEND));
     assert_eq!(mesh.status(BACKEND), (NodeStatus::Degraded, Some(FaultCause::SessionLost)));
+    assert_eq!(mesh.effects, [], "what it runs may go on");
     mesh.pass(seconds(2));
     assert_eq!(mesh.status(BACKEND).0, NodeStatus::Failed);
     let lint = mesh.running_of(&run, Stage::Lint).pop().expect("its work went elsewhere");
@@ -144,7 +145,9 @@ fn recover_of_a_silent_node_does_not_call_it_healthy() {
     assert!(!answer.healthy_nodes.contains(&node(BACKEND)));
     assert_eq!(mesh.effects, [asked(FaultCause::HeartbeatTimeout)]);
     mesh.beat(BACKEND);
-    assert_eq!(mesh.status(BACKEND).0, NodeStatus::Active);
+    assert_eq!(mesh.status(BACKEND).0, NodeStatus::Initializing);
+    mesh.pass_with(&ALL, seconds(5));
+    assert_eq!(mesh.status(BACKEND).0, NodeStatus::Active, "it was only silent");
 }
 
 fn all(id: &str, action: FaultAction) -> Input {

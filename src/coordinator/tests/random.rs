@@ -1,5 +1,7 @@
 //! Chance that can be repeated.
 
+use std::time::Duration;
+
 /// SplitMix64 (Steele, Lea, Flood 2014): small, and the same everywhere.
 pub(super) struct Random(pub(super) u64);
 
@@ -18,5 +20,11 @@ impl Random {
 
     pub(super) fn percent(&mut self, percent: usize) -> bool {
         self.below(100) < percent
+    }
+
+    /// At least `least`, less than `most`, in microseconds.
+    pub(super) fn duration(&mut self, least: Duration, most: Duration) -> Duration {
+        let range = u64::try_from(most.saturating_sub(least).as_micros()).unwrap_or(u64::MAX);
+        least + Duration::from_micros(self.next() % range.max(1))
     }
 }

@@ -81,7 +81,7 @@ fn a_dead_node_is_started_at_once_and_its_return_is_told_step_by_step() {
     assert_eq!(asked(&mesh), [1]);
     assert_eq!(mesh.status(BACKEND), (NodeStatus::Failed, Some(FaultCause::ProcessExited)));
     assert_eq!(detail(&mesh), "start 1 of 5; process 1 ended: signal: 9 (SIGKILL)");
-    assert_eq!((mesh.core.recoveries().attempted(), mesh.core.recoveries().succeeded()), (1, 0));
+    assert_eq!(mesh.core.recoveries().attempted(), 1);
     mesh.pass(seconds(1));
     mesh.join(BACKEND);
     assert_eq!((mesh.status(BACKEND), detail(&mesh)), (ACTIVE, ""));
@@ -91,8 +91,6 @@ fn a_dead_node_is_started_at_once_and_its_return_is_told_step_by_step() {
     assert_eq!(order, [Restarting, Restarted, Synced, Rebalanced, Linked]);
     assert_eq!(told[1].1, "its new process joined after 1.0 s");
     assert_eq!(told[2].1, "0 attempts adopted, 0 revoked");
-    let ended: Vec<bool> = mesh.core.recoveries().ended().map(|ended| ended.succeeded).collect();
-    assert_eq!((mesh.core.recoveries().succeeded(), ended), (1, vec![true]));
 }
 
 #[test]
@@ -146,7 +144,7 @@ fn starts_that_come_to_nothing_are_repeated_with_pauses_until_the_budget_is_spen
     assert_eq!((mesh.status(BACKEND), detail(&mesh)), (IN_VAIN, said));
     assert_eq!(pass(&mut mesh, 700), [] as [u64; 0], "it stays so, also after the window");
     assert_eq!(detail(&mesh), said);
-    assert_eq!((mesh.core.recoveries().attempted(), mesh.core.recoveries().succeeded()), (5, 0));
+    assert_eq!(mesh.core.recoveries().attempted(), 5);
     mesh.input(recovering("r", BACKEND));
     assert_eq!(asked(&mesh), [6], "but an operator may try again");
     fails_to_start(&mut mesh, 6, "exit status: 2");

@@ -138,9 +138,10 @@ fn a_run_past_its_timeout_is_cancelled_at_the_moment_asked_for() {
     let Reply::Run(run) = mesh.start_order(short) else { panic!("started") };
     mesh.plan_done(&run, 1);
     let lint = mesh.running().pop().expect("LINT runs");
-    mesh.pass(seconds(3) - std::time::Duration::from_micros(1));
+    mesh.pass_with(&ALL, seconds(3) - std::time::Duration::from_micros(1));
     assert!(mesh.run(&run).is_open());
     assert_eq!(mesh.wake_at, Some(mesh.now + std::time::Duration::from_micros(1)));
+    mesh.effects.clear();
     mesh.pass(std::time::Duration::from_micros(1));
     let ending = mesh.run(&run).ending.clone().expect("ended");
     assert_eq!(ending.outcome, Outcome::Cancelled);

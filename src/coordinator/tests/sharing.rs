@@ -60,7 +60,11 @@ impl TestMesh {
     fn served(&mut self, tasks: usize) -> BTreeMap<RunId, usize> {
         let mut served = BTreeMap::new();
         for _ in 0..tasks {
-            self.beat(BACKEND);
+            for name in ALL {
+                if self.core.presences().get(&node(name)).is_some_and(|at| at.session.is_some()) {
+                    self.beat(name);
+                }
+            }
             if let Some(run) = self.lint_ends() {
                 *served.entry(run).or_default() += 1;
             }
@@ -124,6 +128,26 @@ fn a_cap_holds_and_leaves_the_cores_to_others() {
     }
     mesh.drain();
     assert_eq!([mesh.outcome(&first), mesh.outcome(&second)], [Some(Outcome::Clean); 2]);
+}
+
+#[test]
+fn a_project_that_waits_for_its_tool_does_not_save_up_the_time() {
+    let mut mesh = TestMesh::with(Settings::default());
+    mesh.join(BACKEND);
+    let newer = |name| {
+        let mut hello = hello(name, 1);
+        hello.tools.insert(tool("ruff"), "2".into());
+        hello
+    };
+    let mut needs_newer = of_project("a", 0);
+    needs_newer.tools.insert(tool("ruff"), Some("2".into()));
+    let waits = begun(mesh.start_order(needs_newer));
+    mesh.plan_done(&waits, 40);
+    let runs = mesh.planned_of("b", 0, 40);
+    assert_eq!(mesh.served(20), [(runs.clone(), 20)].into());
+    mesh.connect(newer(DOCS));
+    let served = mesh.served(12);
+    assert!(served[&waits] >= 4 && served[&runs] >= 4, "{served:?}");
 }
 
 #[test]

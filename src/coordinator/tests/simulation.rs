@@ -1,162 +1,145 @@
-//! Random walks over hundreds of seeds, and what must be true of every one of them.
+//! Simulations over hundreds of seeds, and what must be true of every one of them.
 //!
-//! `LINTMESH_SIMULATION_SEED=7` walks one seed; `LINTMESH_SIMULATION_SEEDS=5000` walks more than the default.
+//! | variable | what it does |
+//! |---|---|
+//! | `LINTMESH_SIMULATION_SEED=7` | plays one seed, and writes down what happened last if it fails |
+//! | `LINTMESH_SIMULATION_TRACE=1` | with it: writes down everything |
+//! | `LINTMESH_SIMULATION_SEEDS=5000` | plays so many seeds |
+//! | `LINTMESH_SIMULATION_FIRST=1000` | begins with this one |
+//! | `LINTMESH_SIMULATION_SECONDS=120` | plays seeds until so much time has passed |
+//! | `LINTMESH_SIMULATION_SOAK_SECONDS=3600` | soaks for so long, with new seeds |
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
-use super::walk::Walk;
-use crate::coordinator::event::{Event, RunEvent, TaskRef};
-use crate::coordinator::state::State;
-use crate::types::{Epoch, Outcome, RunId, TaskId};
+use super::simulator::{self, Account, Mode};
+use crate::types::NodeStatus;
 
 /// A few seconds in a debug build.
 const SEEDS: u64 = 200;
-const STEPS: usize = 300;
+const GREY_SEEDS: u64 = 10;
+const SOAKS: u64 = 2;
+/// Virtual time of one seed of the soak.
+const SOAK: Duration = Duration::from_secs(1800);
 
-/// Names the seed of a walk that panics.
-struct Seed(u64);
+fn variable(name: &str) -> Option<u64> {
+    let text = std::env::var(format!("LINTMESH_SIMULATION_{name}")).ok()?;
+    Some(text.parse().expect("a number"))
+}
 
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("the walk failed; repeat it with LINTMESH_SIMULATION_SEED={}", self.0);
-        }
+fn mode() -> Mode {
+    match (variable("SEED"), variable("TRACE")) {
+        (Some(_), Some(1)) => Mode::Print,
+        (Some(_), _) => Mode::Digest,
+        _ => Mode::Nothing,
     }
 }
 
-fn variable(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().expect("a number"))
-}
-
-fn walk(seed: u64) -> Walk {
-    let mut walk = Walk::new(seed);
-    walk.run(STEPS);
-    walk
+/// The seeds that the environment asks for, while there is time.
+fn seeds(default: u64) -> impl Iterator<Item = u64> {
+    let (first, seeds) = match variable("SEED") {
+        Some(seed) => (seed, 1),
+        None => {
+            let first = variable("FIRST").unwrap_or(0);
+            let unbounded = variable("SECONDS").map(|_| u64::MAX - first);
+            (first, variable("SEEDS").or(unbounded).unwrap_or(default))
+        }
+    };
+    let end = variable("SECONDS").map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    (first..first.saturating_add(seeds)).take_while(move |_| end.is_none_or(|end| Instant::now() < end))
 }
 
 #[test]
 fn whatever_happens_every_run_ends_with_each_task_done_once_or_given_up() {
-    let seeds = match variable("LINTMESH_SIMULATION_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..variable("LINTMESH_SIMULATION_SEEDS").unwrap_or(SEEDS),
-    };
-    let several = seeds.end - seeds.start >= SEEDS;
-    let mut seen: BTreeMap<&'static str, usize> = BTreeMap::new();
-    for seed in seeds {
-        let name = Seed(seed);
-        let walk = walk(seed);
-        let events = &walk.mesh.events;
-        let mut replayed = State::new(Epoch(1));
-        events.iter().for_each(|event| replayed.apply(event));
-        assert_eq!(&replayed, walk.mesh.core.state(), "replaying all events gives the state");
-        for (run, log) in logs(events) {
-            check_run(&run, &log);
-        }
-        for event in events {
-            *seen.entry(kind(event)).or_default() += 1;
-        }
-        *seen.entry("stale results").or_default() +=
-            usize::try_from(walk.mesh.core.stale_results()).expect("few");
-        drop(name);
+    let started = Instant::now();
+    let (mut all, mut count) = (Account::default(), 0);
+    for seed in seeds(SEEDS) {
+        all.add(&simulator::mixed(seed, mode()));
+        count += 1;
     }
-    if several {
-        // A walk that never meets the hard cases would prove nothing.
-        for hard in [
-            "given up",
-            "redistributed",
-            "failed attempt",
-            "incomplete",
-            "cancelled",
-            "findings",
-            "forgotten",
-            "stale results",
-            "node failed",
-            "node degraded",
-            "fault handled",
-        ] {
-            let times = seen.get(hard).copied().unwrap_or(0);
-            assert!(times >= 20, "the walks met `{hard}` {times} times only: {seen:?}");
+    tell("mixed faults", count, started, &all);
+    if count >= SEEDS {
+        // A simulation that never meets the hard cases would prove nothing.
+        for hard in HARD {
+            let times = all.met.get(hard).copied().unwrap_or(0);
+            assert!(times >= 20, "the simulations met `{hard}` {times} times only: {:#?}", all.met);
         }
+    }
+}
+
+/// What the simulations must meet.
+const HARD: &[&str] = &[
+    "attempt failed",
+    "fault handled",
+    "node degraded",
+    "node failed",
+    "packets lost",
+    "redistributed",
+    "revoked",
+    "run cancelled",
+    "run complete",
+    "run forgotten",
+    "run incomplete",
+    "stale results",
+    "task given up",
+];
+
+/// Four healthy nodes on a network that loses a tenth of everything, while one at a time, or the coordinator, gets no
+/// time for up to 25 s.
+#[test]
+fn a_soak_of_loss_and_stalls_takes_nobody_for_dead() {
+    let started = Instant::now();
+    let end = variable("SOAK_SECONDS").map(|seconds| started + Duration::from_secs(seconds));
+    let (first, seeds) = match variable("SEED") {
+        Some(seed) => (seed, 1),
+        None => (variable("FIRST").unwrap_or(0), end.map_or(SOAKS, |_| u64::MAX / 2)),
+    };
+    let (mut all, mut count) = (Account::default(), 0);
+    for seed in (first..first + seeds).take_while(|_| end.is_none_or(|end| Instant::now() < end)) {
+        all.add(&simulator::soak(seed, SOAK, mode()));
+        count += 1;
+    }
+    tell(&format!("soak from seed {first}"), count, started, &all);
+    assert_eq!(all.met.get("node failed"), None, "nobody died");
+    for hard in ["node degraded", "packets lost", "run complete"] {
+        assert!(all.met.contains_key(hard), "the soak met no `{hard}`: {:#?}", all.met);
     }
 }
 
 #[test]
-fn the_same_seed_gives_the_same_walk() {
+fn a_grey_network_changes_a_status_at_most_once_with_each_fault_and_once_with_its_end() {
+    for grey in simulator::GREY {
+        let mut settled = Vec::new();
+        for seed in seeds(GREY_SEEDS) {
+            let taken = grey.take(seed, mode());
+            let text = format!("{grey:?} with seed {seed}: {taken:#?}");
+            assert!(taken.changes.len() <= 2 * taken.faults, "{text}");
+            assert!(!taken.changes.is_empty(), "it bites: {text}");
+            assert!(taken.changes.iter().all(|(_, status)| *status != NodeStatus::Failed), "{text}");
+            assert_eq!(taken.others, 0, "{text}");
+            assert_eq!(taken.disagreements, [""; 0], "{text}");
+            settled.push(taken.settled);
+        }
+        settled.sort();
+        let middle = settled.get(settled.len() / 2).copied();
+        println!("{grey:?}: settled {middle:?} after its end, at most {:?}", settled.last());
+    }
+}
+
+fn tell(what: &str, seeds: u64, started: Instant, all: &Account) {
+    println!(
+        "{what}: {seeds} seeds, {:.2} days simulated in {:.1} s, {} happenings: {:#?}",
+        all.simulated.as_secs_f64() / 86_400.0,
+        started.elapsed().as_secs_f64(),
+        all.happened,
+        all.met
+    );
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
     for seed in [1, 2, 3] {
-        let (first, second) = (walk(seed), walk(seed));
-        assert_eq!(first.mesh.events, second.mesh.events);
-        assert_eq!(first.attempts(), second.attempts());
+        let (first, second) = (simulator::mixed(seed, Mode::Digest), simulator::mixed(seed, Mode::Digest));
+        assert_eq!(first, second);
     }
-    assert_ne!(walk(1).mesh.events, walk(2).mesh.events);
-}
-
-fn logs(events: &[Event]) -> BTreeMap<RunId, Vec<&RunEvent>> {
-    let mut logs: BTreeMap<RunId, Vec<&RunEvent>> = BTreeMap::new();
-    for event in events {
-        if let Event::Run { run, event, .. } = event {
-            logs.entry(run.clone()).or_default().push(event);
-        }
-    }
-    logs
-}
-
-/// What must be true of a run's events, whatever happened.
-fn check_run(run: &RunId, log: &[&RunEvent]) {
-    let mut created: BTreeSet<TaskId> = BTreeSet::new();
-    let mut ended: BTreeMap<TaskId, &TaskRef> = BTreeMap::new();
-    let mut attempts = BTreeSet::new();
-    let mut gaps = false;
-    for (index, event) in log.iter().enumerate() {
-        match event {
-            RunEvent::Started { .. } => assert_eq!(index, 0, "{run} starts once"),
-            RunEvent::TasksCreated { tasks, .. } => created.extend(tasks.iter().map(|new| new.task.id)),
-            RunEvent::TaskAssigned { task, attempt, .. } => {
-                assert!(attempts.insert((task.id, *attempt)), "{run}: {attempt} is assigned once");
-                assert!(!ended.contains_key(&task.id), "{run}: {task} was over");
-            }
-            RunEvent::TaskAccepted { task, attempt, tool_error, .. } => {
-                assert!(attempts.contains(&(task.id, *attempt)), "{run}: {attempt} was assigned");
-                assert_eq!(ended.insert(task.id, task), None, "{run}: {task} ends once");
-                gaps |= tool_error.is_some();
-            }
-            RunEvent::TaskGivenUp { task, reason } => {
-                assert_eq!(ended.insert(task.id, task), None, "{run}: {task} ends once");
-                assert!(!reason.is_empty());
-                gaps = true;
-            }
-            RunEvent::Finished { outcome, result, .. } => {
-                assert_eq!(index + 1, log.len(), "{run}: nothing happens after its end");
-                if *outcome != Outcome::Cancelled {
-                    assert!(result.is_none() || ended.keys().eq(&created), "{run}: every task is over");
-                    assert_eq!(*outcome == Outcome::Incomplete, gaps, "{run}: gaps are told");
-                }
-            }
-            RunEvent::AttemptFailed { .. } | RunEvent::NodeFault { .. } | RunEvent::Redistributed { .. } => {}
-        }
-    }
-    assert!(matches!(log.last(), Some(RunEvent::Finished { .. })), "{run} has ended");
-}
-
-fn kind(event: &Event) -> &'static str {
-    use crate::types::NodeStatus;
-    match event {
-        Event::NodeDeclared(_) => "node declared",
-        Event::NodeJoined { .. } => "node joined",
-        Event::NodeStatusChanged { status: NodeStatus::Failed, .. } => "node failed",
-        Event::NodeStatusChanged { status: NodeStatus::Degraded, .. } => "node degraded",
-        Event::NodeStatusChanged { .. } => "node back",
-        Event::NodeRecovery { .. } => "recovery",
-        Event::NodeDrained { .. } => "drained",
-        Event::FaultHandled { .. } => "fault handled",
-        Event::RunForgotten(_) => "forgotten",
-        Event::Run { event, .. } => match event {
-            RunEvent::TaskGivenUp { .. } => "given up",
-            RunEvent::Redistributed { .. } => "redistributed",
-            RunEvent::AttemptFailed { .. } => "failed attempt",
-            RunEvent::Finished { outcome: Outcome::Incomplete, .. } => "incomplete",
-            RunEvent::Finished { outcome: Outcome::Cancelled, .. } => "cancelled",
-            RunEvent::Finished { .. } => "findings",
-            _ => "progress",
-        },
-    }
+    assert_ne!(simulator::mixed(1, Mode::Digest).digest, simulator::mixed(2, Mode::Digest).digest);
 }

@@ -160,6 +160,26 @@ pub(super) fn ended(name: &str, assign: &Assign) -> Input {
     }
 }
 
+/// Plays a node that does nothing but answer probes.
+pub(super) fn answer_probes(
+    handle: Handle,
+    name: &'static str,
+    session: SessionId,
+    mut messages: mpsc::Receiver<Message>,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        while let Some(message) = messages.recv().await {
+            let Message::Probe { number } = message else { continue };
+            let (round_trip, clock_offset_ms) = (Duration::ZERO, 0);
+            let answer =
+                Input::ProbeAnswered { session, node: node(name), number, round_trip, clock_offset_ms };
+            if handle.decide(answer).await.is_err() {
+                return;
+            }
+        }
+    })
+}
+
 /// Plays a node: does each assignment at once.
 pub(super) fn play(
     handle: Handle,

@@ -124,3 +124,24 @@ async fn unacknowledged_results_bound_the_work_taken() {
     }
     assert_eq!(executor.assign(assignment(FAILS)), Admission::Rejected("BUSY"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_drained_executor_finishes_what_it_has_and_takes_nothing_else() {
+    let executor = executor(4);
+    assert_eq!(executor.assign(assignment(ENDS_AT_ONCE)), Admission::Started);
+    assert_eq!(executor.assign(assignment(WAITS_FOR_CANCEL)), Admission::Started);
+    executor.drain();
+    assert!(executor.is_draining());
+    assert_eq!(executor.assign(assignment(FAILS)), Admission::Rejected("DRAINING"));
+    assert_eq!(executor.assign(assignment(WAITS_FOR_CANCEL)), Admission::Known);
+    let finished = tokio::spawn({
+        let executor = executor.clone();
+        async move { executor.finished().await }
+    });
+    executor.revoke(&key(WAITS_FOR_CANCEL));
+    let result = executor.next_result(1).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(!finished.is_finished(), "a result that nobody acknowledged is not delivered");
+    executor.acknowledge(&result.key);
+    tokio::time::timeout(Duration::from_secs(1), finished).await.expect("woken").expect("no panic");
+}

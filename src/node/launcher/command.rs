@@ -170,7 +170,7 @@ async fn tell(output: impl AsyncRead + Unpin, node: NodeId, last: Option<Arc<Mut
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use tokio::time::Instant;
 
     use super::*;
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::service::Routes;
@@ -19,6 +18,7 @@ use super::{Peers, Shared};
 use crate::middleware::error_details::ErrorDetailsLayer;
 use crate::proto::peer::v1::peer_service_server::PeerServiceServer;
 use crate::transport::accept::{ConnectionLimits, ServeOptions, Served, serve};
+use crate::transport::listener::Bind;
 use crate::transport::tls::{TlsConfigs, TlsError, server_config};
 
 /// Connections at a time: two from each peer, and as many again that are on their way out.
@@ -74,9 +74,10 @@ pub(in crate::node) struct Listening {
     pub(in crate::node) served: JoinHandle<Served>,
 }
 
-/// Listens for peers. `advertise`, HOST:PORT, is what they are told to dial; by default the address itself.
+/// Listens for peers on a network. `advertise`, HOST:PORT, is what they are told to dial; by default the address itself.
 pub(in crate::node) async fn listen(
     peers: &Peers,
+    network: &impl Bind,
     address: SocketAddr,
     advertise: Option<&str>,
     tls: Option<&PeerTls>,
@@ -89,8 +90,7 @@ pub(in crate::node) async fn listen(
         None => None,
     };
     let bound = |source| ListenError::Bind { address, source };
-    let listener = TcpListener::bind(address).await.map_err(bound)?;
-    let local = listener.local_addr().map_err(bound)?;
+    let (listener, local) = network.bind(address).await.map_err(bound)?;
     let scheme = if configs.is_some() { "https" } else { "http" };
     let authority = advertise.map_or_else(|| local.to_string(), str::to_owned);
     let shared: Arc<Shared> = peers.shared.clone();
@@ -105,6 +105,7 @@ pub(in crate::node) async fn listen(
         allow_http1: false,
         drain_timeout: DRAIN,
         jitter: random,
+        refused: Default::default(),
     };
     let stop = shared.own.stop.clone();
     let service = PeerServiceServer::new(Answering::new(shared)).max_decoding_message_size(MAX_MESSAGE_BYTES);

@@ -54,6 +54,8 @@ impl RunningServer {
     pub async fn retire(&self) {
         self.end_health().await;
         self.service.stopping.cancel();
+        // A stopped coordinator judges nobody any more.
+        let _ = self.service.engine.decide(Input::Stopping).await;
     }
 
     /// The last step: the listeners drain, within their bound, and the coordinator ends.

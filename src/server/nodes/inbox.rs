@@ -1,5 +1,7 @@
 //! What a node says, checked, as inputs of the core.
 
+use std::time::Duration;
+
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -57,6 +59,8 @@ impl Inbox<'_> {
         for message in batch.messages {
             self.pay()?;
             let (now, offset_ms) = (self.line.service.engine.now(), self.line.clock().offset_ms());
+            // What a peer passed on was stamped by another clock.
+            let sent_ms = message.timestamp.as_ref().map(millis).filter(|_| message.origin_id.is_empty());
             let checked = check(&message, &self.line.node, wall_ms(now), offset_ms);
             let input = match checked {
                 Ok(()) => self.input(message).await,
@@ -68,7 +72,13 @@ impl Inbox<'_> {
                     if self.line.service.engine.decide(input).await.is_err() {
                         return Err(ReadEnd::Given(None));
                     }
-                    traffic.took(arrived.elapsed());
+                    if let Some(sent_ms) = sent_ms {
+                        let now_ms = wall_ms(self.line.service.engine.now());
+                        let passed_ms = now_ms.saturating_add(offset_ms).saturating_sub(sent_ms);
+                        let passed = Duration::from_millis(u64::try_from(passed_ms).unwrap_or(0));
+                        // Clocks are compared to a few milliseconds; here it took this long at least.
+                        traffic.took(passed.max(arrived.elapsed()));
+                    }
                 }
                 Ok(None) => {}
                 Err(refused) => self.refused(&refused),
@@ -138,6 +148,7 @@ impl Inbox<'_> {
         match kind {
             pb::heartbeat::Kind::Beat(beat) => {
                 self.answer(pb::heartbeat::Kind::BeatAck(pb::BeatAck { number: beat.number }));
+                self.line.service.counts.refused_by_nodes.tell(&node, &beat.refused_messages);
                 let beat = Beat {
                     load: load(&beat),
                     links: links::reports(&beat)?,

@@ -43,6 +43,7 @@ impl Server {
             allow_http1: false,
             drain_timeout: Duration::from_secs(10),
             jitter: Arc::new(|| 0.0),
+            refused: Reasons::default(),
         };
         change(&mut options);
         let (connections, handed) = mpsc::unbounded_channel();

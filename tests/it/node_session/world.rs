@@ -100,6 +100,7 @@ impl World {
     ) -> (JoinHandle<Result<(), AgentError>>, CancellationToken) {
         let stop = CancellationToken::new();
         let options = NodeOptions {
+            network: lintmesh::transport::listener::Tcp,
             settings: self.settings(coordinator),
             connector: link::tcp(),
             drain: CancellationToken::new(),

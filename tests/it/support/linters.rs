@@ -12,6 +12,15 @@ pub(crate) struct GatedRuff {
 
 impl GatedRuff {
     pub(crate) fn new() -> Self {
+        Self::and_then("")
+    }
+
+    /// One that then keeps its core busy for some hundredths of a second.
+    pub(crate) fn busy() -> Self {
+        Self::and_then("i=0\nwhile [ $i -lt 50000 ]; do i=$((i+1)); done\n")
+    }
+
+    fn and_then(commands: &str) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         fs::write(dir.path().join("pyvenv.cfg"), "version = 3.11.2\n").expect("written");
         fs::create_dir(dir.path().join("bin")).expect("created");
@@ -27,6 +36,7 @@ impl GatedRuff {
              \"$0\" --child </dev/null >/dev/null 2>&1 &\n\
              wait_for_gate\n\
              wait\n\
+             {commands}\
              echo '[]'\n",
             gate = gate.display()
         );

@@ -9,3 +9,4 @@ pub(crate) mod linters;
 pub(crate) mod projects;
 pub(crate) mod serve;
 pub(crate) mod toolchain;
+pub(crate) mod virtual_network;

@@ -41,10 +41,15 @@ impl Serve {
 
     /// With arguments beside the settings; does not wait for nodes.
     pub(crate) async fn launch(settings: &str, arguments: &[&str]) -> Self {
+        Self::launch_as(Path::new(env!("CARGO_BIN_EXE_lintmesh")), settings, arguments).await
+    }
+
+    /// The same, as the program at a path of its own.
+    pub(crate) async fn launch_as(program: &Path, settings: &str, arguments: &[&str]) -> Self {
         // On a fresh machine this installs the linters, which takes longer than a start may.
         tokio::task::spawn_blocking(toolchain).await.expect("provided");
         let dir = tempfile::tempdir().expect("a folder");
-        let (mut child, log) = spawn(dir.path(), settings, arguments);
+        let (mut child, log) = spawn(program, dir.path(), settings, arguments);
         let told = Arc::clone(&log);
         let serving = move || {
             let line = told.lock().unwrap().iter().find(|line| line.get("api").is_some()).cloned();
@@ -89,6 +94,44 @@ impl Serve {
 
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.api)
+    }
+
+    /// Waits until a node is as it should be, and answers how it is then.
+    pub(crate) async fn until_node(
+        &self,
+        name: &str,
+        what: &str,
+        done: impl Fn(&NodeInfo) -> bool,
+    ) -> NodeInfo {
+        let waited = async {
+            loop {
+                let node = self.node(name).await;
+                if done(&node) {
+                    return node;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        match tokio::time::timeout(DEADLINE, waited).await {
+            Ok(node) => node,
+            Err(_) => panic!("in vain: {name} {what}; it is {:?}", self.node(name).await),
+        }
+    }
+
+    /// The node that runs the only task: waited for, since a busy machine makes nodes late, and late nodes are helped.
+    pub(crate) async fn holder(&self) -> String {
+        let waited = async {
+            loop {
+                let status = self.coordinator().get_mesh_status(GetMeshStatusRequest {}).await;
+                let health = status.expect("answers").into_inner().metrics.expect("metrics").node_health;
+                let holders: Vec<_> = health.into_iter().filter(|(_, node)| node.running_tasks > 0).collect();
+                if let [(holder, _)] = &holders[..] {
+                    return holder.clone();
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, waited).await.expect("one node has work")
     }
 
     pub(crate) async fn node(&self, node: &str) -> NodeInfo {
@@ -137,12 +180,17 @@ impl Drop for Serve {
     }
 }
 
-fn spawn(dir: &Path, settings: &str, arguments: &[&str]) -> (Child, Arc<Mutex<Vec<serde_json::Value>>>) {
+fn spawn(
+    program: &Path,
+    dir: &Path,
+    settings: &str,
+    arguments: &[&str],
+) -> (Child, Arc<Mutex<Vec<serde_json::Value>>>) {
     let temporary = dir.join("tmp");
     fs::create_dir(&temporary).expect("created");
     let file = dir.join("serve.toml");
     fs::write(&file, settings).expect("written");
-    let mut command = lintmesh();
+    let mut command = lintmesh_at(program);
     command
         .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--config"])
         .arg(&file)
@@ -167,7 +215,11 @@ fn spawn(dir: &Path, settings: &str, arguments: &[&str]) -> (Child, Arc<Mutex<Ve
 
 /// The binary, with the settings of whoever runs the tests out of its way.
 pub(crate) fn lintmesh() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lintmesh"));
+    lintmesh_at(Path::new(env!("CARGO_BIN_EXE_lintmesh")))
+}
+
+fn lintmesh_at(program: &Path) -> Command {
+    let mut command = Command::new(program);
     let inherited = std::env::vars_os().map(|(name, _)| name);
     for name in inherited.filter(|name| {
         let name = name.to_string_lossy();

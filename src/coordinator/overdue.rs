@@ -1,0 +1,106 @@
+//! Work that takes too long, stands still, or is not known to the node that should do it.
+
+use std::time::Duration;
+
+use super::event::AttemptFault;
+use super::input::{Effect, Message};
+use super::{ATTEMPT_GRACE, Coordinator, Draft};
+use crate::types::{AttemptRef, NodeId, Tick};
+
+/// Heartbeats in a row that do not tell of an attempt before it counts as lost.
+const MISSED_BEATS: u32 = 2;
+
+impl Coordinator {
+    /// When an attempt that starts now must have reported.
+    pub(super) fn attempt_deadline(&self, now: Tick) -> Tick {
+        now + self.settings.task_timeout + ATTEMPT_GRACE
+    }
+
+    /// Runs past their time are cancelled.
+    pub(super) fn end_overdue_runs(&mut self, draft: &mut Draft) {
+        let now = draft.now.tick;
+        let runs: Vec<_> =
+            self.deadlines.iter().filter(|(_, at)| **at <= now).map(|(run, _)| run.clone()).collect();
+        for run in runs {
+            let timeout = self.state.runs.get(&run).map_or(Duration::ZERO, |run| run.order.timeout);
+            let reason = format!("the run took longer than its timeout of {} s", timeout.as_secs_f64());
+            self.cancel_run(draft, &run, &reason);
+        }
+    }
+
+    /// Attempts of a node past their time are taken back.
+    pub(super) fn end_overdue_attempts(&mut self, draft: &mut Draft, node: &NodeId) {
+        let now = draft.now.tick;
+        let running = self.presences.get(node).into_iter().flat_map(|presence| &presence.running);
+        let overdue: Vec<AttemptRef> = running
+            .filter(|(_, running)| running.deadline <= now)
+            .map(|(id, running)| AttemptRef { run: running.run.clone(), task: running.task, attempt: *id })
+            .collect();
+        for attempt in overdue {
+            self.take_back(
+                draft,
+                node,
+                &attempt,
+                AttemptFault::Deadline,
+                "no result within the task timeout",
+            );
+        }
+    }
+
+    /// Compares what a heartbeat tells of attempts with what the node was given. Each comes with the time for which it
+    /// has not moved.
+    pub(super) fn check_attempts(
+        &mut self,
+        draft: &mut Draft,
+        node: &NodeId,
+        told: &[(AttemptRef, Duration)],
+    ) {
+        let patience = self.settings.progress_timeout;
+        let Some(presence) = self.presences.get_mut(node) else { return };
+        // A node that runs something but tells of nothing says nothing about what it was given.
+        let is_silent = told.is_empty() && presence.load.running_tasks > 0;
+        let (mut lost, mut hung) = (Vec::new(), Vec::new());
+        for (id, running) in presence.running.iter_mut().filter(|_| !is_silent) {
+            let attempt = AttemptRef { run: running.run.clone(), task: running.task, attempt: *id };
+            match told.iter().find(|(known, _)| *known == attempt) {
+                Some((_, idle)) => {
+                    running.missed_beats = Some(0);
+                    if *idle >= patience {
+                        hung.push(attempt);
+                    }
+                }
+                None => {
+                    let missed = running.missed_beats.map_or(0, |missed| missed + 1);
+                    running.missed_beats = Some(missed);
+                    if missed >= MISSED_BEATS {
+                        lost.push(attempt);
+                    }
+                }
+            }
+        }
+        for attempt in lost {
+            self.take_back(draft, node, &attempt, AttemptFault::Lost, "the node does not tell of it");
+        }
+        for attempt in hung {
+            let detail = format!("no CPU time and no output for {} s", patience.as_secs_f64());
+            self.take_back(draft, node, &attempt, AttemptFault::Hung, &detail);
+        }
+    }
+
+    fn take_back(
+        &mut self,
+        draft: &mut Draft,
+        node: &NodeId,
+        attempt: &AttemptRef,
+        fault: AttemptFault,
+        detail: &str,
+    ) {
+        if let Some(session) = self.presence(node).session {
+            let message = Message::Revoke { attempt: attempt.clone(), reason: detail.to_owned() };
+            draft.effects.push(Effect::Send { node: node.clone(), session, message });
+        }
+        // What never arrived cannot have crashed anything.
+        let counts = fault != AttemptFault::Lost;
+        self.attempt_failed(draft, node, attempt, counts, fault, detail);
+    }
+}

@@ -1,0 +1,309 @@
+//! What must hold after every decision, whatever was done to the mesh.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::coverage::RunLog;
+use super::fault::{Fault, Place};
+use super::host::Host;
+use super::starts::Starts;
+use crate::coordinator::event::{Event, RecoveryStep};
+use crate::coordinator::input::{Decision, Effect, Input, Message, Reply};
+use crate::coordinator::state::State;
+use crate::coordinator::{Coordinator, invariants};
+use crate::types::{AttemptId, AttemptRef, Epoch, FaultCause, NodeId, NodeStatus, RunId, SessionId, Tick};
+
+/// The longest stall that must never be taken for a death.
+const LONGEST_STALL: Duration = Duration::from_secs(25);
+/// The longest cut that must never be: senders pause ever longer while nothing gets through, and are heard this much
+/// later.
+const LONGEST_CUT: Duration = Duration::from_secs(15);
+/// Between two silences of a node for it to be heard in between, over a network that loses much.
+const BREATH: Duration = Duration::from_secs(20);
+/// Loss that must never be taken for a death, in percent.
+const BEARABLE_LOSS: usize = 30;
+/// After what may make a node FAILED, how long it may take until it does, or is back for good.
+const AFTERMATH: Duration = Duration::from_secs(120);
+/// Results that are kept to be said again.
+const RESULTS: usize = 32;
+
+/// What an input was about, as far as it matters after its decision.
+pub(super) enum Gist {
+    Joined(SessionId, NodeId),
+    Closed(SessionId),
+    Result(Box<Input>),
+    Other,
+}
+
+impl Gist {
+    pub(super) fn of(input: &Input) -> Self {
+        match input {
+            Input::Joined { session, hello } => Self::Joined(*session, hello.spec.node_id.clone()),
+            Input::SessionClosed { session, .. } => Self::Closed(*session),
+            Input::TaskEnded { .. } => Self::Result(Box::new(input.clone())),
+            _ => Self::Other,
+        }
+    }
+}
+
+pub(super) struct Checks {
+    /// The state by its events alone, which were written and read again.
+    replayed: State,
+    logs: BTreeMap<RunId, RunLog>,
+    attempts: BTreeSet<AttemptRef>,
+    live: BTreeMap<SessionId, NodeId>,
+    /// Attempts whose node was presumed dead for a while.
+    doubted: BTreeSet<AttemptId>,
+    results: VecDeque<Input>,
+    names: Vec<NodeId>,
+    /// Until when a node may be taken for dead.
+    excused: Vec<Tick>,
+    /// Until when a node is or was silent.
+    silent: Vec<Tick>,
+    starts: Starts,
+    /// Each change of a status.
+    pub(super) changes: Vec<(Tick, NodeId, NodeStatus, Option<FaultCause>)>,
+    /// What was met, by name.
+    pub(super) met: BTreeMap<&'static str, u64>,
+}
+
+impl Checks {
+    pub(super) fn new(hosts: &[Host]) -> Self {
+        Self {
+            replayed: State::new(Epoch(1)),
+            logs: BTreeMap::new(),
+            attempts: BTreeSet::new(),
+            live: BTreeMap::new(),
+            doubted: BTreeSet::new(),
+            results: VecDeque::new(),
+            names: hosts.iter().map(|host| host.node.clone()).collect(),
+            excused: vec![Tick(0); hosts.len()],
+            silent: vec![Tick(0); hosts.len()],
+            starts: Starts::default(),
+            changes: Vec::new(),
+            met: BTreeMap::new(),
+        }
+    }
+
+    pub(super) const fn results(&self) -> &VecDeque<Input> {
+        &self.results
+    }
+
+    fn meet(&mut self, what: &'static str) {
+        *self.met.entry(what).or_default() += 1;
+    }
+
+    /// What a fault excuses: a node that is only slow, stalled for a bearable time, lossy or skewed is healthy, and
+    /// must never be FAILED.
+    pub(super) fn injected(&mut self, now: Tick, fault: &Fault) {
+        let lasts = fault.lasts();
+        match fault {
+            Fault::Crash { node }
+            | Fault::Terminate { node }
+            | Fault::PowerLoss { node, .. }
+            | Fault::StartsFail { node, .. } => self.excuse(*node, now + lasts),
+            Fault::Operator { node, .. } => {
+                for number in 0..self.names.len() {
+                    if node.is_none_or(|node| node == number) {
+                        self.excuse(number, now);
+                    }
+                }
+            }
+            Fault::Stall { place: Place::Node(node), .. } => self.silence(*node, now, lasts),
+            Fault::Stall { place: Place::Coordinator, .. } => {
+                // Whoever was silent just before cannot be told from one that went on being silent.
+                for node in 0..self.names.len() {
+                    self.silence(node, now, Duration::ZERO);
+                }
+            }
+            Fault::Cut { .. } | Fault::Partition { .. } => {
+                for node in 0..self.names.len() {
+                    let (node_at, seat) = (Place::Node(node), Place::Coordinator);
+                    if fault.cuts(node_at, seat) || fault.cuts(seat, node_at) {
+                        self.silence(node, now, lasts + LONGEST_STALL.saturating_sub(LONGEST_CUT));
+                    }
+                }
+            }
+            Fault::Loss { at, percent, .. } if *percent > BEARABLE_LOSS => {
+                for node in 0..self.names.len() {
+                    if at.is_none_or(|at| [Place::Coordinator, Place::Node(node)].contains(&at)) {
+                        self.excuse(node, now + lasts);
+                    }
+                }
+            }
+            Fault::Loss { .. }
+            | Fault::Slow { .. }
+            | Fault::Reset { .. }
+            | Fault::Skew { .. }
+            | Fault::Repeat { .. } => {}
+        }
+    }
+
+    fn excuse(&mut self, node: usize, until: Tick) {
+        self.excused[node] = self.excused[node].max(until + AFTERMATH);
+    }
+
+    /// Silences that follow each other are as one.
+    fn silence(&mut self, node: usize, now: Tick, lasts: Duration) {
+        if lasts > LONGEST_STALL || now < self.silent[node] + BREATH {
+            self.excuse(node, now + lasts);
+        }
+        self.silent[node] = self.silent[node].max(now + lasts);
+    }
+
+    pub(super) fn after(
+        &mut self,
+        core: &Coordinator,
+        hosts: &[Host],
+        now: Tick,
+        gist: &Gist,
+        decision: &Decision,
+    ) {
+        if !cfg!(debug_assertions) {
+            // Else the core itself has looked.
+            assert_eq!(invariants::broken(core), Vec::<String>::new());
+        }
+        for event in &decision.events {
+            let record = serde_json::to_vec(event).expect("writes");
+            self.replayed.apply(&serde_json::from_slice(&record).expect("reads"));
+            self.follow(hosts, now, event);
+        }
+        if !decision.events.is_empty() {
+            assert_eq!(&self.replayed, core.state(), "replaying the events gives the state");
+        }
+        match gist {
+            Gist::Joined(session, node) if matches!(decision.reply, Reply::Welcome { .. }) => {
+                self.live.insert(*session, node.clone());
+            }
+            Gist::Closed(session) => {
+                self.live.remove(session);
+            }
+            Gist::Result(input) => {
+                self.results.push_back((**input).clone());
+                if self.results.len() > RESULTS {
+                    self.results.pop_front();
+                }
+            }
+            _ => {}
+        }
+        for effect in &decision.effects {
+            self.look_at(now, effect);
+        }
+        self.look_at_bounds(core);
+    }
+
+    fn follow(&mut self, hosts: &[Host], now: Tick, event: &Event) {
+        match event {
+            Event::NodeStatusChanged { node, status, cause } => {
+                self.changes.push((now, node.clone(), *status, *cause));
+                self.starts.follow(now, node, *status);
+                self.meet(match status {
+                    NodeStatus::Initializing => "node initializing",
+                    NodeStatus::Active => "node active",
+                    NodeStatus::Degraded => "node degraded",
+                    NodeStatus::Failed => "node failed",
+                });
+                let number = self.names.iter().position(|name| name == node).expect("a node of this mesh");
+                let excused = self.excused[number];
+                let is_alive = hosts[number].process.is_some();
+                assert!(
+                    *status != NodeStatus::Failed || !is_alive || now < excused,
+                    "{node} is healthy and was taken for dead: {cause:?}"
+                );
+            }
+            Event::FaultHandled { .. } => self.meet("fault handled"),
+            Event::Run { run, event, .. } => {
+                let log = self.logs.entry(run.clone()).or_default();
+                let met = log.follow(run, event);
+                self.meet(met);
+            }
+            Event::RunForgotten(run) => {
+                let log = self.logs.remove(run).expect("only what was known is forgotten");
+                assert!(log.has_ended(), "{run} was forgotten before its end");
+                self.attempts.retain(|attempt| attempt.run != *run);
+                self.meet("run forgotten");
+            }
+            Event::NodeRecovery { step, .. } => self.meet(match step {
+                RecoveryStep::GivenUp => "recovery given up",
+                RecoveryStep::Restarted => "restarted",
+                RecoveryStep::Linked => "linked",
+                RecoveryStep::Drained => "drained",
+                RecoveryStep::Left => "left in order",
+                _ => "recovery step",
+            }),
+            Event::NodeDrained { .. } | Event::NodeDeclared(_) | Event::NodeJoined { .. } => {}
+        }
+    }
+
+    fn look_at(&mut self, now: Tick, effect: &Effect) {
+        match effect {
+            Effect::Send { node, session, message } => {
+                assert_eq!(self.live.get(session), Some(node), "{session} is live: {message:?}");
+                match message {
+                    Message::Assign(assign) => {
+                        let is_new = self.attempts.insert(assign.attempt.clone());
+                        assert!(is_new, "{} is assigned once", assign.attempt);
+                    }
+                    Message::Revoke { .. } => self.meet("revoked"),
+                    Message::Forward { .. } => self.meet("passed on"),
+                    Message::ProbeRequest { .. } => self.meet("look asked for"),
+                    Message::Probe { .. } => self.meet("probe"),
+                    Message::Roster(roster) => {
+                        self.meet(if roster.rebuild { "rebuild" } else { "roster" });
+                    }
+                    Message::Acknowledge(_) | Message::Shutdown { .. } => {}
+                }
+            }
+            Effect::CloseSession(session) => {
+                let was_live = self.live.remove(session).is_some();
+                assert!(was_live, "{session} was live");
+            }
+            Effect::RestartProcess { node, cause, .. } => {
+                self.meet("start ordered");
+                self.starts.note(now, node, cause);
+            }
+        }
+    }
+
+    fn look_at_bounds(&mut self, core: &Coordinator) {
+        let (state, settings) = (core.state(), core.settings());
+        assert!(state.open.len() <= settings.max_open_runs, "open runs are bounded");
+        assert!(
+            state.runs.len() <= settings.kept_runs + settings.max_open_runs + 1,
+            "runs are bounded: {}",
+            state.runs.len()
+        );
+        assert!(state.requests.len() <= state.runs.len(), "requests are forgotten with their runs");
+        assert!(state.faults.len() <= 1000 && state.faults.len() == state.fault_order.len());
+        assert!(core.presences().len() <= self.names.len() && state.members.len() <= self.names.len());
+        assert!(self.live.len() <= 2 * self.names.len(), "a node has one session, and one that ends");
+        self.look_at_cores(core);
+    }
+
+    /// The LINT tasks of a machine never outnumber its cores; but for those of nodes that were presumed dead, whose
+    /// cores are given to others.
+    fn look_at_cores(&mut self, core: &Coordinator) {
+        let presences = core.presences();
+        let held: BTreeSet<AttemptId> =
+            presences.values().flat_map(|presence| presence.running.keys().copied()).collect();
+        self.doubted.retain(|attempt| held.contains(attempt));
+        let mut in_use: BTreeMap<&str, u32> = BTreeMap::new();
+        for (node, presence) in presences {
+            let cause = core.state().members.get(node).and_then(|member| member.cause);
+            if matches!(cause, Some(FaultCause::Silent | FaultCause::SessionLost)) {
+                self.doubted.extend(presence.running.keys());
+            }
+            for (attempt, running) in &presence.running {
+                if !self.doubted.contains(attempt) {
+                    *in_use.entry(&presence.host_id).or_default() += running.cpu_slots;
+                }
+            }
+        }
+        assert!(in_use.values().all(|used| *used <= 2), "cores are not given twice: {in_use:?}");
+    }
+
+    /// After the calm: every run has ended.
+    pub(super) fn unfinished(&self) -> Vec<&RunId> {
+        self.logs.iter().filter(|(_, log)| !log.has_ended()).map(|(run, _)| run).collect()
+    }
+}

@@ -1,0 +1,83 @@
+//! How others speak to the engine: they have inputs decided, and ask about the committed state.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch as channel};
+
+use super::clock::Clock;
+use super::probes::Probes;
+use super::sessions::Sessions;
+use super::watch::{Progress, RunLog, RunLogs};
+use super::{Command, Query, Stopped, progress};
+use crate::coordinator::Coordinator;
+use crate::coordinator::input::{Input, Reply};
+use crate::types::{Now, RunId};
+
+/// How others speak to the engine. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) sessions: Sessions,
+    pub(super) probes: Probes,
+    pub(super) logs: RunLogs,
+    pub(super) revision: channel::Receiver<u64>,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl Handle {
+    /// Has an input decided; answers once the facts are committed.
+    pub async fn decide(&self, input: Input) -> Result<Reply, Stopped> {
+        self.probes.notice(&input);
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Input(Box::new(input), reply)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Asks about the committed state.
+    pub async fn query<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Coordinator, Now) -> T + Send + 'static,
+    ) -> Result<T, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        let query: Query = Box::new(move |core, now| {
+            // The asker may have gone away.
+            let _ = reply.send(question(core, now));
+        });
+        self.commands.send(Command::Query(query)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// How far a run is, after the newest change at least.
+    pub async fn progress(&self, run: &RunId, log: &Arc<RunLog>) -> Result<Arc<Progress>, Stopped> {
+        if let Some(known) = log.known_progress() {
+            return Ok(known);
+        }
+        let (run, log) = (run.clone(), log.clone());
+        self.query(move |core, _| log.progress_or(|| progress(core, &run))).await
+    }
+
+    /// The connections of nodes.
+    pub const fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// The probes that somebody waits for.
+    pub const fn probes(&self) -> &Probes {
+        &self.probes
+    }
+
+    /// The logs of runs.
+    pub const fn logs(&self) -> &RunLogs {
+        &self.logs
+    }
+
+    /// Changes whenever a decision changed something.
+    pub fn revision(&self) -> channel::Receiver<u64> {
+        self.revision.clone()
+    }
+
+    /// The moment, by the engine's clock.
+    pub fn now(&self) -> Now {
+        self.clock.now()
+    }
+}

@@ -1,0 +1,71 @@
+//! `lintmesh fault` against a real server.
+
+use std::process::{Output, Stdio};
+
+use lintmesh::proto::v1::NodeStatus;
+use serde_json::Value;
+
+use super::support::calls::{inline, request, started};
+use super::support::linters::GatedRuff;
+use super::support::serve::{Serve, lintmesh, until};
+
+async fn fault(serve: &Serve, arguments: &[&str]) -> Output {
+    let mut command = lintmesh();
+    command.arg("fault").args(arguments).args(["--server", &serve.url()]).stdin(Stdio::null());
+    tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("starts")
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+#[tokio::test]
+async fn drain_waits_until_the_node_runs_nothing_and_recover_until_it_is_active() {
+    let ruff = GatedRuff::new();
+    let serve = Serve::start(&ruff.settings()).await;
+    started(&mut serve.coordinator(), request(inline(&[("a.py", "")]), &["ruff"])).await;
+    until("ruff runs", || ruff.running() == 2).await;
+    let holder = serve.holder().await;
+    let waited = ["drain", &holder, "--timeout", "1h", "--wait", "--wait-timeout", "1s", "--json"];
+    let late = fault(&serve, &waited).await;
+    assert_eq!(late.status.code(), Some(1), "{late:?}");
+    assert_eq!(json(&late)["unmet"], serde_json::json!([format!("{holder} still runs 1 tasks")]));
+    ruff.open();
+    let drained = fault(&serve, &["drain", &holder, "--wait", "--json", "--reason", "new kernel"]).await;
+    assert!(drained.status.success(), "{drained:?}");
+    let told = json(&drained);
+    assert_eq!((&told["nodes"], &told["unmet"]), (&serde_json::json!([holder]), &serde_json::json!([])));
+    assert_eq!(serve.node(&holder).await.cause, "DRAINING");
+
+    let recovered = fault(&serve, &["recover", "--all", "--wait"]).await;
+    assert!(recovered.status.success(), "{recovered:?}");
+    let text = String::from_utf8(recovered.stdout).expect("UTF-8");
+    assert!(text.contains("topology health  1.00") && text.contains("no longer drained"), "{text}");
+    assert_eq!(serve.node(&holder).await.status(), NodeStatus::Active);
+}
+
+#[tokio::test]
+async fn an_id_makes_a_call_idempotent_and_errors_say_what_is_wrong() {
+    let serve = Serve::start("").await;
+    let first = fault(&serve, &["fail", "api-docs", "--fault-id", "ticket-7", "--json"]).await;
+    fault(&serve, &["recover", "api-docs"]).await;
+    let again = fault(&serve, &["fail", "api-docs", "--fault-id", "ticket-7", "--json"]).await;
+    assert!(first.status.success() && again.status.success(), "{again:?}");
+    assert_eq!(json(&again), json(&first));
+    assert_eq!(serve.node("api-docs").await.status(), NodeStatus::Active, "it was done once");
+    let other = fault(&serve, &["fail", "backend-dev", "--fault-id", "ticket-7"]).await;
+    assert!(!other.status.success());
+    assert!(String::from_utf8_lossy(&other.stderr).contains("ticket-7"), "{other:?}");
+    for (arguments, said) in [
+        (&["reset-breakers", "nobody"][..], "nobody"),
+        (&["drain", "--all"], "name one node"),
+        (&["rebuild"], "NODE"),
+    ] {
+        let refused = fault(&serve, arguments).await;
+        assert!(!refused.status.success(), "{refused:?}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains(said), "{refused:?}");
+    }
+    let reset = fault(&serve, &["reset-breakers", "--all"]).await;
+    let text = String::from_utf8(reset.stdout).expect("UTF-8");
+    assert_eq!(text.matches("closed the circuit breaker of").count(), 4, "{text}");
+}
