@@ -20,8 +20,9 @@ use self::writer::write;
 use super::agent::Identity;
 use super::envelope::Said;
 use super::executor::{Admission, Executor};
+use super::idle::IdleClock;
 use super::inputs::Inputs;
-use super::link::Link;
+use super::link::{Link, MakeLink};
 use super::peers::Peers;
 use super::resources::Meter;
 use super::way::Way;
@@ -64,12 +65,13 @@ pub enum SessionEnd {
 /// What lasts longer than a session.
 pub(super) struct Lasting {
     pub(super) identity: Identity,
-    pub(super) link: Link,
+    pub(super) link: MakeLink,
     pub(super) breaker: Arc<PeerBreaker>,
     pub(super) executor: Executor,
     pub(super) inputs: Inputs,
     /// Taken by the heartbeats of the session that lives; always there between sessions.
     pub(super) meter: Arc<std::sync::Mutex<Meter>>,
+    pub(super) idle: Arc<std::sync::Mutex<IdleClock>>,
     pub(super) peers: Peers,
     pub(super) way: Way,
     pub(super) last_epoch: Epoch,
@@ -90,7 +92,7 @@ pub(super) async fn run(lasting: &mut Lasting, stop: &CancellationToken) -> Sess
     }
     let opened = tokio::select! {
         () = stop.cancelled() => return SessionEnd::Stopped,
-        opened = tokio::time::timeout(WELCOME_DEADLINE, open(lasting.link.clone(), requests)) => opened,
+        opened = tokio::time::timeout(WELCOME_DEADLINE, open((lasting.link)(), requests)) => opened,
     };
     let (welcome, inbound) = match opened {
         Ok(Ok(opened)) => opened,

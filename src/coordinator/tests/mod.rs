@@ -19,4 +19,6 @@ mod recovering;
 mod run_life;
 mod sharing;
 mod simulation;
+mod walk;
+mod watching;
 mod simulator;
