@@ -19,6 +19,5 @@ mod recovering;
 mod run_life;
 mod sharing;
 mod simulation;
-mod walk;
 mod watching;
 mod simulator;
