@@ -114,6 +114,15 @@ impl Coordinator {
     /// Takes down what a node says of a link of its own, if it should have that link.
     fn see(&mut self, now: Tick, observer: &NodeId, link: LinkReport) {
         if !self.links.plans(observer, &link.peer) {
+            // Its last word on a link that has just been given up: for readers of the mesh's health, not evidence.
+            let known =
+                self.presences.get_mut(observer).and_then(|presence| presence.links.get_mut(&link.peer));
+            if let Some(known) =
+                known.filter(|known| known.state != link.state && link.state != LinkState::Up)
+            {
+                *known = link;
+                self.revision += 1;
+            }
             return;
         }
         let (subject, state) = (link.peer.clone(), link.state);

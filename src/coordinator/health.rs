@@ -9,10 +9,12 @@ use super::breaker::State as BreakerState;
 use super::input::Topology;
 use super::links::LinkPlan;
 use super::metrics::Figures;
-use super::node::LoadScore;
+use super::node::{LoadScore, Presence};
 use super::placement::{Mesh, Need};
 use super::run::{Run, TaskState};
-use crate::types::{FaultCause, LinkReport, NodeId, NodeStatus, Now, RunId, Stage, ToolName, UnixMillis};
+use crate::types::{
+    FaultCause, LinkReport, LinkState, NodeId, NodeStatus, Now, RunId, Stage, ToolName, UnixMillis,
+};
 
 /// The health of the mesh at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -123,7 +125,7 @@ impl Coordinator {
                     queued_tasks: queued.get(id).copied().unwrap_or(0),
                     peer_endpoint: presence.and_then(|at| at.peer_endpoint.clone()),
                     process_id: presence.map_or(0, |at| at.process_id),
-                    links: presence.map(|at| at.links.values().cloned().collect()).unwrap_or_default(),
+                    links: presence.map(|at| self.told_links(id, at)).unwrap_or_default(),
                     connection_count: count(self.live_links(id).count()),
                     clock_offset_ms: presence.and_then(|at| at.clock_offset_ms),
                 };
@@ -181,6 +183,12 @@ impl Coordinator {
     pub fn live_links(&self, node: &NodeId) -> impl Iterator<Item = &NodeId> {
         let now = self.decided_at();
         self.links.dials(node).filter(move |peer| self.is_live(now, node, peer))
+    }
+
+    /// What a node told of the links it should hold, and its last word on those that were given up.
+    fn told_links(&self, node: &NodeId, presence: &Presence) -> Vec<LinkReport> {
+        let holds = |link: &&LinkReport| link.state != LinkState::Up || self.links.plans(node, &link.peer);
+        presence.links.values().filter(holds).cloned().collect()
     }
 
     /// Whether every link that the nodes that are there should hold lives.

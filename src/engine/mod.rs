@@ -29,7 +29,7 @@ use log::log;
 use probes::Probes;
 pub use progress::progress;
 use sessions::Sessions;
-use watch::{Progress, RunLogs};
+use watch::RunLogs;
 
 /// Commands that may wait; beyond, callers wait.
 const QUEUE: usize = 1024;

@@ -45,11 +45,15 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 /// The most that one transfer of blobs may take.
 const TRANSFER_DEADLINE: Duration = Duration::from_secs(120);
 
+/// Makes a new connection. One that was given up as silent may look alive for minutes: TCP sends again, at ever longer
+/// pauses, and whatever comes next would wait for that too.
+pub(super) type MakeLink = Arc<dyn Fn() -> Link + Send + Sync>;
+
 /// Two connections, so that blobs in bulk never delay a heartbeat.
 pub(super) struct Links {
-    /// For the session: it lives as long as it lives, its silence is told by what it hears, and the session loop paces
-    /// its own attempts.
-    pub(super) session: Link,
+    /// Makes one for each session: it lives as long as it lives, its silence is told by what it hears, and the session
+    /// loop paces its own attempts.
+    pub(super) session: MakeLink,
     /// For blobs.
     pub(super) blobs: Link,
     /// The breaker of the blobs' way.
@@ -89,9 +93,9 @@ pub(super) fn links(
     let mut bearer =
         HeaderValue::try_from(format!("Bearer {}", secret.expose())).map_err(|_| AgentError::Secret)?;
     bearer.set_sensitive(true);
-    let alone = connector(endpoint.clone());
     let bulk = connector(
         endpoint
+            .clone()
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true),
@@ -102,17 +106,21 @@ pub(super) fn links(
         request
     };
     let breaker = PeerBreaker::new("the coordinator", Default::default(), random.clone());
-    let session = ServiceBuilder::new()
-        .map_err(|error| LinkError(Box::new(error)))
-        .map_request(enrol.clone())
-        .service(alone);
     let guarded = guard(
-        ServiceBuilder::new().map_request(enrol).service(bulk),
+        ServiceBuilder::new().map_request(enrol.clone()).service(bulk),
         Arc::clone(&breaker),
         OutboundSettings { stream_deadline: Some(TRANSFER_DEADLINE), ..OutboundSettings::default() },
     );
     let blobs = ServiceBuilder::new().map_err(LinkError).service(guarded);
-    Ok(Links { session: BoxCloneSyncService::new(session), blobs: BoxCloneSyncService::new(blobs), breaker })
+    let connector = Arc::clone(connector);
+    let session: MakeLink = Arc::new(move || {
+        let alone = ServiceBuilder::new()
+            .map_err(|error| LinkError(Box::new(error)))
+            .map_request(enrol.clone())
+            .service(connector(endpoint.clone()));
+        BoxCloneSyncService::new(alone)
+    });
+    Ok(Links { session, blobs: BoxCloneSyncService::new(blobs), breaker })
 }
 
 /// A random number from 0 to 1 from the system's generator; the middle if that has none.

@@ -22,7 +22,7 @@ use super::envelope::Said;
 use super::executor::{Admission, Executor};
 use super::idle::IdleClock;
 use super::inputs::Inputs;
-use super::link::Link;
+use super::link::{Link, MakeLink};
 use super::peers::Peers;
 use super::resources::Meter;
 use super::way::Way;
@@ -65,7 +65,7 @@ pub enum SessionEnd {
 /// What lasts longer than a session.
 pub(super) struct Lasting {
     pub(super) identity: Identity,
-    pub(super) link: Link,
+    pub(super) link: MakeLink,
     pub(super) breaker: Arc<PeerBreaker>,
     pub(super) executor: Executor,
     pub(super) inputs: Inputs,
@@ -92,7 +92,7 @@ pub(super) async fn run(lasting: &mut Lasting, stop: &CancellationToken) -> Sess
     }
     let opened = tokio::select! {
         () = stop.cancelled() => return SessionEnd::Stopped,
-        opened = tokio::time::timeout(WELCOME_DEADLINE, open(lasting.link.clone(), requests)) => opened,
+        opened = tokio::time::timeout(WELCOME_DEADLINE, open((lasting.link)(), requests)) => opened,
     };
     let (welcome, inbound) = match opened {
         Ok(Ok(opened)) => opened,

@@ -223,18 +223,30 @@ def established(at: Scene, node: str) -> int:
 
 
 def resets(options: Options) -> None:
-    """All connections of a node are reset, again and again, during runs."""
+    """The connections of a node are reset during a run: those with the coordinator again and again, then all at once."""
     with scene(options, "resets") as at:
         at.expect(ALL_TOOLS)
         since = time.monotonic()
         run, broken = at.lint(ALL_TOOLS), 0
         for _ in range(5):
             time.sleep(at.chance.random())
-            broken += reset_connections(at.network, "backend-dev")
+            broken += reset_connections(at.network, "backend-dev", COORDINATOR)
         assert broken >= 3, f"the fault did not bite: {broken} connections were broken"
         at.same_result(run, ALL_TOOLS)
         at.say(f"{broken} connections reset during a run: the same result; {at.story('backend-dev', since)}")
+        # Its peers see it all the time.
         assert "FAILED" not in {status for _, status, _ in at.health.changes("backend-dev", since)}
+        at.others_undisturbed(["backend-dev"], since)
+        at.whole(30)
+
+        run = at.lint(ALL_TOOLS)
+        at.assigned(run, "backend-dev")
+        since = time.monotonic()
+        broken = reset_connections(at.network, "backend-dev")
+        assert broken >= len(at.mesh.nodes), f"the fault did not bite: {broken} connections were broken"
+        # For a moment nobody can tell this from its death.
+        at.same_result(run, ALL_TOOLS)
+        at.say(f"all {broken} connections reset at once: the same result; {at.story('backend-dev', since)}")
         at.others_undisturbed(["backend-dev"], since)
         at.whole(30)
 

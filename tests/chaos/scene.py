@@ -188,9 +188,11 @@ def heals(network: Network, source: str, target: str) -> None:
     assert answered == 3, f"{source} and {target} are to be joined, and {answered} of 3 packets were answered"
 
 
-def reset_connections(network: Network, end: str) -> int:
-    """Break every TCP connection of an end, as a middlebox may; return how many there were."""
+def reset_connections(network: Network, end: str, other: str | None = None) -> int:
+    """Break the TCP connections of an end, all or those with another one, as a middlebox may; return how many."""
     filter_ = ["state", "established", "src", network.address[end]]
+    if other:
+        filter_ += ["dst", network.address[other]]
     listed = network.command(end, ["ss", "-H", "-t", "-n", *filter_])
     before = subprocess.run(listed, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
     kill = network.command(end, ["ss", "-K", "-H", "-t", "-n", *filter_])

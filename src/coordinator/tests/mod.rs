@@ -19,4 +19,5 @@ mod recovering;
 mod run_life;
 mod sharing;
 mod simulation;
+mod watching;
 mod simulator;
