@@ -7,8 +7,9 @@ mod policy;
 
 use std::collections::BTreeMap;
 
+use super::decision::{Effect, Reply};
 use super::event::{Event, RecoveryStep, RunEvent};
-use super::input::{Effect, Message, Reply};
+use super::message::Message;
 use super::{Coordinator, Draft};
 use crate::types::{FaultCause, NodeId, NodeStatus, Tick};
 pub use policy::RestartPolicy;

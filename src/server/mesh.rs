@@ -6,8 +6,9 @@ use tokio::time::Instant;
 
 use super::orders::refused;
 use super::service::{Service, stopped};
+use crate::coordinator::decision::Reply;
 use crate::coordinator::health::MeshHealth;
-use crate::coordinator::input::{Input, Reply};
+use crate::coordinator::input::Input;
 use crate::proto::v1;
 use crate::status::{ApiError, FieldViolation};
 use crate::types::NodeSpec;

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub(super) use super::builders::*;
+use crate::coordinator::decision::{Effect, Reply};
 use crate::coordinator::event::{Event, RunEvent, RunOrder};
-use crate::coordinator::input::{Assign, Effect, Ending, Facts, Hello, Input, Message, Reply, Roster};
+use crate::coordinator::input::{Ending, Facts, Hello, Input};
+use crate::coordinator::message::{Assign, Message, Roster};
 use crate::coordinator::run::{Run, Task};
 use crate::coordinator::settings::Settings;
 use crate::coordinator::state::State;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::mesh::*;
 use crate::coordinator::alert::Rule;
-use crate::coordinator::input::{Beat, Input, Topology};
+use crate::coordinator::input::{Beat, Input};
+use crate::coordinator::message::Topology;
 use crate::coordinator::metrics::{Figures, Traffic, WINDOW};
 use crate::coordinator::settings::Settings;
 use crate::types::{LinkReport, LinkState, Load, NodeStatus, Outcome, Stage};

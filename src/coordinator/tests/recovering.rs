@@ -1,8 +1,9 @@
 //! FAILED nodes are started again, within a budget, and get their work back.
 
 use super::mesh::*;
+use crate::coordinator::decision::Effect;
 use crate::coordinator::event::{Event, RecoveryStep};
-use crate::coordinator::input::{Effect, Hello, Input};
+use crate::coordinator::input::{Hello, Input};
 use crate::coordinator::settings::Settings;
 use crate::types::{FaultCause, LinkState, NodeStatus, Stage};
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::mesh::*;
 use crate::coordinator::Coordinator;
-use crate::coordinator::input::{Beat, Effect, Input, Message, Refusal, Topology};
+use crate::coordinator::decision::{Effect, Refusal};
+use crate::coordinator::input::{Beat, Input};
+use crate::coordinator::message::{Message, Topology};
 use crate::coordinator::settings::Settings;
 use crate::types::{
     Epoch, FaultCause, Incarnation, LinkReport, LinkState, NodeStatus, Now, SessionId, Stage, Tick,
@@ -207,7 +209,7 @@ fn an_attempt_that_a_node_does_not_tell_of_is_given_out_again_and_one_that_stand
     assert!(mesh.holder(&hung).is_some());
     beat(&mut mesh, seconds(120));
     assert_eq!(mesh.holder(&hung), None);
-    let crashes = |assign: &crate::coordinator::input::Assign| {
+    let crashes = |assign: &crate::coordinator::message::Assign| {
         mesh.run(&run).task(assign.attempt.task).expect("known").crashes
     };
     assert_eq!((crashes(&lost), crashes(&hung)), (0, 1), "what never arrived crashed nothing");

@@ -7,10 +7,10 @@ use super::coverage::RunLog;
 use super::fault::{Fault, Place};
 use super::host::Host;
 use super::starts::Starts;
+use crate::coordinator::decision::{Decision, Effect, Reply};
 use crate::coordinator::event::{Event, RecoveryStep};
-use crate::coordinator::input::{
-    Decision, Effect, FaultAction, FaultRequest, FaultTarget, Input, Message, Reply,
-};
+use crate::coordinator::input::{FaultAction, FaultRequest, FaultTarget, Input};
+use crate::coordinator::message::Message;
 use crate::coordinator::state::State;
 use crate::coordinator::{Coordinator, invariants};
 use crate::types::{AttemptId, AttemptRef, Epoch, FaultCause, NodeId, NodeStatus, RunId, SessionId, Tick};
