@@ -138,9 +138,16 @@ impl Checks {
                     }
                 }
             }
+            // One that is silent while its connections are reset looks like one that ended.
+            Fault::Reset { one, other } => {
+                for node in 0..self.names.len() {
+                    if [one, other].contains(&&Place::Node(node)) && now < self.silent[node] {
+                        self.excuse(node, self.silent[node]);
+                    }
+                }
+            }
             Fault::Loss { .. }
             | Fault::Slow { .. }
-            | Fault::Reset { .. }
             | Fault::Skew { .. }
             | Fault::Repeat { .. } => {}
         }
