@@ -146,10 +146,7 @@ impl Checks {
                     }
                 }
             }
-            Fault::Loss { .. }
-            | Fault::Slow { .. }
-            | Fault::Skew { .. }
-            | Fault::Repeat { .. } => {}
+            Fault::Loss { .. } | Fault::Slow { .. } | Fault::Skew { .. } | Fault::Repeat { .. } => {}
         }
     }
 
