@@ -34,14 +34,8 @@ pub enum Grey {
     Lossy,
 }
 
-pub const ALL: [Grey; 6] = [
-    Grey::FlipFlop,
-    Grey::Deaf,
-    Grey::Mute,
-    Grey::CutFromCoordinator,
-    Grey::CutToCoordinator,
-    Grey::Lossy,
-];
+pub const ALL: [Grey; 6] =
+    [Grey::FlipFlop, Grey::Deaf, Grey::Mute, Grey::CutFromCoordinator, Grey::CutToCoordinator, Grey::Lossy];
 
 /// How the mesh took it.
 #[derive(Debug, Clone)]

@@ -35,7 +35,11 @@ impl World {
         process.draining = true;
         let life = process.life;
         self.schedule.after(TERMINATION, Happening::Killed { node, life });
-        self.report(node, |session, node| Input::NodeDraining { session, node, reason: "asked to end".into() });
+        self.report(node, |session, node| Input::NodeDraining {
+            session,
+            node,
+            reason: "asked to end".into(),
+        });
     }
 
     pub(super) fn kill(&mut self, node: usize, life: u64) {

@@ -112,9 +112,8 @@ impl World {
             stays
         });
         links.taken.retain(|connection, peer| {
-            let stays = peer
-                .as_ref()
-                .is_none_or(|peer| links.accept.iter().any(|(accepted, _)| accepted == peer));
+            let stays =
+                peer.as_ref().is_none_or(|peer| links.accept.iter().any(|(accepted, _)| accepted == peer));
             if !stays {
                 gone.push((*connection, End::Acceptor));
             }
@@ -294,8 +293,7 @@ impl World {
             link.round_trip = Some(now.since(link.sent_at));
         }
         let (peer, took) = (link.peer.node.clone(), link.round_trip);
-        let looks: Vec<_> =
-            process.links.looks.extract_if(.., |(subject, _, _)| *subject == peer).collect();
+        let looks: Vec<_> = process.links.looks.extract_if(.., |(subject, _, _)| *subject == peer).collect();
         self.link_is(node, life, &peer, LinkState::Up);
         for (subject, number, _) in looks {
             let round_trip = took.or(Some(Duration::ZERO));

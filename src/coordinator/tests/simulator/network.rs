@@ -220,8 +220,7 @@ impl<P> Network<P> {
             }
         };
         let Some(connection) = self.connections.get(&id) else { return (Vec::new(), None) };
-        let (from, to) =
-            (connection.places[towards.other() as usize], connection.places[towards as usize]);
+        let (from, to) = (connection.places[towards.other() as usize], connection.places[towards as usize]);
         let gets_through = !self.is_cut(from, to) && {
             let percent = self.faults.values().map(|fault| fault.loses(from, to)).max().unwrap_or(0);
             percent == 0 || !random.percent(percent)

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::super::random::Random;
-use super::host::Host;
 use super::fault::{Fault, Order, Place, Script, Way};
+use super::host::Host;
 use crate::coordinator::recovery::RestartPolicy;
 use crate::coordinator::settings::Settings;
 

@@ -61,8 +61,7 @@ impl World {
         let (now, is_calm, attempt) = (self.now(), self.calm, assign.attempt.clone());
         let most = self.hosts[node].most_tasks;
         let Some(process) = self.process(node, life) else { return };
-        let (running, held, draining) =
-            (process.running.len(), process.outbox.len(), process.draining);
+        let (running, held, draining) = (process.running.len(), process.outbox.len(), process.draining);
         let is_held = process.outbox.iter_mut().find(|held| held.attempt == attempt);
         if let Some(held) = is_held {
             held.sent_in = None;
