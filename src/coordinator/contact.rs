@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::input::{Beat, Reply};
+use super::decision::Reply;
+use super::input::Beat;
 use super::suspicion::View;
 use super::{Coordinator, Draft};
 use crate::types::{LinkReport, LinkState, NodeId, NodeStatus, Now, SessionId, Tick};

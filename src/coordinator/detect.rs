@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::input::{Effect, Message};
+use super::decision::Effect;
+use super::message::Message;
 use super::node::Presence;
 use super::suspicion::{self, DOUBLE_AFTER_RESET, Evidence, Limits, Verdict};
 use super::{Coordinator, Draft};

@@ -1,7 +1,8 @@
 //! Gives waiting tasks to nodes.
 
+use super::decision::Effect;
 use super::event::{Assignments, NewTask, RunEvent, TaskRef};
-use super::input::{Assign, Effect, Message};
+use super::message::{Assign, Message};
 use super::node::RunningAttempt;
 use super::placement::{Mesh, Need};
 use super::run::{Kind, Run, Task, TaskState};

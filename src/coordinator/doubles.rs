@@ -2,7 +2,8 @@
 //! attempt is revoked, and what is doubled costs no budget.
 
 use super::breaker::CallOutcome;
-use super::input::{Effect, Message};
+use super::decision::Effect;
+use super::message::Message;
 use super::run::Task;
 use super::{Coordinator, Draft};
 use crate::types::{AttemptRef, NodeId};

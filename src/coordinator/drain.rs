@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::decision::{Effect, Reply};
 use super::event::{Event, RecoveryStep};
-use super::input::{Effect, Message, Reply};
+use super::message::Message;
 use super::{Coordinator, Draft};
 use crate::types::{AttemptRef, FaultCause, Incarnation, NodeId, NodeStatus, SessionId, Tick};
 

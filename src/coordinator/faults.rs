@@ -1,8 +1,9 @@
 //! A node is FAILED: by detection, by its launcher, or by an operator; and what operators can do about nodes.
 
 use super::breaker::TripReason;
+use super::decision::{Refusal, Reply};
 use super::event::{Event, FaultAnswer, RunEvent};
-use super::input::{FaultAction, FaultRequest, FaultTarget, Refusal, Reply};
+use super::input::{FaultAction, FaultRequest, FaultTarget};
 use super::run::TaskState;
 use super::{Coordinator, Draft};
 use crate::types::{AttemptRef, FaultCause, NodeId, NodeStatus};

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 
-use super::input::Topology;
+use super::message::Topology;
 use crate::types::{Digest, NodeId};
 
 /// Members up to which each node links to each other: 4,032 links; more grow faster than they help.

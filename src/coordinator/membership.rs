@@ -1,8 +1,10 @@
 //! Nodes come, speak, and go.
 
 use super::breaker::CallOutcome;
+use super::decision::{Effect, Refusal, Reply};
 use super::event::{AttemptFault, Event, RunEvent};
-use super::input::{Effect, Hello, Message, Refusal, Reply, SessionEnding};
+use super::input::{Hello, SessionEnding};
+use super::message::Message;
 use super::run::Task;
 use super::suspicion::Contact;
 use super::{Coordinator, Draft};

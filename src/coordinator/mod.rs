@@ -1,12 +1,14 @@
 //! The pure core: decides, with no clock, no I/O and no wire format.
 //!
 //! [`Coordinator::decide`] takes one [`Input`] at a moment and answers a [`Decision`]: facts to commit, effects to
-//! perform after the commit, and when to be asked again. Time is let pass by
-//! [`Input::Timer`] alone, which the caller sends after each batch of inputs and at [`Decision::wake_at`]. Only [`State::apply`] changes what is durable; what is known of
-//! connected nodes (sessions, loads, running attempts) is apart, in [`node::Presence`].
+//! perform after the commit, and when to be asked again. Time is let pass by [`Input::Timer`] alone,
+//! which the caller sends after each batch of inputs and at [`Decision::wake_at`]. Only [`State::apply`] changes what is
+//! durable; what is known of connected nodes (sessions, loads, running attempts) is apart, in [`node::Presence`].
 
 pub mod alert;
 pub mod breaker;
+pub mod decision;
+pub mod decision;
 pub mod diagnose;
 pub mod eligibility;
 pub mod event;
@@ -16,6 +18,8 @@ pub mod history;
 pub mod input;
 pub mod invariants;
 pub mod links;
+pub mod message;
+pub mod message;
 pub mod metrics;
 pub mod node;
 pub mod placement;
@@ -43,10 +47,11 @@ use std::time::Duration;
 
 use alert::Alerts;
 use breaker::{Breaker, BreakerSettings};
+use decision::{Decision, Effect, Reply};
 use detect::Watch;
 use drain::Drains;
 use event::{Event, RunEvent};
-use input::{Decision, Effect, Input, Reply};
+use input::Input;
 use links::LinkPlan;
 use metrics::Metrics;
 use node::Presence;

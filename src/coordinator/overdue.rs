@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use super::decision::Effect;
 use super::event::AttemptFault;
-use super::input::{Effect, Message};
+use super::message::Message;
 use super::{ATTEMPT_GRACE, Coordinator, Draft};
 use crate::types::{AttemptRef, NodeId, Tick};
 

@@ -7,8 +7,9 @@ mod policy;
 
 use std::collections::BTreeMap;
 
+use super::decision::{Effect, Reply};
 use super::event::{Event, RecoveryStep, RunEvent};
-use super::input::{Effect, Message, Reply};
+use super::message::Message;
 use super::{Coordinator, Draft};
 use crate::types::{FaultCause, NodeId, NodeStatus, Tick};
 pub use policy::RestartPolicy;
@@ -178,6 +179,10 @@ impl Coordinator {
             match stage {
                 Stage::Fallen => self.plan_start(draft, &node),
                 Stage::Waiting { .. } if self.is_drained(&node) => self.plan_start(draft, &node),
+                // It is there again, and has to prove itself.
+                Stage::Waiting { .. } if self.is_responsive(&node, now) => {
+                    self.set_stage(&node, Stage::Waiting { due: now + self.settings.heartbeat_interval });
+                }
                 Stage::Waiting { .. } => self.ask(draft, &node),
                 Stage::Starting { .. } => self.overdue(draft, &node),
                 Stage::Joined { asked } => self.returned(draft, &node, asked),

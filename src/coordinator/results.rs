@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::breaker::CallOutcome;
+use super::decision::{Effect, Reply};
 use super::event::{AttemptFault, FinishedResult, NewTask, RunEvent, TaskRef};
-use super::input::{Effect, Ending, Facts, Message, Reply};
+use super::input::{Ending, Facts};
+use super::message::Message;
 use super::run::TaskState;
 use super::{Coordinator, Draft};
 use crate::types::{

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::input::{Effect, Message, Peer, Roster};
+use super::decision::Effect;
 use super::links::LinkPlan;
+use super::message::{Message, Peer, Roster};
 use super::{Coordinator, Draft};
 use crate::types::{Incarnation, LinkState, NodeId, NodeStatus, Tick};
 

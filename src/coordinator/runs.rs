@@ -1,8 +1,9 @@
 //! Runs start, are cancelled, end, and are forgotten.
 
 use super::breaker::CallOutcome;
+use super::decision::{Effect, Refusal, Reply};
 use super::event::{Event, FinishedResult, NewTask, RunEvent, RunOrder, TaskRef};
-use super::input::{Effect, Message, Refusal, Reply};
+use super::message::Message;
 use super::{Coordinator, Draft};
 use crate::types::{AttemptRef, NodeId, Outcome, RunId, Stage, TaskId};
 

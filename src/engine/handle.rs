@@ -10,7 +10,8 @@ use super::sessions::Sessions;
 use super::watch::{Progress, RunLog, RunLogs};
 use super::{Command, Query, Stopped, progress};
 use crate::coordinator::Coordinator;
-use crate::coordinator::input::{Input, Reply};
+use crate::coordinator::decision::Reply;
+use crate::coordinator::input::Input;
 use crate::types::{Now, RunId};
 
 /// How others speak to the engine. Cheap to clone.

@@ -18,8 +18,9 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch as channel};
 
 use crate::coordinator::Coordinator;
+use crate::coordinator::decision::{Effect, Reply};
 use crate::coordinator::event::Event;
-use crate::coordinator::input::{Effect, Input, Reply};
+use crate::coordinator::input::Input;
 use crate::coordinator::settings::Settings;
 use crate::store::{Store, StoreError};
 use crate::types::{NodeId, Now, RunId, Tick};
@@ -29,7 +30,7 @@ use log::log;
 use probes::Probes;
 pub use progress::progress;
 use sessions::Sessions;
-use watch::{Progress, RunLogs};
+use watch::RunLogs;
 
 /// Commands that may wait; beyond, callers wait.
 const QUEUE: usize = 1024;

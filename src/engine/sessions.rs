@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
 
-use crate::coordinator::input::Message;
+use crate::coordinator::message::Message;
 use crate::types::SessionId;
 
 /// Messages that may wait for a slow connection before it is ended.

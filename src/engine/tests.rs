@@ -8,10 +8,10 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::{EngineError, QUEUE, RestartOrder, Stopped};
+use crate::coordinator::decision::{Refusal, Reply};
 use crate::coordinator::event::{Event, RunEvent};
-use crate::coordinator::input::{
-    Ending, FaultAction, FaultRequest, FaultTarget, Input, Message, Refusal, Reply,
-};
+use crate::coordinator::input::{Ending, FaultAction, FaultRequest, FaultTarget, Input};
+use crate::coordinator::message::Message;
 use crate::coordinator::settings::Settings;
 use crate::store::StoreError;
 use crate::types::{AttemptRef, Digest, Epoch, FaultCause, Incarnation, Measured, NodeStatus, RunId};

@@ -9,9 +9,10 @@ mod runner;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-pub use runner::run;
+pub use runner::{run, run_watched};
 
 /// What a process may use. Each limit ends the process and everything it started.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -82,6 +83,25 @@ pub struct Finished {
     pub wall: Duration,
     /// CPU time of it and its waited-for descendants.
     pub cpu: Duration,
+}
+
+/// What is seen of a process while it runs, for whoever watches whether it moves.
+#[derive(Debug, Default)]
+pub struct Progress {
+    shim: AtomicU32,
+    printed: AtomicU64,
+}
+
+impl Progress {
+    /// The process id of the shim, whose descendants are the program's processes; none before it is started.
+    pub fn shim(&self) -> Option<u32> {
+        Some(self.shim.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
+    }
+
+    /// Bytes that the program has printed.
+    pub fn printed(&self) -> u64 {
+        self.printed.load(Ordering::Relaxed)
+    }
 }
 
 /// Why a process gave no [`Finished`].

@@ -267,6 +267,7 @@ pub async fn run<B: Bind>(options: NodeOptions<B>, stop: CancellationToken) -> R
         executor: executor.clone(),
         inputs: inputs.clone(),
         meter: Arc::default(),
+        idle: Arc::default(),
         peers: peers.clone(),
         way: way.clone(),
         last_epoch: Epoch(0),

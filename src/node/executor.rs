@@ -12,6 +12,7 @@ use tracing::Instrument as _;
 
 use super::outbox::Outbox;
 use super::stages::{StageProduct, StageRunner};
+use crate::linters::process::Progress;
 use crate::types::{AttemptRef, Digest, Incarnation, Measured, NodeId};
 use crate::wire::peer::{Assignment, AttemptResult, Ending};
 
@@ -59,6 +60,7 @@ struct Work {
 struct Running {
     capabilities: BTreeSet<String>,
     cancel: CancellationToken,
+    progress: Arc<Progress>,
 }
 
 impl Work {
@@ -105,8 +107,12 @@ impl Executor {
         match admission {
             Admission::Started => {
                 let cancel = CancellationToken::new();
-                let running =
-                    Running { capabilities: assignment.capabilities.clone(), cancel: cancel.clone() };
+                let progress = Arc::new(Progress::default());
+                let running = Running {
+                    capabilities: assignment.capabilities.clone(),
+                    cancel: cancel.clone(),
+                    progress: Arc::clone(&progress),
+                };
                 work.running.insert(assignment.key.clone(), running);
                 drop(work);
                 let span = tracing::info_span!(
@@ -117,9 +123,9 @@ impl Executor {
                     node = %self.shared.node,
                 );
                 let executor = self.clone();
-                self.shared
-                    .tasks
-                    .spawn(async move { executor.execute(assignment, cancel).await }.instrument(span));
+                self.shared.tasks.spawn(
+                    async move { executor.execute(assignment, cancel, progress).await }.instrument(span),
+                );
             }
             Admission::Known => self.shared.results_changed.notify_one(),
             Admission::Rejected(_) => {}
@@ -170,6 +176,12 @@ impl Executor {
     pub fn inventory(&self) -> (Vec<AttemptRef>, Vec<AttemptRef>) {
         let work = self.work();
         (work.running.keys().cloned().collect(), work.outbox.keys())
+    }
+
+    /// What is seen of the attempts that run.
+    pub fn progress(&self) -> Vec<(AttemptRef, Arc<Progress>)> {
+        let work = self.work();
+        work.running.iter().map(|(key, running)| (key.clone(), Arc::clone(&running.progress))).collect()
     }
 
     /// An unacknowledged result.
@@ -226,12 +238,12 @@ impl Executor {
         }
     }
 
-    async fn execute(self, assignment: Assignment, revoked: CancellationToken) {
+    async fn execute(self, assignment: Assignment, revoked: CancellationToken, progress: Arc<Progress>) {
         let key = assignment.key.clone();
         let tool = assignment.tool.as_ref().map(tracing::field::display);
         tracing::debug!(stage = %assignment.stage, tool, shard = assignment.shard, "started");
         let started = Instant::now();
-        let ended = self.run_stage(assignment, &revoked).await;
+        let ended = self.run_stage(assignment, &revoked, progress).await;
         let mut work = self.work();
         work.running.remove(&key);
         // A revoked attempt's result is nobody's business any more, however it ended.
@@ -268,6 +280,7 @@ impl Executor {
         &self,
         assignment: Assignment,
         revoked: &CancellationToken,
+        progress: Arc<Progress>,
     ) -> Option<Result<StageProduct, String>> {
         let timeout = assignment.timeout;
         let cancel = revoked.child_token();
@@ -275,7 +288,8 @@ impl Executor {
         let stages = Arc::clone(&self.shared.stages);
         let stage_cancel = cancel.clone();
         let mut stage = tokio::spawn(
-            async move { stages.run(assignment, stage_cancel).await }.instrument(tracing::Span::current()),
+            async move { stages.run(assignment, stage_cancel, progress).await }
+                .instrument(tracing::Span::current()),
         );
         let cut_short = tokio::select! {
             joined = &mut stage => {

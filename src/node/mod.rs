@@ -6,6 +6,7 @@ mod envelope;
 pub mod executor;
 pub mod held;
 pub mod host;
+mod idle;
 pub mod inputs;
 pub mod launcher;
 pub mod lifetime;

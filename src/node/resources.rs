@@ -47,12 +47,8 @@ impl Meter {
         Self { root: nix::unistd::getpid().as_raw(), host, last: None }
     }
 
-    /// Reads `/proc` (milliseconds; blocking) and compares with the sample before.
-    pub fn sample(&mut self, now: Instant) -> Usage {
-        self.observe(now, &process_table::read())
-    }
-
-    fn observe(&mut self, now: Instant, table: &[Process]) -> Usage {
+    /// Compares a table of all processes with the one before.
+    pub(super) fn observe(&mut self, now: Instant, table: &[Process]) -> Usage {
         let own = table.iter().filter(|process| process.pid == self.root).copied();
         let tree = process_table::descendants(table, self.root).into_iter().chain(own);
         let (ticks, pages) = tree.fold((0_u64, 0_u64), |(ticks, pages), process| {
@@ -136,7 +132,7 @@ mod tests {
 
     #[test]
     fn this_process_is_measured() {
-        let usage = Meter::new().sample(Instant::now());
+        let usage = Meter::new().observe(Instant::now(), &process_table::read());
         assert!(usage.memory > 0.0 && usage.memory < 1.0, "{usage:?}");
     }
 }

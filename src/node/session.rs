@@ -20,6 +20,7 @@ use self::writer::write;
 use super::agent::Identity;
 use super::envelope::Said;
 use super::executor::{Admission, Executor};
+use super::idle::IdleClock;
 use super::inputs::Inputs;
 use super::link::{Link, MakeLink};
 use super::peers::Peers;
@@ -70,6 +71,7 @@ pub(super) struct Lasting {
     pub(super) inputs: Inputs,
     /// Taken by the heartbeats of the session that lives; always there between sessions.
     pub(super) meter: Arc<std::sync::Mutex<Meter>>,
+    pub(super) idle: Arc<std::sync::Mutex<IdleClock>>,
     pub(super) peers: Peers,
     pub(super) way: Way,
     pub(super) last_epoch: Epoch,

@@ -19,7 +19,7 @@ use crate::linters::aggregate::{TaskFailure, aggregate, canonical_bytes};
 use crate::linters::classify::classify;
 use crate::linters::lint::{LintError, LintRequest, ProcessRunner, lint};
 use crate::linters::plan::plan;
-use crate::linters::process::{self, Finished, Limits, ProcessError, ProcessSpec};
+use crate::linters::process::{self, Finished, Limits, ProcessError, ProcessSpec, Progress};
 use crate::linters::toolchain::Toolchain;
 use crate::linters::tree_config::{ConfigurationFiles, is_configuration};
 use crate::types::{Digest, Manifest, Measured, Plan, RunSpec, Stage, TaskOutput};
@@ -86,11 +86,13 @@ pub enum StageError {
 
 /// Runs stages. The executor knows no more of them than this.
 pub trait StageRunner: Send + Sync + 'static {
-    /// Runs one attempt to its end; when `cancel` is cancelled, ends what was started and returns soon.
+    /// Runs one attempt to its end; when `cancel` is cancelled, ends what was started and returns soon. `progress` shows
+    /// meanwhile whether it moves.
     fn run(
         &self,
         assignment: Assignment,
         cancel: CancellationToken,
+        progress: Arc<Progress>,
     ) -> Pin<Box<dyn Future<Output = Result<StageProduct, StageError>> + Send + '_>>;
 }
 
@@ -101,7 +103,7 @@ pub struct Stages {
     scratch: PathBuf,
     toolchain: Toolchain,
     limits: Limits,
-    shimmed: Shimmed,
+    shim: PathBuf,
 }
 
 impl StageRunner for Stages {
@@ -109,11 +111,12 @@ impl StageRunner for Stages {
         &self,
         assignment: Assignment,
         cancel: CancellationToken,
+        progress: Arc<Progress>,
     ) -> Pin<Box<dyn Future<Output = Result<StageProduct, StageError>> + Send + '_>> {
         Box::pin(async move {
             // Fetching, computing and uploading can simply be dropped; only a linter needs to be told (see `lint`).
             if assignment.stage == Stage::Lint {
-                return self.lint(&assignment, &cancel).await;
+                return self.lint(&assignment, &cancel, &progress).await;
             }
             tokio::select! {
                 () = cancel.cancelled() => Err(StageError::Cancelled),
@@ -139,7 +142,7 @@ impl Stages {
             scratch,
             toolchain: settings.toolchain.clone(),
             limits: settings.limits.clone(),
-            shimmed: Shimmed { shim: settings.shim.clone() },
+            shim: settings.shim.clone(),
         })
     }
 
@@ -180,6 +183,7 @@ impl Stages {
         &self,
         assignment: &Assignment,
         cancel: &CancellationToken,
+        progress: &Progress,
     ) -> Result<StageProduct, StageError> {
         let started = Instant::now();
         let prepared = tokio::select! {
@@ -195,6 +199,7 @@ impl Stages {
             .find(|plan| plan.tool == *tool)
             .and_then(|plan| Some((plan, plan.shards.get(shard)?)))
             .ok_or_else(|| StageError::NoSuchShard { tool: tool.to_string(), shard: assignment.shard })?;
+        let shimmed = Shimmed { shim: &self.shim, progress };
         let limits = within(&self.limits, assignment.timeout, started.elapsed());
         let linted = lint(LintRequest {
             root: &prepared.root,
@@ -205,7 +210,7 @@ impl Stages {
             scratch: prepared.scratch.path(),
             limits: &limits,
             cpu_slots: assignment.cpu_slots,
-            runner: &self.shimmed,
+            runner: &shimmed,
             cancel,
         })
         .await?;
@@ -303,13 +308,14 @@ struct Prepared {
 
 /// Runs linters beneath the shim.
 #[derive(Debug)]
-struct Shimmed {
-    shim: PathBuf,
+struct Shimmed<'a> {
+    shim: &'a Path,
+    progress: &'a Progress,
 }
 
-impl ProcessRunner for Shimmed {
+impl ProcessRunner for Shimmed<'_> {
     async fn run(&self, spec: ProcessSpec, cancel: &CancellationToken) -> Result<Finished, ProcessError> {
-        process::run(spec, &self.shim, cancel).await
+        process::run_watched(spec, self.shim, cancel, self.progress).await
     }
 }
 

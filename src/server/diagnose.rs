@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::service::{Service, stopped};
 use crate::coordinator::diagnose::{Examination, PathProbe, ProbeOutcome, ProbePlan, Section};
-use crate::coordinator::input::Message;
+use crate::coordinator::message::Message;
 use crate::engine::probes::{PendingProbe, ProbeAnswer};
 use crate::proto::v1;
 use crate::status::{ApiError, FieldViolation};

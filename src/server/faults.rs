@@ -6,8 +6,9 @@ use prost::Message as _;
 
 use super::orders::{check_id, refused};
 use super::service::{Service, stopped};
+use crate::coordinator::decision::{Refusal, Reply};
 use crate::coordinator::event::FaultAnswer;
-use crate::coordinator::input::{FaultAction, FaultRequest, FaultTarget, Input, Refusal, Reply};
+use crate::coordinator::input::{FaultAction, FaultRequest, FaultTarget, Input};
 use crate::proto::v1;
 use crate::status::{ApiError, FieldViolation};
 use crate::types::{Digest, NodeId};

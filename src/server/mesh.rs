@@ -6,9 +6,9 @@ use tokio::time::Instant;
 
 use super::orders::refused;
 use super::service::{Service, stopped};
-use crate::coordinator::Coordinator;
+use crate::coordinator::decision::Reply;
 use crate::coordinator::health::MeshHealth;
-use crate::coordinator::input::{Input, Reply};
+use crate::coordinator::input::Input;
 use crate::proto::v1;
 use crate::status::{ApiError, FieldViolation};
 use crate::types::NodeSpec;
@@ -63,7 +63,7 @@ pub async fn initialize(
         .query(|core, now| {
             let health = core.mesh_health(now, &Service::tools());
             v1::InitializeMeshResponse {
-                ready: is_ready(core),
+                ready: is_ready(&health),
                 mesh_health: health.topology_health,
                 active_nodes: health.active_nodes,
                 total_nodes: health.total_nodes,
@@ -88,13 +88,14 @@ pub async fn wait_until_active(service: &Service, wait: Duration) -> Result<bool
 async fn wait_until(
     service: &Service,
     wait: Duration,
-    holds: fn(&Coordinator) -> bool,
+    holds: fn(&MeshHealth) -> bool,
 ) -> Result<bool, ApiError> {
     let deadline = Instant::now() + wait;
     let mut revision = service.engine.revision();
     loop {
         revision.borrow_and_update();
-        if service.engine.query(move |core, _| holds(core)).await.map_err(stopped)? {
+        let measured = service.engine.query(|core, now| core.mesh_health(now, &[])).await.map_err(stopped)?;
+        if holds(&measured) {
             return Ok(true);
         }
         match tokio::time::timeout_at(deadline, revision.changed()).await {
@@ -104,14 +105,13 @@ async fn wait_until(
     }
 }
 
-fn is_active(core: &Coordinator) -> bool {
-    let nodes = core.state().members.len();
-    nodes > 0 && core.state().active().count() == nodes
+fn is_active(health: &MeshHealth) -> bool {
+    health.total_nodes > 0 && health.active_nodes == health.total_nodes
 }
 
 /// All nodes are ACTIVE and hold every link they should.
-fn is_ready(core: &Coordinator) -> bool {
-    is_active(core) && core.is_linked()
+fn is_ready(health: &MeshHealth) -> bool {
+    is_active(health) && health.connections == health.planned_connections
 }
 
 fn progress(health: &MeshHealth) -> std::collections::BTreeMap<String, f64> {

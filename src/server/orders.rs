@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::service::{Service, blob_error, blocking, stopped};
+use crate::coordinator::decision::{Refusal, Reply};
 use crate::coordinator::event::RunOrder;
-use crate::coordinator::input::{Input, Refusal, Reply};
+use crate::coordinator::input::Input;
 use crate::middleware::auth::Identity;
 use crate::proto::v1;
 use crate::status::{ApiError, Precondition};

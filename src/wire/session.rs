@@ -1,6 +1,7 @@
 //! The coordinator's side of a node session: what a node says as inputs, what the core says as messages.
 
-use crate::coordinator::input::{Assign, Hello, Message, Roster};
+use crate::coordinator::input::Hello;
+use crate::coordinator::message::{Assign, Message, Roster};
 use crate::proto::peer::v1 as pb;
 use crate::proto::peer::v1::mesh_message::Payload;
 use crate::status::FieldViolation;

@@ -5,6 +5,7 @@ mod processes;
 pub(crate) mod world;
 
 use std::fs;
+use std::time::Duration;
 
 use lintmesh::proto::peer::v1 as pb;
 use lintmesh::proto::peer::v1::mesh_message::Payload;
@@ -217,6 +218,42 @@ async fn a_revoked_attempt_ends_its_linter() {
     session.revoke(&lint.key).await;
     until_gone(&mark).await;
     session.until_running(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_linter_that_hangs_is_told_from_one_that_works() {
+    let idle = |beat: &pb::Beat| -> Option<Duration> {
+        let attempt = beat.attempts.first()?;
+        Some(Duration::try_from(attempt.idle.expect("told")).expect("a span"))
+    };
+    for works in [false, true] {
+        let (world, mark) = World::with_endless_ruff();
+        if works {
+            fs::write(&world.ruff, format!("#!/bin/sh\nsleep {mark} &\nwhile :; do :; done\n")).unwrap();
+        }
+        let mut coordinator = Coordinator::start().await;
+        let (_node, _stop) = world.node(&coordinator);
+        let mut session = coordinator.session().await;
+        let run = run_of(&coordinator);
+        let lint = planned(&coordinator, &mut session, &run, 1).await;
+        session.assign(&lint).await;
+        processes::until_running(&mark, if works { 1 } else { 2 }).await;
+        let (mut beats, mut longest) = (0, Duration::ZERO);
+        let told = async {
+            // Long enough that a linter that works has used time, however little of a busy machine it gets.
+            while longest < Duration::from_secs(2) && beats < 40 {
+                let beat = session.beat().await;
+                if let Some(idle) = idle(&beat) {
+                    assert_eq!(beat.attempts[0].attempt, Some(lint.key.to_proto()));
+                    (beats, longest) = (beats + 1, longest.max(idle));
+                }
+            }
+        };
+        tokio::time::timeout(DEADLINE, told).await.expect("told in time");
+        assert_eq!(longest < Duration::from_secs(2), works, "{longest:?} in {beats} beats");
+        session.revoke(&lint.key).await;
+        until_gone(&mark).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,8 @@
 
 use super::mesh::*;
 use crate::coordinator::event::{AttemptFault, RunEvent};
-use crate::coordinator::input::{Assign, Ending, Facts, Input};
+use crate::coordinator::input::{Ending, Facts, Input};
+use crate::coordinator::message::Assign;
 use crate::coordinator::run::TaskState;
 use crate::types::{Outcome, Stage};
 

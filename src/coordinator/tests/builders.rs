@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::coordinator::decision::{Refusal, Reply};
 use crate::coordinator::event::RunOrder;
-use crate::coordinator::input::{FaultAction, FaultRequest, FaultTarget, Hello, Input, Refusal, Reply};
+use crate::coordinator::input::{FaultAction, FaultRequest, FaultTarget, Hello, Input};
 use crate::coordinator::run::{Task, TaskState};
 use crate::coordinator::settings::Settings;
 use crate::types::{

@@ -2,9 +2,10 @@
 
 use super::mesh::*;
 use crate::coordinator::breaker::State as Breaker;
+use crate::coordinator::decision::Effect;
 use crate::coordinator::event::RunEvent;
+use crate::coordinator::input::Input;
 use crate::coordinator::input::{Beat, SessionEnding};
-use crate::coordinator::input::{Effect, Input};
 use crate::types::{FaultCause, Load, NodeStatus, Stage};
 
 const ACTIVE: (NodeStatus, Option<FaultCause>) = (NodeStatus::Active, None);

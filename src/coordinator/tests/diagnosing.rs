@@ -55,7 +55,8 @@ fn all_answer() -> Vec<PathProbe> {
 
 #[test]
 fn a_whole_mesh_passes_in_every_section() {
-    let mesh = TestMesh::full();
+    let mut mesh = TestMesh::full();
+    mesh.link_up();
     for section in Section::ALL {
         let told = examine(&mesh, section, None, all_answer());
         assert_eq!((told.result, codes(&told)), (DiagnosisResult::Passed, vec![]), "{section:?}");
@@ -79,6 +80,7 @@ fn an_unknown_node_is_an_answer_even_if_its_name_cannot_be_one() {
 #[test]
 fn a_node_that_does_not_answer_is_found_while_it_is_still_active() {
     let mut mesh = TestMesh::full();
+    mesh.link_up();
     mesh.pass(seconds(2));
     let mut probes = all_answer();
     probes[1] = unanswered(BACKEND);

@@ -2,7 +2,8 @@
 
 use super::mesh::*;
 use crate::coordinator::event::RunEvent;
-use crate::coordinator::input::{Assign, Ending, Facts, Input};
+use crate::coordinator::input::{Ending, Facts, Input};
+use crate::coordinator::message::Assign;
 use crate::types::{FaultCause, NodeStatus, Outcome, RunId, Stage};
 
 const OTHERS: [&str; 3] = [ARCHITECT, DOCS, INTEGRATION];

@@ -2,8 +2,10 @@
 
 use super::mesh::*;
 use crate::coordinator::breaker::State as Breaker;
+use crate::coordinator::decision::{Effect, Reply};
 use crate::coordinator::event::{Event, FaultAnswer, RecoveryStep, RunEvent};
-use crate::coordinator::input::{Effect, Input, Message, Reply};
+use crate::coordinator::input::Input;
+use crate::coordinator::message::Message;
 use crate::coordinator::settings::Settings;
 use crate::types::{FaultCause, NodeStatus, Outcome, RunId, Stage};
 

@@ -5,15 +5,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub(super) use super::builders::*;
+use crate::coordinator::decision::{Effect, Reply};
 use crate::coordinator::event::{Event, RunEvent, RunOrder};
-use crate::coordinator::input::{Assign, Effect, Ending, Facts, Hello, Input, Message, Reply, Roster};
+use crate::coordinator::input::{Ending, Facts, Hello, Input};
+use crate::coordinator::message::{Assign, Message, Roster};
 use crate::coordinator::run::{Run, Task};
 use crate::coordinator::settings::Settings;
 use crate::coordinator::state::State;
 use crate::coordinator::{Coordinator, invariants};
 use crate::types::{
-    AttemptRef, Epoch, FaultCause, Incarnation, Measured, NodeId, NodeStatus, Now, Outcome, RunId, SessionId,
-    Stage, Summary, Tick, UnixMillis,
+    AttemptRef, Epoch, FaultCause, Incarnation, LinkState, Measured, NodeId, NodeStatus, Now, Outcome, RunId,
+    SessionId, Stage, Summary, Tick, UnixMillis,
 };
 
 /// A coordinator under test. After each decision its invariants must hold, and the events so far, written and read
@@ -170,6 +172,17 @@ impl TestMesh {
             (attempt, Duration::ZERO)
         }));
         self.input(Input::Beat { session, node: node(name), beat });
+    }
+
+    /// All connected nodes tell that the links they should hold are up.
+    pub(super) fn link_up(&mut self) {
+        let links: Vec<(NodeId, NodeId)> =
+            self.core.link_plan().links().map(|(from, to)| (from.clone(), to.clone())).collect();
+        for (node, subject) in links {
+            if let Some(session) = self.core.presences()[&node].session {
+                self.input(Input::LinkChanged { session, node, subject, state: LinkState::Up });
+            }
+        }
     }
 
     /// Lets time pass as the engine does, in which no node says anything: the timer comes exactly when it was asked for.

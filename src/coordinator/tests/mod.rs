@@ -20,3 +20,4 @@ mod run_life;
 mod sharing;
 mod simulation;
 mod simulator;
+mod watching;

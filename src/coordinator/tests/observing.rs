@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::mesh::*;
 use crate::coordinator::alert::Rule;
-use crate::coordinator::input::{Beat, Input, Topology};
+use crate::coordinator::input::{Beat, Input};
+use crate::coordinator::message::Topology;
 use crate::coordinator::metrics::{Figures, Traffic, WINDOW};
 use crate::coordinator::settings::Settings;
 use crate::types::{LinkReport, LinkState, Load, NodeStatus, Outcome, Stage};
@@ -19,10 +20,14 @@ fn raised(mesh: &TestMesh) -> Vec<Rule> {
     mesh.core.alerts().map(|alert| alert.rule).collect()
 }
 
-/// A heartbeat that tells of live links to all others.
+/// A heartbeat that tells of live links to all others that are connected.
 fn linked_beat(mesh: &mut TestMesh, name: &str, load: Load) {
+    let state = |other: &str| match mesh.core.presences()[&node(other)].session {
+        Some(_) => LinkState::Up,
+        None => LinkState::Reset,
+    };
     let others = ALL.iter().filter(|other| **other != name);
-    let links = others.map(|other| LinkReport::new(node(other), LinkState::Up)).collect();
+    let links = others.map(|other| LinkReport::new(node(other), state(other))).collect();
     let session = mesh.session(name);
     mesh.input(Input::Beat { session, node: node(name), beat: Beat { load, links, ..Beat::default() } });
 }
@@ -34,7 +39,7 @@ fn settled() -> TestMesh {
         linked_beat(&mut mesh, name, Load::default());
     }
     for _ in 0..8 {
-        mesh.pass(seconds(5));
+        mesh.pass_answering(&ALL, seconds(5));
         for name in ALL {
             linked_beat(&mut mesh, name, Load::default());
         }
@@ -49,7 +54,7 @@ fn live(mesh: &mut TestMesh, names: &[&str], duration: Duration) {
         for name in names {
             linked_beat(mesh, name, Load::default());
         }
-        mesh.pass(seconds(1));
+        mesh.pass_answering(names, seconds(1));
     }
 }
 
@@ -205,7 +210,7 @@ fn alerts_follow_time_alone_and_change_the_revision() {
         linked_beat(&mut mesh, name, Load::default());
     }
     let before = mesh.core.revision();
-    mesh.pass(seconds(3));
+    mesh.pass_answering(&ALL, seconds(3));
     assert!(mesh.core.revision() > before, "watchers must be told");
     assert_eq!(raised(&mesh), [Rule::LowConnectivity, Rule::DegradedHealth]);
 }

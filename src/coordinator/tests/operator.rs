@@ -2,8 +2,9 @@
 
 use super::mesh::*;
 use crate::coordinator::breaker::State as Breaker;
+use crate::coordinator::decision::{Effect, Refusal, Reply};
 use crate::coordinator::event::FaultAnswer;
-use crate::coordinator::input::{Effect, FaultAction, FaultRequest, FaultTarget, Input, Refusal, Reply};
+use crate::coordinator::input::{FaultAction, FaultRequest, FaultTarget, Input};
 use crate::coordinator::settings::Settings;
 use crate::types::{Digest, FaultCause, NodeStatus, Outcome, Stage};
 

@@ -1,8 +1,9 @@
 //! A node that comes back says what it has; the coordinator adopts, revokes, or gives the work to others.
 
 use super::mesh::*;
+use crate::coordinator::decision::Refusal;
 use crate::coordinator::event::{AttemptFault, RunEvent};
-use crate::coordinator::input::{Ending, Facts, Input, Refusal};
+use crate::coordinator::input::{Ending, Facts, Input};
 use crate::types::{Incarnation, NodeStatus, Outcome, SessionId, Stage};
 
 #[test]

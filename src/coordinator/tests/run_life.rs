@@ -1,8 +1,9 @@
 //! Runs start, end, time out, are cancelled and forgotten.
 
 use super::mesh::*;
+use crate::coordinator::decision::{Refusal, Reply};
 use crate::coordinator::event::RunEvent;
-use crate::coordinator::input::{Facts, Input, Refusal, Reply};
+use crate::coordinator::input::{Facts, Input};
 use crate::coordinator::settings::Settings;
 use crate::types::{Digest, Outcome, RunId, Stage};
 
@@ -32,7 +33,7 @@ fn each_task_is_told_what_it_reads() {
     let mut classified = Vec::new();
     while let Some(assign) = mesh.running().pop() {
         assert_eq!(assign.plan, planned);
-        let lint_of = |assign: &crate::coordinator::input::Assign| {
+        let lint_of = |assign: &crate::coordinator::message::Assign| {
             let same = |task: &&&crate::coordinator::run::Task| {
                 task.task.tool == assign.task.tool && task.task.shard == assign.task.shard
             };

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::mesh::*;
-use crate::coordinator::input::{Facts, Input, Refusal, Reply};
+use crate::coordinator::decision::{Refusal, Reply};
+use crate::coordinator::input::{Facts, Input};
 use crate::coordinator::settings::Settings;
 use crate::types::{Measured, Outcome, Priority, RunId, Stage};
 

@@ -7,8 +7,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::coordinator::decision::Reply;
 use crate::coordinator::event::{Event, RunOrder};
-use crate::coordinator::input::{Assign, Ending, Facts, Hello, Input, Message, Reply};
+use crate::coordinator::input::{Ending, Facts, Hello, Input};
+use crate::coordinator::message::{Assign, Message};
 use crate::coordinator::settings::Settings;
 use crate::engine::clock::SystemClock;
 use crate::engine::{Engine, EngineError, Handle, RestartOrder, codec};

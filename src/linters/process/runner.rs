@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::control::{self, Report};
-use super::{Exceeded, Finished, ProcessError, ProcessSpec, orphans};
+use super::{Exceeded, Finished, ProcessError, ProcessSpec, Progress, orphans};
 
 /// How much later than the shim the node enforces the wall limit, should the shim not do it.
 const WALL_GRACE: Duration = Duration::from_secs(5);
@@ -24,6 +24,18 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
 /// A report is a few hundred bytes.
 const REPORT_LIMIT: u64 = 64 << 10;
 
+/// [`run_watched`], and nobody watches.
+///
+/// # Errors
+/// See [`ProcessError`].
+pub async fn run(
+    spec: ProcessSpec,
+    shim: &Path,
+    cancel: &CancellationToken,
+) -> Result<Finished, ProcessError> {
+    run_watched(spec, shim, cancel, &Progress::default()).await
+}
+
 /// Runs `spec` beneath `shim`, the lintmesh binary, until it ends, a limit ends it, or `cancel` does.
 ///
 /// When this returns, every process that the program started is gone. When the returned future is dropped
@@ -31,10 +43,11 @@ const REPORT_LIMIT: u64 = 64 << 10;
 ///
 /// # Errors
 /// See [`ProcessError`]. A limit that was exceeded is no error but part of [`Finished`].
-pub async fn run(
+pub async fn run_watched(
     spec: ProcessSpec,
     shim: &Path,
     cancel: &CancellationToken,
+    progress: &Progress,
 ) -> Result<Finished, ProcessError> {
     let broken = |reason: &dyn Display| ProcessError::Shim {
         program: spec.program.clone(),
@@ -49,6 +62,7 @@ pub async fn run(
     let mark = mark().map_err(|error| broken(&error))?;
     let started = Instant::now();
     let (mut child, socket) = start(shim, &mark).map_err(|error| broken(&error))?;
+    progress.shim.store(child.id().unwrap_or_default(), Ordering::Relaxed);
     let (from_shim, to_shim) = socket.into_split();
     let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
         return Err(broken(&"its output is not piped"));
@@ -58,8 +72,8 @@ pub async fn run(
     let (read_to_end, abandon) = (CancellationToken::new(), CancellationToken::new());
     let outputs = async {
         let outputs = tokio::join!(
-            collect(stdout, &budget, &abandon),
-            collect(stderr, &budget, &abandon),
+            collect(stdout, &budget, progress, &abandon),
+            collect(stderr, &budget, progress, &abandon),
             read_report(from_shim),
         );
         read_to_end.cancel();
@@ -196,7 +210,12 @@ impl Budget {
 }
 
 /// Reads to the end, keeping what the budget allows; the rest is read and dropped so that nobody blocks on it.
-async fn collect(mut from: impl AsyncRead + Unpin, budget: &Budget, abandon: &CancellationToken) -> Vec<u8> {
+async fn collect(
+    mut from: impl AsyncRead + Unpin,
+    budget: &Budget,
+    progress: &Progress,
+    abandon: &CancellationToken,
+) -> Vec<u8> {
     let mut kept = Vec::new();
     let mut chunk = vec![0; 64 << 10];
     loop {
@@ -205,7 +224,10 @@ async fn collect(mut from: impl AsyncRead + Unpin, budget: &Budget, abandon: &Ca
             () = abandon.cancelled() => return kept,
         };
         match read {
-            Ok(read) if read > 0 => kept.extend_from_slice(&chunk[..budget.take(read)]),
+            Ok(read) if read > 0 => {
+                progress.printed.fetch_add(read as u64, Ordering::Relaxed);
+                kept.extend_from_slice(&chunk[..budget.take(read)]);
+            }
             _ => return kept,
         }
     }
@@ -224,12 +246,13 @@ mod tests {
 
     #[tokio::test]
     async fn outputs_share_one_budget_and_keep_their_beginning() {
-        let (budget, never) = (Budget::new(5), CancellationToken::new());
-        assert_eq!(collect(&b"abc"[..], &budget, &never).await, b"abc");
+        let (budget, never, progress) = (Budget::new(5), CancellationToken::new(), Progress::default());
+        assert_eq!(collect(&b"abc"[..], &budget, &progress, &never).await, b"abc");
         assert!(!budget.exhausted.is_cancelled());
-        assert_eq!(collect(&b"def"[..], &budget, &never).await, b"de");
+        assert_eq!(collect(&b"def"[..], &budget, &progress, &never).await, b"de");
         assert!(budget.exhausted.is_cancelled());
-        assert_eq!(collect(&b"g"[..], &budget, &never).await, b"");
+        assert_eq!(collect(&b"g"[..], &budget, &progress, &never).await, b"");
+        assert_eq!(progress.printed(), 7, "what is dropped was printed too");
     }
 
     #[test]

@@ -19,6 +19,7 @@ impl StageRunner for Scripted {
         &self,
         assignment: Assignment,
         cancel: CancellationToken,
+        _: Arc<Progress>,
     ) -> Pin<Box<dyn Future<Output = Result<StageProduct, StageError>> + Send + '_>> {
         Box::pin(async move {
             match assignment.key.task.0 {

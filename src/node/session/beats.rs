@@ -8,8 +8,12 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Lasting;
 use crate::node::envelope::Said;
+use crate::node::idle::trace;
+use crate::node::process_table;
 use crate::proto::peer::v1 as pb;
 use crate::proto::peer::v1::mesh_message::Payload;
+use crate::types::LinkReport;
+use crate::wire::peer::links;
 
 /// Sends a beat at once and then at the cadence; a beat that finds the queue full is left out, since the next one
 /// says more.
@@ -30,11 +34,15 @@ pub(super) async fn heartbeats(lasting: &Lasting, every: Duration, queue: mpsc::
 }
 
 async fn measured(lasting: &Lasting, number: u64) -> pb::Beat {
-    let meter = Arc::clone(&lasting.meter);
+    let (meter, idle) = (Arc::clone(&lasting.meter), Arc::clone(&lasting.idle));
+    let running = lasting.executor.progress();
     // Reading /proc blocks for milliseconds.
-    let usage = tokio::task::spawn_blocking(move || {
-        let mut meter = meter.lock().unwrap_or_else(PoisonError::into_inner);
-        meter.sample(Instant::now())
+    let (usage, attempts) = tokio::task::spawn_blocking(move || {
+        let (table, now) = (process_table::read(), Instant::now());
+        let usage = meter.lock().unwrap_or_else(PoisonError::into_inner).observe(now, &table);
+        let traces = running.into_iter().map(|(key, progress)| (key, trace(&progress, &table))).collect();
+        let attempts = idle.lock().unwrap_or_else(PoisonError::into_inner).observe(now, traces);
+        (usage, attempts)
     })
     .await
     .unwrap_or_default();
@@ -46,8 +54,8 @@ async fn measured(lasting: &Lasting, number: u64) -> pb::Beat {
         capabilities_in_use,
         cpu: usage.cpu,
         memory: usage.memory,
-        links: lasting.peers.reports().iter().map(crate::types::LinkReport::to_proto).collect(),
-        attempts: Vec::new(),
+        links: lasting.peers.reports().iter().map(LinkReport::to_proto).collect(),
+        attempts: attempts.iter().map(|(attempt, idle)| links::progress_to_proto(attempt, *idle)).collect(),
         abstaining: lasting.peers.was_late(),
         outputs_by_peers: lasting.inputs.by_peer(),
         refused_messages: refused.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
@@ -59,7 +67,7 @@ pub(super) async fn link_changes(lasting: &Lasting, queue: &mpsc::Sender<Said>) 
     lasting.peers.forget_told();
     loop {
         for (peer, state) in lasting.peers.next_changes().await {
-            if queue.send(crate::wire::peer::links::change(&peer, state).into()).await.is_err() {
+            if queue.send(links::change(&peer, state).into()).await.is_err() {
                 return;
             }
         }

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use tonic_types::ErrorDetails;
 
 use super::*;
+use crate::linters::process::Progress;
 use crate::node::stages::{StageError, StageProduct, StageRunner};
 use crate::node::testing::{assignment, key, node_id};
 use crate::types::Incarnation;
@@ -16,6 +17,7 @@ impl StageRunner for Endless {
         &self,
         _: Assignment,
         cancel: CancellationToken,
+        _: Arc<Progress>,
     ) -> Pin<Box<dyn Future<Output = Result<StageProduct, StageError>> + Send + '_>> {
         Box::pin(async move {
             cancel.cancelled().await;

@@ -12,7 +12,9 @@ use tonic::{Status, Streaming};
 
 use super::clock::ProbeClock;
 use super::{LinkSecrets, PROTOCOL, QUEUE};
-use crate::coordinator::input::{Hello, Input, Message, Reply, SessionEnding};
+use crate::coordinator::decision::Reply;
+use crate::coordinator::input::{Hello, Input, SessionEnding};
+use crate::coordinator::message::Message;
 use crate::middleware::refusals::{FLOOD, MALFORMED};
 use crate::proto::peer::v1 as pb;
 use crate::proto::peer::v1::mesh_message::Payload;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lintmesh::node::launcher::{LaunchOptions, Launcher, NodeExited};
 use lintmesh::node::secret::Secret;
@@ -12,6 +12,7 @@ use lintmesh::types::{Digest, NodeId, NodeSpec};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::super::node_session::coordinator::{Coordinator, DEADLINE, SECRET, Session};
 use super::super::node_session::world::{World, limits, spec, toolchain};

@@ -7,8 +7,10 @@ use super::coverage::RunLog;
 use super::fault::{Fault, Place};
 use super::host::Host;
 use super::starts::Starts;
+use crate::coordinator::decision::{Decision, Effect, Reply};
 use crate::coordinator::event::{Event, RecoveryStep};
-use crate::coordinator::input::{Decision, Effect, Input, Message, Reply};
+use crate::coordinator::input::Input;
+use crate::coordinator::message::Message;
 use crate::coordinator::state::State;
 use crate::coordinator::{Coordinator, invariants};
 use crate::types::{AttemptId, AttemptRef, Epoch, FaultCause, NodeId, NodeStatus, RunId, SessionId, Tick};
@@ -166,7 +168,7 @@ impl Checks {
         for event in &decision.events {
             let record = serde_json::to_vec(event).expect("writes");
             self.replayed.apply(&serde_json::from_slice(&record).expect("reads"));
-            self.follow(hosts, now, event);
+            self.follow(core, hosts, now, event);
         }
         if !decision.events.is_empty() {
             assert_eq!(&self.replayed, core.state(), "replaying the events gives the state");
@@ -192,7 +194,7 @@ impl Checks {
         self.look_at_bounds(core);
     }
 
-    fn follow(&mut self, hosts: &[Host], now: Tick, event: &Event) {
+    fn follow(&mut self, core: &Coordinator, hosts: &[Host], now: Tick, event: &Event) {
         match event {
             Event::NodeStatusChanged { node, status, cause } => {
                 self.changes.push((now, node.clone(), *status, *cause));
@@ -204,10 +206,13 @@ impl Checks {
                     NodeStatus::Failed => "node failed",
                 });
                 let number = self.names.iter().position(|name| name == node).expect("a node of this mesh");
-                let excused = self.excused[number];
-                let is_alive = hosts[number].process.is_some();
+                // Where no peer is left to vouch for it, a node that lost its connection must be back in the grace.
+                let is_alone = !core.state().active().any(|(other, _)| other != node);
+                let may_fail = hosts[number].process.is_none()
+                    || now < self.excused[number]
+                    || (is_alone && *cause == Some(FaultCause::SessionLost));
                 assert!(
-                    *status != NodeStatus::Failed || !is_alive || now < excused,
+                    *status != NodeStatus::Failed || may_fail,
                     "{node} is healthy and was taken for dead: {cause:?}"
                 );
             }

@@ -9,7 +9,8 @@ use super::links::Links;
 use super::network::{Arrival, ConnectionId, End, Segment};
 use super::work::{Held, Running};
 use super::world::{Happening, Said, World};
-use crate::coordinator::input::{Beat, Hello, Input, Message};
+use crate::coordinator::input::{Beat, Hello, Input};
+use crate::coordinator::message::Message;
 use crate::types::{AttemptRef, Load, NodeId, SessionId, Tick};
 
 /// How long the coordinator may take to answer Hello.

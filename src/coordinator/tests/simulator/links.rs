@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::fault::Place;
 use super::network::{Arrival, ConnectionId, End, Segment};
 use super::world::{Said, World};
-use crate::coordinator::input::{Input, Message, Peer, Roster};
+use crate::coordinator::input::Input;
+use crate::coordinator::message::{Message, Peer, Roster};
 use crate::types::{LinkReport, LinkState, NodeId, Tick};
 
 /// Probes in a row without an answer that make a link SILENT.

@@ -9,7 +9,9 @@ use super::network::{Arrival, ConnectionId, End, Segment};
 use super::scenario::Scenario;
 use super::world::{Happening, Said, World};
 use crate::coordinator::Coordinator;
-use crate::coordinator::input::{Effect, Input, Message, Refusal, Reply, SessionEnding};
+use crate::coordinator::decision::{Effect, Refusal, Reply};
+use crate::coordinator::input::{Input, SessionEnding};
+use crate::coordinator::message::Message;
 use crate::types::{Epoch, NodeId, Now, SessionId, Tick};
 
 /// Inputs that are decided at one moment, at most.

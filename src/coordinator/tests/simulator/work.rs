@@ -8,7 +8,8 @@ use super::super::builders::{blob, plan, tool_error};
 use super::host::Session;
 use super::network::{ConnectionId, End};
 use super::world::{Happening, Said, World};
-use crate::coordinator::input::{Assign, Ending, Facts, Input};
+use crate::coordinator::input::{Ending, Facts, Input};
+use crate::coordinator::message::Assign;
 use crate::types::{AttemptRef, Digest, Incarnation, Measured, Outcome, Stage, Summary, Tick};
 
 /// Results that a node keeps, with those it still makes.

@@ -15,7 +15,8 @@ use super::scenario::Scenario;
 use super::schedule::Schedule;
 use super::seat::Seat;
 use super::trace::{Mode, Trace};
-use crate::coordinator::input::{Input, Message};
+use crate::coordinator::input::Input;
+use crate::coordinator::message::Message;
 use crate::types::{AttemptRef, NodeId, RunId, Tick, UnixMillis};
 
 /// When every simulation begins; not at zero, so that a moment before it can be told from none.
