@@ -3,16 +3,15 @@
 import contextlib
 import random
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from client import ALL_TOOLS, Client, Watch
+from client import Client, Watch
 from lintmesh.v1 import health_pb2
-from mesh import API, COORDINATOR, NODE_PORT, NODES, Mesh
+from mesh import API, COORDINATOR, NODES, Mesh
 from network import Network
 
 # The tools that are quick: scenarios that repeat runs use them.
@@ -110,7 +109,8 @@ class Scene:
 
     def story(self, node: str, since: float) -> list[str]:
         """The changes of a node's status, for messages."""
-        return [f"{at - since:.1f} s {status} {cause}".strip() for at, status, cause in self.health.changes(node, since)]
+        changes = self.health.changes(node, since)
+        return [f"{at - since:.1f} s {status} {cause}".strip() for at, status, cause in changes]
 
     def at_most(self, most: int, node: str, since: float) -> None:
         """No more than so many changes of a node's status, one for each fault."""
@@ -198,19 +198,3 @@ def reset_connections(network: Network, end: str, other: str | None = None) -> i
     kill = network.command(end, ["ss", "-K", "-H", "-t", "-n", *filter_])
     subprocess.run(kill, capture_output=True, timeout=20, check=True)
     return len(before)
-
-
-__all__ = [
-    "ALL_TOOLS",
-    "COORDINATOR",
-    "NODE_PORT",
-    "NODES",
-    "QUICK_TOOLS",
-    "Options",
-    "Scene",
-    "bites",
-    "heals",
-    "reset_connections",
-    "scene",
-    "signal",
-]
