@@ -4,11 +4,8 @@ import time
 
 from client import ALL_TOOLS
 from mesh import COORDINATOR
-from scene import QUICK_TOOLS, VIEWS_SECONDS, Options, bites, heals, scene
+from scene import MESSAGE_TIMEOUT, QUICK_TOOLS, SHORT_TIMEOUT, VIEWS_SECONDS, Options, bites, heals, scene
 
-# Shorter than the default so that the suite is quick; the figures use the default.
-MESSAGE_TIMEOUT = 10.0
-SHORT_TIMEOUT = f"[mesh]\nmessage_timeout = {MESSAGE_TIMEOUT}\n"
 FLIP_SECONDS = 20.0
 
 
@@ -66,7 +63,7 @@ def cut_from_all(options: Options) -> None:
     """A node that lints is cut off from everybody, without a word: DEGRADED, its work goes to others, FAILED."""
     with scene(options, "cut-from-all", SHORT_TIMEOUT) as at:
         at.expect(ALL_TOOLS)
-        at.stays(MESSAGE_TIMEOUT)
+        at.settle()
         run = at.lint(ALL_TOOLS)
         at.assigned(run, "backend-dev")
         ends = at.network.into("backend-dev") + at.network.out_of("backend-dev")

@@ -11,25 +11,29 @@ from pathlib import Path
 
 from client import ALL_TOOLS
 from mesh import COORDINATOR, NODE_PORT
-from scene import QUICK_TOOLS, Options, Scene, reset_connections, scene
+from scene import QUICK_TOOLS, SHORT_TIMEOUT, Options, Scene, reset_connections, scene
 
 DISK_BYTES = 1 << 20
 RECONNECTS = 1000
+# A killed node is FAILED within this; when its work is with another depends on whose core is free.
+GONE_SECONDS = 2.0
 # Longer than a heartbeat and shorter than message_timeout.
 STOPPED_SECONDS = 12
 
 
 def killed(options: Options) -> None:
     """A node is killed while it lints, another at a random moment of a run, then two of four."""
-    with scene(options, "killed") as at:
+    with scene(options, "killed", SHORT_TIMEOUT) as at:
         usual = at.expect(ALL_TOOLS)
+        at.settle()
         run = at.lint(ALL_TOOLS)
         at.assigned(run, "backend-dev")
         died = at.mesh.kill("backend-dev")
         failed = at.health.reaches("backend-dev", "FAILED", died, 30) - died
-        at.say(f"killed while it linted: FAILED after {failed:.2f} s")
+        second = at.second_attempt(run, "backend-dev", died)
+        at.say(f"killed while it linted: FAILED after {failed:.2f} s, its task with another after {second:.2f} s")
+        assert failed <= GONE_SECONDS
         at.same_result(run, ALL_TOOLS)
-        assert any(moved.from_node_id == "backend-dev" for _, moved in run.events("redistribution"))
         at.others_undisturbed(["backend-dev"], died)
         at.mesh.start_node("backend-dev")
         at.whole(30)
