@@ -8,7 +8,6 @@
 pub mod alert;
 pub mod breaker;
 pub mod decision;
-pub mod decision;
 pub mod diagnose;
 pub mod eligibility;
 pub mod event;
@@ -18,7 +17,6 @@ pub mod history;
 pub mod input;
 pub mod invariants;
 pub mod links;
-pub mod message;
 pub mod message;
 pub mod metrics;
 pub mod node;

@@ -13,6 +13,7 @@ use tonic_types::StatusExt as _;
 
 use super::node_session::coordinator::DEADLINE;
 use super::support::linked_nodes::{LinkedNodes, link_secret, up};
+use super::support::serve::Serve;
 
 const NAMES: [&str; 4] = ["api-docs", "backend-dev", "integration-specialist", "system-architect"];
 /// How often links are probed when the coordinator does not say.
@@ -100,6 +101,19 @@ async fn four_nodes_hold_twelve_links_and_measure_them() {
         nodes.until_beat("backend-dev", |beat| beat.links[0].sent_bytes > first.links[0].sent_bytes).await;
     let each = later.links[0].sent_bytes - first.links[0].sent_bytes;
     assert!(each < 150 * 3, "at most three probes of less than 150 bytes between two looks: {each}");
+}
+
+#[tokio::test]
+async fn a_served_mesh_is_linked_all_to_all() {
+    let serve = Serve::start("").await;
+    let linked = async {
+        for name in NAMES {
+            while serve.node(name).await.peers.len() != NAMES.len() - 1 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, linked).await.expect("twelve links");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
