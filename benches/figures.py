@@ -181,8 +181,8 @@ def report(chosen: argparse.Namespace, scratch: Path) -> bool:
 
 @contextlib.contextmanager
 def serve(binary: Path, home: Path, flags: Sequence[str] = (), page: str = "readyz") -> Iterator[tuple[str, int, str]]:
-    """Run `lintmesh serve` on free ports until an admin page, by default readiness, answers; give the API's address, its
-    process, and the address where nodes join.
+    """Run `lintmesh serve` on free ports until an admin page, by default readiness, answers; give the API's address,
+    its process, and the address where nodes join.
     """
     home.mkdir()
     held = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]

@@ -1,6 +1,6 @@
 """Send ICMP echo requests and print how many were answered and their median round trip in seconds, as JSON.
 
-    echo.py ADDRESS PACKETS INTERVAL
+echo.py ADDRESS PACKETS INTERVAL
 """
 
 import json

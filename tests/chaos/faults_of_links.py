@@ -2,12 +2,10 @@
 
 import time
 
+from client import ALL_TOOLS
 from mesh import COORDINATOR
-from scene import ALL_TOOLS, QUICK_TOOLS, VIEWS_SECONDS, Options, bites, heals, scene
+from scene import MESSAGE_TIMEOUT, QUICK_TOOLS, SHORT_TIMEOUT, VIEWS_SECONDS, Options, bites, heals, scene
 
-# Shorter than the default so that the suite is quick; the figures use the default.
-MESSAGE_TIMEOUT = 10.0
-SHORT_TIMEOUT = f"[mesh]\nmessage_timeout = {MESSAGE_TIMEOUT}\n"
 FLIP_SECONDS = 20.0
 
 
@@ -65,7 +63,7 @@ def cut_from_all(options: Options) -> None:
     """A node that lints is cut off from everybody, without a word: DEGRADED, its work goes to others, FAILED."""
     with scene(options, "cut-from-all", SHORT_TIMEOUT) as at:
         at.expect(ALL_TOOLS)
-        at.stays(MESSAGE_TIMEOUT)
+        at.settle()
         run = at.lint(ALL_TOOLS)
         at.assigned(run, "backend-dev")
         ends = at.network.into("backend-dev") + at.network.out_of("backend-dev")
@@ -102,7 +100,8 @@ def cut_from_coordinator(options: Options) -> None:
         at.stays(max(0.0, cut + MESSAGE_TIMEOUT + 3 - time.monotonic()))
         at.at_most(1, "backend-dev", cut)
         at.others_undisturbed(["backend-dev"], cut)
-        by_it = [done for arrived, done in run.events("task_accepted") if done.node_id == "backend-dev" and arrived > cut]
+        accepted = [done for arrived, done in run.events("task_accepted") if arrived > cut]
+        by_it = [done for done in accepted if done.node_id == "backend-dev"]
         moved = [moved for _, moved in run.events("redistribution") if moved.from_node_id == "backend-dev"]
         at.say(f"the same result; {len(by_it)} of its tasks came by a peer, {len(moved)} times work was taken from it")
         healed = time.monotonic()

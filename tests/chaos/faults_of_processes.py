@@ -1,5 +1,6 @@
 """Processes that die, stop, run out of disk, or do not answer."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -8,26 +9,31 @@ import threading
 import time
 from pathlib import Path
 
+from client import ALL_TOOLS
 from mesh import COORDINATOR, NODE_PORT
-from scene import ALL_TOOLS, QUICK_TOOLS, Options, Scene, reset_connections, scene
+from scene import QUICK_TOOLS, SHORT_TIMEOUT, Options, Scene, reset_connections, scene
 
 DISK_BYTES = 1 << 20
 RECONNECTS = 1000
+# A killed node is FAILED within this; when its work is with another depends on whose core is free.
+GONE_SECONDS = 2.0
 # Longer than a heartbeat and shorter than message_timeout.
 STOPPED_SECONDS = 12
 
 
 def killed(options: Options) -> None:
     """A node is killed while it lints, another at a random moment of a run, then two of four."""
-    with scene(options, "killed") as at:
+    with scene(options, "killed", SHORT_TIMEOUT) as at:
         usual = at.expect(ALL_TOOLS)
+        at.settle()
         run = at.lint(ALL_TOOLS)
         at.assigned(run, "backend-dev")
         died = at.mesh.kill("backend-dev")
         failed = at.health.reaches("backend-dev", "FAILED", died, 30) - died
-        at.say(f"killed while it linted: FAILED after {failed:.2f} s")
+        second = at.second_attempt(run, "backend-dev", died)
+        at.say(f"killed while it linted: FAILED after {failed:.2f} s, its task with another after {second:.2f} s")
+        assert failed <= GONE_SECONDS
         at.same_result(run, ALL_TOOLS)
-        assert any(moved.from_node_id == "backend-dev" for _, moved in run.events("redistribution"))
         at.others_undisturbed(["backend-dev"], died)
         at.mesh.start_node("backend-dev")
         at.whole(30)
@@ -187,10 +193,8 @@ def half_closed(options: Options) -> None:
         for half in halves:
             half.settimeout(30)
             # An orderly end or a reset, not silence.
-            try:
+            with contextlib.suppress(ConnectionResetError):
                 assert half.recv(1) == b""
-            except ConnectionResetError:
-                pass
             half.close()
         at.say("100 half-closed connections were closed by the coordinator, beside a run")
         at.others_undisturbed([], since)
@@ -223,7 +227,7 @@ def established(at: Scene, node: str) -> int:
 
 
 def resets(options: Options) -> None:
-    """The connections of a node are reset during a run: those with the coordinator again and again, then all at once."""
+    """Connections of a node are reset during runs: those with the coordinator again and again, then all at once."""
     with scene(options, "resets") as at:
         at.expect(ALL_TOOLS)
         since = time.monotonic()
@@ -271,7 +275,8 @@ def reconnects(options: Options) -> None:
             assert time.monotonic() < deadline, f"{open_files(at)} open files, before {descriptors}"
             time.sleep(0.1)
         grown = resident(at) - memory
-        at.say(f"{RECONNECTS} joins in {took:.1f} s; open files {descriptors} before, {open_files(at)} after; memory {grown:+.1f} MiB")
+        at.say(f"{RECONNECTS} joins in {took:.1f} s; memory {grown:+.1f} MiB")
+        at.say(f"open files: {descriptors} before, {open_files(at)} after")
         assert grown <= 16, f"the coordinator has grown by {grown:.1f} MiB"
         at.others_undisturbed([], since)
         at.same_result(at.lint(QUICK_TOOLS))

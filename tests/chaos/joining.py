@@ -1,6 +1,5 @@
 """A node that only joins and goes, spoken by hand."""
 
-import itertools
 import queue
 import time
 from pathlib import Path
@@ -13,14 +12,14 @@ SECONDS = 20
 
 
 class Visitor:
-    """Joins with a new connection and a new incarnation each time."""
+    """One process that joins with a new connection each time."""
 
     def __init__(self, address: str, port: int, authority: Path, secret: Path):
         """Of the coordinator."""
         self.target = f"{address}:{port}"
         self.credentials = grpc.ssl_channel_credentials(authority.read_bytes())
         self.metadata = [("authorization", f"Bearer {secret.read_text(encoding='utf-8')}")]
-        self.incarnation = itertools.count(time.time_ns() // 1000)
+        self.incarnation = time.time_ns() // 1000
 
     def visit(self) -> None:
         """Join, be welcomed, and go."""
@@ -34,7 +33,7 @@ class Visitor:
                 specialist=node_pb2.Specialist(
                     node_id="visitor", agent_type="visitor", priority_weight=1.0, max_concurrent_tasks=1
                 ),
-                incarnation=next(self.incarnation),
+                incarnation=self.incarnation,
                 host_id="elsewhere",
                 failure_domain="elsewhere",
                 toolchain_id="0" * 64,

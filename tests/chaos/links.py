@@ -50,7 +50,7 @@ class Rule:
 
 @dataclass
 class Count:
-    """What became of the packets of one direction. `payload` counts the bytes that TCP carried, again when sent again."""
+    """What became of the packets of one direction. `payload` counts what TCP carried, again when it was sent again."""
 
     passed: int = 0
     dropped: int = 0
@@ -101,9 +101,7 @@ class Forwarder:
             self.devices[descriptor] = name
             self.by_address[socket.inet_aton(address)] = (name, descriptor)
         names = sorted(self.devices.values())
-        self.directions = {
-            (a, b): Direction(random.Random(f"{seed} {a} {b}")) for a in names for b in names if a != b
-        }
+        self.directions = {(a, b): Direction(random.Random(f"{seed} {a} {b}")) for a in names for b in names if a != b}
         self.flying: list[tuple[float, int, int, bytes, Direction]] = []
         self.number = 0
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import secrets
 import signal
@@ -15,6 +16,17 @@ from network import Network
 
 COORDINATOR = "coordinator"
 NODES = ["system-architect", "backend-dev", "api-docs", "integration-specialist"]
+# What the stages of a run need.
+CAPABILITIES = [
+    "adapter_pattern_implementation",
+    "cross_tool_correlation",
+    "dependency_management",
+    "linter_output_normalization",
+    "result_aggregation",
+    "schema_validation",
+    "tool_orchestration",
+    "unified_violation_severity_mapping",
+]
 API = "127.0.0.1:50051"
 ADMIN = "127.0.0.1:50052"
 NODE_PORT = 50053
@@ -184,5 +196,4 @@ sha256 = "{hashlib.sha256(secret.encode()).hexdigest()}"
 
 def specialist(node: str) -> str:
     """The settings of one node that can do everything."""
-    capabilities = '["dependency_management", "tool_orchestration", "adapter_pattern_implementation", "linter_output_normalization", "schema_validation", "unified_violation_severity_mapping", "cross_tool_correlation", "result_aggregation"]'
-    return f'\n[[nodes.specialists]]\nnode_id = "{node}"\ncapabilities = {capabilities}\n'
+    return f'\n[[nodes.specialists]]\nnode_id = "{node}"\ncapabilities = {json.dumps(CAPABILITIES)}\n'

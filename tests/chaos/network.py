@@ -134,7 +134,7 @@ class Network:
         return self.answer()
 
     def set(self, pairs: Iterable[tuple[str, str]], **rule: float | bool) -> None:
-        """Put a rule on some directions: `cut`, `loss` (0 to 1), `delay` and `jitter` (seconds). No rule: undisturbed."""
+        """Put a rule on some directions: `cut`, `loss` (0 to 1), `delay`, `jitter` (seconds). No rule: undisturbed."""
         self.ask({"set": [list(pair) for pair in pairs], "rule": rule})
 
     def all_pairs(self) -> list[tuple[str, str]]:
@@ -161,7 +161,11 @@ class Network:
         """Echo requests: how many were answered, and their median round trip in seconds."""
         probe = [sys.executable, HERE / "echo.py", self.address[target], str(packets), str(interval)]
         done = subprocess.run(
-            self.command(source, probe), capture_output=True, text=True, timeout=SECONDS + packets * interval, check=False
+            self.command(source, probe),
+            capture_output=True,
+            text=True,
+            timeout=SECONDS + packets * interval,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         answered, median = json.loads(done.stdout)

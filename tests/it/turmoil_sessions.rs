@@ -10,8 +10,9 @@ const NODES: [&str; 4] = ["api-docs", "backend-dev", "integration-specialist", "
 const VICTIM: &str = "backend-dev";
 /// Silence until DEGRADED, at most, with what the network adds.
 const DEGRADED: Duration = Duration::from_secs(4);
-/// After a fault is over: the longest pause between two attempts to connect, an attempt, and a session's start.
-const BACK: Duration = Duration::from_secs(20);
+/// After a fault is over: an attempt that began before, the longest pause after it, and the time for which contact must
+/// hold.
+const BACK: Duration = Duration::from_secs(40);
 /// The default of `mesh.message_timeout`.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -51,22 +52,40 @@ fn messages_that_take_half_a_second_are_no_fault() {
 }
 
 #[test]
-fn a_silent_partition_ends_in_failed_at_the_timeout_and_with_a_return() {
+fn a_node_cut_off_from_all_in_silence_is_failed_at_the_timeout_and_comes_back() {
     let mut network = settled(3);
     let since = network.sim.elapsed();
-    network.sim.partition(COORDINATOR, VICTIM);
-    let status = |status| move |network: &VirtualNetwork| network.status(VICTIM) == Some(status);
-    network.until("DEGRADED", DEGRADED, status(NodeStatus::Degraded));
-    network.until("FAILED", MESSAGE_TIMEOUT, status(NodeStatus::Failed));
+    let others = || [COORDINATOR].into_iter().chain(NODES).filter(|name| *name != VICTIM);
+    for other in others() {
+        network.sim.partition(other, VICTIM);
+    }
+    network.until("DEGRADED", DEGRADED, |network| network.status(VICTIM) == Some(NodeStatus::Degraded));
+    network.until("FAILED", MESSAGE_TIMEOUT, |network| network.status(VICTIM) == Some(NodeStatus::Failed));
     let failed = network.sim.elapsed() - since;
     assert!(failed >= MESSAGE_TIMEOUT - seconds(1), "FAILED after {failed:?}");
     network.pass(seconds(30));
-    network.sim.repair(COORDINATOR, VICTIM);
-    network.until("ACTIVE", BACK, status(NodeStatus::Active));
+    for other in others() {
+        network.sim.repair(other, VICTIM);
+    }
+    network.until("ACTIVE", BACK, |network| network.status(VICTIM) == Some(NodeStatus::Active));
     network.pass(seconds(30));
     let changes = network.changes(since);
     assert!(changes.iter().all(|change| change.node == VICTIM), "the others are left alone: {changes:?}");
     assert_eq!(changes.len(), 3, "DEGRADED, FAILED, ACTIVE: {changes:?}");
+}
+
+#[test]
+fn a_node_cut_off_from_its_coordinator_only_is_not_failed() {
+    let mut network = settled(9);
+    let since = network.sim.elapsed();
+    network.sim.partition(COORDINATOR, VICTIM);
+    network.until("DEGRADED", DEGRADED, |network| network.status(VICTIM) == Some(NodeStatus::Degraded));
+    network.pass(2 * MESSAGE_TIMEOUT);
+    network.sim.repair(COORDINATOR, VICTIM);
+    network.until("ACTIVE", BACK, |network| network.status(VICTIM) == Some(NodeStatus::Active));
+    let changes = network.changes(since);
+    assert!(changes.iter().all(|change| change.node == VICTIM), "the others are left alone: {changes:?}");
+    assert_eq!(changes.len(), 2, "DEGRADED, ACTIVE: its peers see it: {changes:?}");
 }
 
 #[test]
