@@ -4,7 +4,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use lintmesh::proto::v1::coordinator_service_client::CoordinatorServiceClient;
@@ -13,6 +13,7 @@ use lintmesh::proto::v1::{
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 

@@ -172,10 +172,11 @@ impl Metrics {
                 failure.ended = Some(now);
                 failure.recovering = false;
             }
-            (NodeStatus::Failed, Some(failure)) if cause == Some(FaultCause::RestartFailed) => {
-                if std::mem::take(&mut failure.recovering) {
-                    self.recovery_ended(now, false);
-                }
+            (NodeStatus::Failed, Some(failure))
+                if cause == Some(FaultCause::RestartFailed) && failure.recovering =>
+            {
+                failure.recovering = false;
+                self.recovery_ended(now, false);
             }
             (NodeStatus::Failed, None) if !is_by_choice(cause) => {
                 let failure = Failure { since: now, ended: None, recovering: true };

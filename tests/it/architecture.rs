@@ -74,6 +74,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "status",
             "store",
             "telemetry",
+            "transport",
             "types",
             "wire",
             "workspace",

@@ -111,6 +111,6 @@ fn crossing_the_size_changes_the_shape_for_all() {
     let mut plan = plan(64, &[]);
     assert_eq!(plan.fit(64), BTreeSet::new());
     assert_eq!(plan.fit(65).len(), 64);
-    assert_eq!(plan.add(&name(64)).contains(&name(64)), true);
+    assert!(plan.add(&name(64)).contains(&name(64)));
     assert_eq!(plan.links().count(), 650);
 }

@@ -85,7 +85,7 @@ fn projects_share_the_cores_whatever_number_of_runs_each_has() {
     assert_eq!(of_many + of_one, 20);
     // What ran already when the second project came is not shared.
     assert!((9..=11).contains(&of_one), "{of_one} of 20");
-    assert!(served.get(&many[2]).is_none(), "within a project the older run first: {served:?}");
+    assert!(!served.contains_key(&many[2]), "within a project the older run first: {served:?}");
 }
 
 #[test]

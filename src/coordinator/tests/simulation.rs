@@ -9,7 +9,9 @@
 //! | `LINTMESH_SIMULATION_SECONDS=120` | plays seeds until so much time has passed |
 //! | `LINTMESH_SIMULATION_SOAK_SECONDS=3600` | soaks for so long, with new seeds |
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::simulator::{self, Account, Mode};
 use crate::types::NodeStatus;
