@@ -22,10 +22,6 @@ const ASKED_PEERS: usize = 3;
 const PROBED_MEMBERS: u32 = 64;
 /// How long an accusation by a peer makes the coordinator look closely.
 const CLOSE_LOOK: Duration = Duration::from_secs(10);
-/// How far back times at which a node stopped being ACTIVE are remembered.
-const FLAP_MEMORY: Duration = Duration::from_secs(300);
-/// How many of them.
-const KEPT_FLAPS: usize = 8;
 
 /// What the coordinator keeps for its watching.
 #[derive(Debug, Default)]
@@ -40,7 +36,7 @@ pub(super) struct Watch {
     alarms: BTreeMap<Tick, BTreeSet<NodeId>>,
     /// Nodes that only the coordinator finds suspicious.
     suspects: BTreeSet<NodeId>,
-    is_guarded: bool,
+    pub(super) is_guarded: bool,
     /// Nodes whose tasks should get a second attempt.
     pub(super) doubted: BTreeSet<NodeId>,
     /// A breaker's time is over: there may be room for work that waits.
@@ -165,7 +161,7 @@ impl Coordinator {
         let gone = presence
             .disconnected_at
             .filter(|_| presence.session.is_none())
-            .map(|at| (presence.contact.ending.unwrap_or(super::input::SessionEnding::Given), now.since(at)));
+            .map(|at| (presence.contact.proof_of_end(), now.since(at)));
         let unseen = presence.contact.seen_at.map(|seen| now.since(seen));
         let mut evidence = Evidence { gone, silence, unseen, observers: 0, resets: 0, ups: 0 };
         if evidence.is_suspicious(&self.limits(node, now)) {
@@ -181,7 +177,11 @@ impl Coordinator {
     }
 
     /// The peers that watch a node and can be believed, with what they see.
-    fn witnesses(&self, node: &NodeId, now: Tick) -> impl Iterator<Item = (&NodeId, suspicion::View)> {
+    pub(super) fn witnesses(
+        &self,
+        node: &NodeId,
+        now: Tick,
+    ) -> impl Iterator<Item = (&NodeId, suspicion::View)> {
         let views = self.presences.get(node).map(|presence| &presence.contact.views);
         self.links.observers(node).filter_map(move |observer| {
             let view = *views?.get(observer)?;
@@ -331,33 +331,6 @@ impl Coordinator {
                 }
                 self.ask_peers(draft, node);
             }
-        }
-    }
-
-    /// Whether a node that is back has been in contact for long enough.
-    fn is_proved(&self, node: &NodeId, now: Tick) -> bool {
-        let Some(presence) = self.presences.get(node) else { return false };
-        let since = presence.contact.since.filter(|_| presence.session.is_some());
-        since.is_some_and(|since| now >= since + self.hold_down(presence, now))
-    }
-
-    fn hold_down(&self, presence: &Presence, now: Tick) -> Duration {
-        if presence.contact.is_excused {
-            return Duration::ZERO;
-        }
-        let flaps = presence.contact.flaps.iter().filter(|at| now < **at + FLAP_MEMORY).count();
-        suspicion::hold(self.settings.heartbeat_interval, flaps)
-    }
-
-    /// Remembers that a node stopped being ACTIVE; whoever does so often is held back for longer.
-    pub(super) fn note_flap(&mut self, node: &NodeId, now: Tick) {
-        if self.watch.is_guarded {
-            return;
-        }
-        let flaps = &mut self.presence(node).contact.flaps;
-        flaps.push_back(now);
-        if flaps.len() > KEPT_FLAPS {
-            flaps.pop_front();
         }
     }
 

@@ -212,7 +212,10 @@ impl Coordinator {
             presence.disconnected_at = Some(now);
             presence.contact.ending = Some(ending);
             let was_active = self.status(node) == Some(NodeStatus::Active);
-            self.presence(node).contact.was_active = was_active;
+            let cause = self.state.members.get(node).and_then(|member| member.cause);
+            let contact = &mut self.presence(node).contact;
+            contact.was_active = was_active;
+            contact.was_silent = matches!(cause, Some(FaultCause::Silent | FaultCause::Unreachable));
             self.wake(node, now);
             if was_active {
                 self.set_status(draft, node, NodeStatus::Degraded, Some(FaultCause::SessionLost));

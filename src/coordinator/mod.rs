@@ -34,6 +34,7 @@ mod dispatch;
 mod doubles;
 mod drain;
 mod faults;
+mod hold_down;
 mod membership;
 mod overdue;
 mod results;

@@ -13,6 +13,8 @@ pub struct Contact {
     pub ending: Option<SessionEnding>,
     /// It was ACTIVE when its last session ended.
     pub was_active: bool,
+    /// It was silent when its last session ended.
+    pub was_silent: bool,
     /// Since when it is heard without a gap.
     pub since: Option<Tick>,
     /// When a peer last had an answer from it.
@@ -37,6 +39,17 @@ pub struct Contact {
     pub clock_offsets: VecDeque<i64>,
     /// When it is looked at next.
     pub alarm: Option<Tick>,
+}
+
+impl Contact {
+    /// What the end of its session says. A node that was silent before gives up its connection itself and dials anew:
+    /// that looks like the end of its process and is none, so its silence goes on.
+    pub fn proof_of_end(&self) -> SessionEnding {
+        match self.ending {
+            Some(SessionEnding::Reset) if !self.was_silent => SessionEnding::Reset,
+            _ => SessionEnding::Given,
+        }
+    }
 }
 
 /// What one peer sees of a node.

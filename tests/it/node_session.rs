@@ -10,7 +10,8 @@ use std::time::Duration;
 use lintmesh::proto::peer::v1 as pb;
 use lintmesh::proto::peer::v1::mesh_message::Payload;
 use lintmesh::types::{
-    ClassifiedOutput, Digest, LintOutput, Manifest, ManifestEntry, Outcome, Plan, RunResult, Stage, TreePath,
+    AttemptRef, ClassifiedOutput, Digest, LintOutput, Manifest, ManifestEntry, Outcome, Plan, RunResult,
+    Stage, TreePath,
 };
 use lintmesh::wire::peer::Ending;
 use tonic::{Code, Status};
