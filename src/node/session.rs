@@ -122,8 +122,8 @@ pub(super) async fn run(lasting: &mut Lasting, stop: &CancellationToken) -> Sess
         () = stop.cancelled() => SessionEnd::Stopped,
         end = listening.listen(inbound) => end,
         () = announce_drain(&lasting.drain, &queue) => lost_writer(),
-        () = until_silent(&lasting.way, silence_limit, queue.clone()) => {
-            SessionEnd::Lost(format!("the coordinator said nothing for {silence_limit:?}"))
+        () = until_silent(&lasting.way, silence_limit, every, queue.clone()) => {
+            SessionEnd::Lost(format!("the coordinator said or answered nothing for {silence_limit:?}"))
         }
         () = share_results(lasting, &queue) => lost_writer(),
         () = link_changes(lasting, &queue) => lost_writer(),
@@ -271,8 +271,12 @@ impl Listening<'_> {
                 let _ = self.queue.try_send(Payload::Heartbeat(pb::Heartbeat { kind }).into());
                 None
             }
-            // It was heard, which is all that it says.
-            Payload::Heartbeat(pb::Heartbeat { kind: Some(pb::heartbeat::Kind::ProbeAck(_)) }) => None,
+            Payload::Heartbeat(pb::Heartbeat {
+                kind: Some(pb::heartbeat::Kind::ProbeAck(_) | pb::heartbeat::Kind::BeatAck(_)),
+            }) => {
+                self.lasting.way.answered(Instant::now());
+                None
+            }
             Payload::Heartbeat(pb::Heartbeat { kind: Some(pb::heartbeat::Kind::ProbeRequest(request)) }) => {
                 self.look(request);
                 None
@@ -355,9 +359,6 @@ fn answer(payload: Option<Payload>, executor: &Executor) -> Reaction {
         Some(Payload::FaultTolerance(pb::FaultTolerance {
             kind: Some(pb::fault_tolerance::Kind::Shutdown(shutdown)),
         })) => Reaction::End(shutdown.reason),
-        Some(Payload::Heartbeat(pb::Heartbeat { kind: Some(pb::heartbeat::Kind::BeatAck(_)) })) => {
-            Reaction::Nothing
-        }
         _ => dropped(&"unknown kind"),
     }
 }

@@ -20,19 +20,27 @@ pub(super) struct Way {
 #[derive(Debug)]
 struct Session {
     heard: Instant,
+    answered: Instant,
     queue: mpsc::Sender<Said>,
 }
 
 impl Way {
     /// The coordinator welcomed this node; what is queued goes to it.
     pub(super) fn opened(&self, now: Instant, queue: mpsc::Sender<Said>) {
-        *self.lock() = Some(Session { heard: now, queue });
+        *self.lock() = Some(Session { heard: now, answered: now, queue });
     }
 
     /// The coordinator said something.
     pub(super) fn heard(&self, now: Instant) {
         if let Some(session) = self.lock().as_mut() {
             session.heard = now;
+        }
+    }
+
+    /// The coordinator answered something: what this node says arrives too.
+    pub(super) fn answered(&self, now: Instant) {
+        if let Some(session) = self.lock().as_mut() {
+            session.answered = now;
         }
     }
 
@@ -44,6 +52,11 @@ impl Way {
     /// When the coordinator said something last; none without a session.
     pub(super) fn last_heard(&self) -> Option<Instant> {
         self.lock().as_ref().map(|session| session.heard)
+    }
+
+    /// When the coordinator answered something last; none without a session.
+    pub(super) fn last_answered(&self) -> Option<Instant> {
+        self.lock().as_ref().map(|session| session.answered)
     }
 
     /// Whether there is a session on which the coordinator speaks.
