@@ -118,6 +118,11 @@ fn progress(health: &MeshHealth) -> std::collections::BTreeMap<String, f64> {
     health.integration_progress.iter().map(|(tool, share)| (tool.to_string(), *share)).collect()
 }
 
+/// How results travel: from node to node once there is a link.
+fn protocol(health: &MeshHealth) -> &'static str {
+    if health.connections > 0 { "peer_to_peer" } else { "coordinator_relay" }
+}
+
 /// The mesh on one page.
 pub async fn status(service: &Service) -> Result<v1::GetMeshStatusResponse, ApiError> {
     // Before the measurement: what changes meanwhile is told again to who resumes from here.
@@ -135,7 +140,7 @@ pub async fn status(service: &Service) -> Result<v1::GetMeshStatusResponse, ApiE
                 topology: Some(v1::Topology {
                     r#type: health.topology.as_str().to_owned(),
                     fault_tolerance: format!("byzantine_{percent}_percent"),
-                    communication_protocol: "coordinator_relay".to_owned(),
+                    communication_protocol: protocol(&health).to_owned(),
                 }),
             }
         })

@@ -77,5 +77,7 @@ pub fn settings(settings: &Settings) -> v1::MeshSettings {
         batch_size: settings.batch_size,
         flush_interval: Some(time::duration(settings.flush_interval)),
         health_check_interval: Some(time::duration(settings.health_check_interval)),
+        probe_interval: Some(time::duration(settings.probe_interval)),
+        progress_timeout: Some(time::duration(settings.progress_timeout)),
     }
 }

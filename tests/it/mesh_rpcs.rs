@@ -127,7 +127,7 @@ async fn the_status_is_one_page_and_follows_a_run() {
     let topology = status.topology.expect("topology");
     assert_eq!(topology.r#type, "full_mesh");
     assert_eq!(topology.fault_tolerance, "byzantine_33_percent");
-    assert_eq!(topology.communication_protocol, "coordinator_relay");
+    assert_eq!(topology.communication_protocol, "peer_to_peer");
     assert_eq!(status.integration_progress["ruff"], 1.0);
     assert_eq!(status.integration_progress["mypy"], 0.0);
     assert_eq!(status.node_statuses.keys().collect::<Vec<_>>(), NODES);
