@@ -253,7 +253,8 @@ def returned(chosen: argparse.Namespace) -> bool:
             before = client.status().node_statuses[victim]
             at = time.monotonic()
             os.kill(before.process_id, signal.SIGKILL)
-            took.append(health.wait("it is back", lambda watch, was=(victim, at): whole_again(watch, *was), 60) - at)
+            was = (victim, before.process_id, at)
+            took.append(health.wait("it is back", lambda watch, was=was: whole_again(watch, *was), 60) - at)
             after = client.status().node_statuses[victim]
             assert after.incarnation > before.incarnation, "it was not started again"
     print(f"return: {chosen.returns} kills of a launched node")
@@ -444,15 +445,13 @@ def sees(message: object, observer: str, subject: str) -> bool:
     return any(link.peer_id == subject and link.state == 2 for link in links)
 
 
-def whole_again(watch: Watch, victim: str, since: float) -> float | None:
-    """When all was well again after the victim was not ACTIVE."""
-    left = False
+def whole_again(watch: Watch, victim: str, process: int, since: float) -> float | None:
+    """When all was well again with another process of the victim. It may be back before anybody is told that it was gone."""
     for at, message in list(watch.messages):
-        if at >= since:
-            status = message.health.node_health[victim].status
-            left = left or status != 2
-            if left and message.health.active_nodes == len(NODES) and message.health.connections == 12:
-                return at
+        health = message.health
+        is_new = health.node_health[victim].process_id not in (0, process)
+        if at >= since and is_new and health.active_nodes == len(NODES) and health.connections == 12:
+            return at
     return None
 
 

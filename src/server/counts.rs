@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::peer_refusals::PeerRefusals;
+use super::told_by_nodes::ToldByNodes;
 use crate::coordinator::metrics::Traffic;
 use crate::middleware::refusals::Reasons;
 
@@ -16,8 +16,8 @@ pub struct Counts {
     pub refused_nodes: Reasons,
     /// Messages of nodes that were dropped, by reason.
     pub refused_messages: Reasons,
-    /// Messages that nodes dropped of each other, by reason.
-    pub refused_by_nodes: PeerRefusals,
+    /// What nodes count of each other.
+    pub told_by_nodes: ToldByNodes,
     /// Posts to Alertmanagers, by outcome.
     pub alert_posts: Reasons,
     /// What passes over the sessions of nodes.

@@ -220,9 +220,14 @@ fn refusals(page: &mut Page, service: &Service, stale_results: u64) {
     for (reason, count) in reasons {
         family.count(&[("by", "coordinator"), ("reason", reason)], count);
     }
-    for (reason, count) in service.counts.refused_by_nodes.sums() {
+    for (reason, count) in service.counts.told_by_nodes.refused() {
         family.count(&[("by", "nodes"), ("reason", reason)], count);
     }
+    page.counter(
+        "lintmesh_outputs_by_peers_total",
+        "Outputs of tasks that came straight from the node that made them.",
+    )
+    .count(&[], service.counts.told_by_nodes.outputs_by_peers());
     let traffic = service.counts.traffic.total();
     page.counter("lintmesh_messages_total", "Messages between coordinator and nodes, in both directions.")
         .count(&[], traffic.messages);

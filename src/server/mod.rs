@@ -23,12 +23,12 @@ mod observe;
 mod orders;
 mod outputs;
 mod pages;
-mod peer_refusals;
 mod refusals;
 mod reports;
 mod service;
 mod settings;
 pub mod stack;
+mod told_by_nodes;
 mod workspace;
 
 pub use enrolment::Secrets;

@@ -148,7 +148,8 @@ impl Inbox<'_> {
         match kind {
             pb::heartbeat::Kind::Beat(beat) => {
                 self.answer(pb::heartbeat::Kind::BeatAck(pb::BeatAck { number: beat.number }));
-                self.line.service.counts.refused_by_nodes.tell(&node, &beat.refused_messages);
+                let told = &self.line.service.counts.told_by_nodes;
+                told.tell(&node, &beat.refused_messages, beat.outputs_by_peers);
                 let beat = Beat {
                     load: load(&beat),
                     links: links::reports(&beat)?,

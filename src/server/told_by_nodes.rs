@@ -1,4 +1,4 @@
-//! What nodes refused of each other, as their heartbeats tell.
+//! What nodes count of each other, as their heartbeats tell: what they refused, and the outputs that came by a peer.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,9 +12,12 @@ use crate::types::NodeId;
 const REASONS: [&str; 6] =
     [SENDER_MISMATCH, WRONG_RECEIVER, FUTURE_TIMESTAMP, FLOOD, MALFORMED, LINK_REFUSED];
 
+/// The outputs of tasks that came straight from the node that made them.
+const OUTPUTS: &str = "OUTPUTS";
+
 /// Sums over all nodes; they only grow, also when a node begins at 0 again.
 #[derive(Debug, Default)]
-pub struct PeerRefusals(Mutex<Inner>);
+pub struct ToldByNodes(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -22,30 +25,37 @@ struct Inner {
     sums: BTreeMap<&'static str, u64>,
 }
 
-impl PeerRefusals {
+impl ToldByNodes {
     /// Takes a node's counts since its start.
-    pub fn tell(&self, node: &NodeId, counts: &BTreeMap<String, u64>) {
-        if counts.is_empty() {
+    pub fn tell(&self, node: &NodeId, refused: &BTreeMap<String, u64>, outputs_by_peers: u64) {
+        if refused.is_empty() && outputs_by_peers == 0 {
             return;
         }
         let mut inner = self.lock();
         let Inner { told, sums } = &mut *inner;
         let told = told.entry(node.clone()).or_default();
-        for reason in REASONS {
-            let count = counts.get(reason).copied().unwrap_or(0);
-            let before = told.insert(reason, count).unwrap_or(0);
+        let refused = REASONS.map(|reason| (reason, refused.get(reason).copied().unwrap_or(0)));
+        for (counted, count) in refused.into_iter().chain([(OUTPUTS, outputs_by_peers)]) {
+            let before = told.insert(counted, count).unwrap_or(0);
             // Fewer than before: its process is a new one.
             let more = count.checked_sub(before).unwrap_or(count);
             if more > 0 {
-                let sum = sums.entry(reason).or_default();
+                let sum = sums.entry(counted).or_default();
                 *sum = sum.saturating_add(more);
             }
         }
     }
 
-    /// By reason.
-    pub fn sums(&self) -> BTreeMap<&'static str, u64> {
-        self.lock().sums.clone()
+    /// Messages that nodes refused, by reason.
+    pub fn refused(&self) -> BTreeMap<&'static str, u64> {
+        let mut sums = self.lock().sums.clone();
+        sums.remove(OUTPUTS);
+        sums
+    }
+
+    /// Outputs of tasks that came straight from the node that made them.
+    pub fn outputs_by_peers(&self) -> u64 {
+        self.lock().sums.get(OUTPUTS).copied().unwrap_or(0)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -59,15 +69,15 @@ mod tests {
 
     #[test]
     fn sums_grow_over_restarts_and_know_only_real_reasons() {
-        let refusals = PeerRefusals::default();
+        let told = ToldByNodes::default();
         let node = |name: &str| NodeId::new(name).expect("valid");
         let counts = |flood: u64| {
             BTreeMap::from([(FLOOD.to_owned(), flood), ("MADE_UP".to_owned(), 7), (MALFORMED.to_owned(), 0)])
         };
-        refusals.tell(&node("a"), &counts(3));
-        refusals.tell(&node("a"), &counts(5));
-        refusals.tell(&node("b"), &counts(10));
-        refusals.tell(&node("a"), &counts(2));
-        assert_eq!(refusals.sums(), [(FLOOD, 17)].into());
+        told.tell(&node("a"), &counts(3), 1);
+        told.tell(&node("a"), &counts(5), 4);
+        told.tell(&node("b"), &counts(10), 0);
+        told.tell(&node("a"), &counts(2), 2);
+        assert_eq!((told.refused(), told.outputs_by_peers()), ([(FLOOD, 17)].into(), 6));
     }
 }
