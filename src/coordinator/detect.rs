@@ -37,6 +37,8 @@ pub(super) struct Watch {
     /// Nodes that only the coordinator finds suspicious.
     suspects: BTreeSet<NodeId>,
     pub(super) is_guarded: bool,
+    /// When too many were last suspected at once.
+    guarded_until: Option<Tick>,
     /// Nodes whose tasks should get a second attempt.
     pub(super) doubted: BTreeSet<NodeId>,
     /// A breaker's time is over: there may be room for work that waits.
@@ -108,6 +110,7 @@ impl Coordinator {
         let is_guarded = self.has_too_many_suspects();
         if is_guarded != self.watch.is_guarded {
             self.watch.is_guarded = is_guarded;
+            self.watch.guarded_until = Some(now);
             due.extend(self.watch.suspects.iter().cloned());
         }
         for node in due {
@@ -202,6 +205,7 @@ impl Coordinator {
             reconnect_grace: self.settings.reconnect_grace,
             is_starting: self.watch.started.is_some_and(|at| now < at + self.settings.message_timeout),
             is_guarded: self.watch.is_guarded,
+            unguarded: self.watch.guarded_until.map_or(Duration::MAX, |until| now.since(until)),
         }
     }
 

@@ -95,6 +95,8 @@ pub struct Limits {
     pub is_starting: bool,
     /// So many are suspected at once that the coordinator suspects itself.
     pub is_guarded: bool,
+    /// Since that was last so. Of those that were silent together the first to return must not condemn the others.
+    pub unguarded: Duration,
 }
 
 /// What follows from evidence.
@@ -152,7 +154,9 @@ pub fn judge(evidence: &Evidence, limits: &Limits) -> Verdict {
         return Verdict::Present;
     }
     let is_seen = evidence.is_seen(limits);
-    let timed_out = evidence.out_of_contact() >= limits.message_timeout && !is_seen && !limits.is_starting;
+    let patience = if limits.is_guarded { Duration::MAX } else { limits.unguarded };
+    let timed_out =
+        evidence.out_of_contact().min(patience) >= limits.message_timeout && !is_seen && !limits.is_starting;
     let Some((ending, since)) = evidence.gone else {
         return match (timed_out && !limits.is_guarded, is_seen) {
             (true, _) => Verdict::Failed(FaultCause::HeartbeatTimeout),

@@ -15,6 +15,7 @@ const LIMITS: Limits = Limits {
     reconnect_grace: ms(1_000),
     is_starting: false,
     is_guarded: false,
+    unguarded: Duration::MAX,
 };
 
 /// A node that four peers watch, heard so long ago.
@@ -90,6 +91,14 @@ fn nobody_is_failed_while_the_coordinator_starts() {
     assert_eq!(judge(&silent_for(60_000), &limits), SILENT);
     assert_eq!(judge(&gone_for(Reset, 60_000), &limits), LOST_WITH_WORK);
     assert_eq!(judge(&Evidence { resets: 3, ..gone_for(Reset, 10) }, &limits), LOST);
+}
+
+#[test]
+fn one_that_is_back_of_many_condemns_no_other() {
+    let limits = Limits { unguarded: ms(29_999), ..LIMITS };
+    assert_eq!(judge(&silent_for(60_000), &limits), SILENT);
+    let limits = Limits { unguarded: ms(30_000), ..LIMITS };
+    assert_eq!(judge(&silent_for(60_000), &limits), Verdict::Failed(FaultCause::HeartbeatTimeout));
 }
 
 #[test]

@@ -133,7 +133,14 @@ fn when_many_fall_silent_nobody_is_failed_though_their_heartbeats_are_staggered(
     for name in OTHERS {
         assert_eq!(mesh.status(name), ACTIVE, "{name}: nothing is held against those of many");
     }
-    assert_eq!(mesh.status(BACKEND), TIMED_OUT, "once the others are back, the one that is not is FAILED");
+    mesh.pass_with(&OTHERS, seconds(29));
+    assert_eq!(
+        mesh.status(BACKEND),
+        SILENT,
+        "the return of the others condemns it no sooner than its silence alone"
+    );
+    mesh.pass_with(&OTHERS, seconds(2));
+    assert_eq!(mesh.status(BACKEND), TIMED_OUT);
 }
 
 #[test]
