@@ -220,7 +220,7 @@ fn an_installation_that_hangs_ends_at_the_deadline() {
 #[test]
 fn waiting_for_another_process_is_told_and_ends_at_the_deadline() {
     let mut machine = Machine::with_fakes("CPython 3.12.1");
-    machine.host.install_deadline = Duration::from_millis(200);
+    let patience = std::mem::replace(&mut machine.host.install_deadline, Duration::from_millis(200));
     fs::create_dir_all(machine.cache().join("toolchains")).unwrap();
     let other = fs::File::create(machine.cache().join("toolchains/lock")).unwrap();
     other.lock().unwrap();
@@ -230,6 +230,7 @@ fn waiting_for_another_process_is_told_and_ends_at_the_deadline() {
     assert!(matches!(result, Err(ProvisionError::Deadline { .. })));
     assert_eq!(told, [Progress::Waiting]);
     drop(other);
+    machine.host.install_deadline = patience;
     machine.managed().unwrap();
 }
 
