@@ -15,7 +15,7 @@ pub struct Decision {
     pub events: Vec<Event>,
     /// What the shell must do, in order, after the commit.
     pub effects: Vec<Effect>,
-    /// When to send [`Input::Timer`] at the latest; a moment that is past means now.
+    /// When to send [`Input::Timer`](super::input::Input::Timer) at the latest; a moment that is past means now.
     pub wake_at: Option<Tick>,
 }
 

@@ -139,7 +139,7 @@ pub enum Input {
     RestartFailed {
         /// The node.
         node: NodeId,
-        /// Which start, as [`Effect::RestartProcess`] said; 0 for its first, which nobody asked for.
+        /// Which start, as [`Effect::RestartProcess`](super::decision::Effect::RestartProcess) said; 0 for its first, which nobody asked for.
         start: u64,
         /// In words.
         reason: String,

@@ -60,8 +60,8 @@ async fn answered(mut http: TcpStream, answer: &str) -> Value {
 /// The newest that was told of an alert: whether it is raised.
 fn told(posts: &Posts, name: &str) -> Option<bool> {
     let posts = posts.lock().unwrap();
-    let entries = posts.iter().flat_map(|post| post.as_array().expect("a list"));
-    let newest = entries.filter(|entry| entry["labels"]["alertname"] == name).last()?.clone();
+    let mut entries = posts.iter().flat_map(|post| post.as_array().expect("a list"));
+    let newest = entries.rfind(|entry| entry["labels"]["alertname"] == name)?.clone();
     let time = |key: &str| {
         newest[key].as_str().expect("a time").parse::<prost_types::Timestamp>().expect("RFC 3339")
     };

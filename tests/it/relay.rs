@@ -95,7 +95,7 @@ async fn a_large_output_is_pulled_by_the_relay_and_brought_before_its_result() {
 
     let relay = nodes.sessions.get_mut(RELAY).expect("a node");
     let passed = passed_on(relay).await;
-    assert_eq!(passed.ending, Ending::Output { output: output.clone(), data: None });
+    assert_eq!(passed.ending, Ending::Output { output, data: None });
     let brought = nodes.coordinator.get(&output.digest).expect("brought before its result");
     assert_eq!(brought.len() as u64, output.size);
 }
