@@ -76,7 +76,8 @@ def cut_from_all(options: Options) -> None:
         at.same_result(run, ALL_TOOLS)
         failed = at.health.reaches("backend-dev", "FAILED", cut, MESSAGE_TIMEOUT + 20) - cut
         at.say(f"the same result; FAILED after {failed:.2f} s")
-        assert MESSAGE_TIMEOUT <= failed <= MESSAGE_TIMEOUT + 2, f"FAILED after {failed:.2f} s"
+        # Its silence began with its last word, up to an unanswered probe before the cut.
+        assert MESSAGE_TIMEOUT - 2 <= failed <= MESSAGE_TIMEOUT + 2, f"FAILED after {failed:.2f} s"
         at.others_undisturbed(["backend-dev"], cut)
         healed = time.monotonic()
         at.network.set(ends)
@@ -169,7 +170,7 @@ def lossy_node(options: Options) -> None:
 
 def partition(options: Options) -> None:
     """Two of four nodes are cut off together: the coordinator suspects itself, and nobody is FAILED."""
-    with scene(options, "partition", SHORT_TIMEOUT) as at:
+    with scene(options, "partition") as at:
         at.expect()
         cut = time.monotonic()
         far = ["api-docs", "backend-dev"]
@@ -179,8 +180,8 @@ def partition(options: Options) -> None:
         for node in far:
             bites(at.network, COORDINATOR, node)
         at.same_result(at.lint(QUICK_TOOLS))
-        # Beyond the timeout; at twice the timeout they would be given up for good.
-        at.stays(max(0.0, cut + MESSAGE_TIMEOUT + 1 - time.monotonic()))
+        # Beyond the timeout of 30 s; at twice the timeout they would be given up for good.
+        at.stays(max(0.0, cut + 33 - time.monotonic()))
         for node in far:
             at.at_most(1, node, cut)
             assert "FAILED" not in {status for _, status, _ in at.health.changes(node, cut)}, at.story(node, cut)

@@ -11,7 +11,7 @@ from typing import Any
 RPCS = {
     "CoordinatorService": [
         "InitializeMesh", "Coordinate", "StartRun", "WatchRun", "GetRun", "ListRuns", "CancelRun", "DownloadReport",
-        "GetMeshStatus", "StreamHealth", "HandleFault",
+        "GetMeshStatus", "StreamHealth", "HandleFault", "Diagnose", "ExplainTask",
     ],
     "WorkspaceService": ["FindMissingBlobs", "UploadBlobs", "DownloadBlobs"],
 }
@@ -94,6 +94,7 @@ def check_mesh(server: Grpcurl) -> list[str]:
     mesh = server.one("CoordinatorService/InitializeMesh", {})
     assert mesh["ready"] is True and mesh["meshHealth"] == 1, mesh
     assert mesh["activeNodes"] == mesh["totalNodes"] == 4, mesh
+    assert mesh["connections"] == 12 and mesh["connectivity"] == 1, mesh
     assert mesh["settings"]["heartbeatInterval"] == "5s", mesh["settings"]
     assert mesh["settings"]["consensusThreshold"] == 0.75, mesh["settings"]
     assert set(mesh["integrationProgress"]) == {"flake8", "pylint", "ruff", "mypy", "bandit"}, mesh
