@@ -78,7 +78,7 @@ async fn check(args: HealthcheckArgs) -> (Exit, String) {
     let status = match timeout(args.timeout, client.check(request)).await {
         Ok(Ok(answer)) => answer.into_inner().status(),
         Ok(Err(status)) => {
-            let code = super::error::code_name(status.code());
+            let code = crate::middleware::rpc_metrics::code_name(status.code());
             return (RPC_FAILED, format!("error: the health check failed ({code}): {}", status.message()));
         }
         Err(_) => {

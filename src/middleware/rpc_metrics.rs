@@ -113,12 +113,12 @@ impl Drop for Call {
         if let Some(open) = counts.open.get_mut(&self.method) {
             *open -= 1;
         }
-        counts.ended.entry((Arc::clone(&self.method), name(self.code))).or_default().add(took);
+        counts.ended.entry((Arc::clone(&self.method), code_name(self.code))).or_default().add(took);
     }
 }
 
-/// The name of a status, as gRPC writes it.
-pub const fn name(code: Code) -> &'static str {
+/// The name that documents and clients of every language use for a code: `INVALID_ARGUMENT`.
+pub const fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

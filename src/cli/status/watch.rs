@@ -8,10 +8,11 @@ use tonic::{Code, Status};
 
 use super::screen::{as_json, screen};
 use crate::cli::connect::ServerArgs;
-use crate::cli::error::{ConnectError, code_name};
+use crate::cli::error::ConnectError;
 use crate::cli::exit::Exit;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::{output, terminal};
+use crate::middleware::rpc_metrics::code_name;
 use crate::proto::v1::{GetMeshStatusResponse, StreamHealthRequest};
 
 /// Between two looks at most, so that ages and loads on the screen are fresh.
