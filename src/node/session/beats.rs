@@ -48,6 +48,8 @@ async fn measured(lasting: &Lasting, number: u64) -> pb::Beat {
     .unwrap_or_default();
     let (running_tasks, capabilities_in_use) = lasting.executor.in_use();
     let refused = lasting.peers.refused();
+    // An attempt that is not told of counts as lost, but its result may only be on its way.
+    let (_, held) = lasting.executor.inventory();
     pb::Beat {
         number,
         running_tasks,
@@ -55,7 +57,11 @@ async fn measured(lasting: &Lasting, number: u64) -> pb::Beat {
         cpu: usage.cpu,
         memory: usage.memory,
         links: lasting.peers.reports().iter().map(LinkReport::to_proto).collect(),
-        attempts: attempts.iter().map(|(attempt, idle)| links::progress_to_proto(attempt, *idle)).collect(),
+        attempts: attempts
+            .iter()
+            .map(|(attempt, idle)| links::progress_to_proto(attempt, *idle))
+            .chain(held.iter().map(|attempt| links::progress_to_proto(attempt, Duration::ZERO)))
+            .collect(),
         abstaining: lasting.peers.was_late(),
         outputs_by_peers: lasting.inputs.by_peer(),
         refused_messages: refused.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
