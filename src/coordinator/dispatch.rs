@@ -88,13 +88,17 @@ impl Coordinator {
         task: TaskId,
         beside: Option<&NodeId>,
     ) -> Option<NodeId> {
-        let mesh = Mesh {
+        self.mesh(now).choose(&self.need(run, &run.task(task)?.task), beside)
+    }
+
+    /// The nodes, as the scheduler sees them.
+    pub(super) const fn mesh(&self, now: Tick) -> Mesh<'_> {
+        Mesh {
             members: &self.state.members,
             presences: &self.presences,
             strategy: self.settings.load_balancing_strategy,
             now,
-        };
-        mesh.choose(&self.need(run, &run.task(task)?.task), beside)
+        }
     }
 
     pub(super) fn has_waiting_work(&self) -> bool {
@@ -171,12 +175,7 @@ impl Coordinator {
 
     /// Which node each task is meant for, by the names people read.
     pub(super) fn assignments(&self, run: &RunId, tasks: &[NewTask]) -> Assignments {
-        let mesh = Mesh {
-            members: &self.state.members,
-            presences: &self.presences,
-            strategy: self.settings.load_balancing_strategy,
-            now: crate::types::Tick(0),
-        };
+        let mesh = self.mesh(self.decided_at());
         let mut assignments: Assignments =
             self.state.members.keys().map(|node| (node.clone(), Vec::new())).collect();
         let known = self.state.runs.get(run).into_iter().flat_map(|run| &run.tasks).map(|task| &task.task);

@@ -19,11 +19,7 @@ impl Coordinator {
             .doubted
             .iter()
             .filter_map(|node| self.presences.get_key_value(node))
-            .flat_map(|(node, presence)| {
-                presence.running.iter().map(move |(id, running)| {
-                    (node.clone(), AttemptRef { run: running.run.clone(), task: running.task, attempt: *id })
-                })
-            })
+            .flat_map(|(node, presence)| presence.attempts().map(|attempt| (node.clone(), attempt)))
             .filter(|(_, attempt)| {
                 let task = self.state.runs.get(&attempt.run).and_then(|run| run.task(attempt.task));
                 task.is_some_and(|task| task.executions().len() == 1)

@@ -9,7 +9,7 @@ use super::Coordinator;
 use super::eligibility::Refused;
 use super::event::TaskRef;
 use super::node::LoadScore;
-use super::placement::{Mesh, Need};
+use super::placement::Need;
 use super::run::{Kind, Run, Task, TaskState};
 use crate::types::{NodeId, RunId, Stage, TaskId, Tick};
 
@@ -192,12 +192,7 @@ impl Coordinator {
 
     /// Every node for a need, the best first.
     fn survey(&self, now: Tick, need: &Need<'_>) -> Vec<Candidate> {
-        let mesh = Mesh {
-            members: &self.state.members,
-            presences: &self.presences,
-            strategy: self.settings.load_balancing_strategy,
-            now,
-        };
+        let mesh = self.mesh(now);
         let cores_in_use = mesh.cores_in_use();
         let mut all: Vec<_> = self
             .state

@@ -1,12 +1,14 @@
 //! A node is FAILED: by detection, by its launcher, or by an operator; and what operators can do about nodes.
 
+use std::collections::BTreeSet;
+
 use super::breaker::TripReason;
 use super::decision::{Refusal, Reply};
 use super::event::{Event, FaultAnswer, RunEvent};
 use super::input::{FaultAction, FaultRequest, FaultTarget};
 use super::run::TaskState;
 use super::{Coordinator, Draft};
-use crate::types::{AttemptRef, FaultCause, NodeId, NodeStatus};
+use crate::types::{AttemptRef, FaultCause, NodeId, NodeStatus, RunId};
 
 impl Coordinator {
     /// Marks a node FAILED and gives its work to others. Answers what it had. A node that was asked to end is not
@@ -26,10 +28,8 @@ impl Coordinator {
             }
         }
         self.set_status(draft, node, NodeStatus::Failed, Some(cause));
-        let mut runs: Vec<_> =
+        let runs: BTreeSet<RunId> =
             self.presence(node).running.values().map(|attempt| attempt.run.clone()).collect();
-        runs.sort();
-        runs.dedup();
         for run in runs {
             self.record_run(draft, &run, RunEvent::NodeFault { node: node.clone(), cause });
         }
@@ -57,7 +57,7 @@ impl Coordinator {
                 FaultAction::Fail => taken.extend(self.fail_node(draft, node, &mut steps)),
                 FaultAction::Recover => steps.push(self.recover_node(draft, node)),
                 FaultAction::Drain { bound } => {
-                    let held = self.held(node);
+                    let held: Vec<AttemptRef> = self.presence(node).attempts().collect();
                     steps.push(self.drain_node(draft, node, bound));
                     if self.presence(node).running.is_empty() {
                         taken.extend(held);
@@ -67,11 +67,12 @@ impl Coordinator {
                     self.presence(node).breaker.reset();
                     steps.push(format!("closed the circuit breaker of {node}"));
                 }
-                FaultAction::RebuildConnections => {}
+                FaultAction::RebuildConnections => steps.push(if self.rebuild_links(node) {
+                    format!("{node} closes its links and opens them anew")
+                } else {
+                    format!("{node} has no links, or no connection by which it could be told")
+                }),
             }
-        }
-        if request.action == FaultAction::RebuildConnections {
-            steps.extend(self.rebuild_connections(draft, &nodes));
         }
         // Place the work now, so that the answer can say where it went.
         self.dispatch(draft);
@@ -116,25 +117,6 @@ impl Coordinator {
                 "{node_is}: not connected, and nothing here starts it; start it by hand; it is ACTIVE once it joins"
             )
         }
-    }
-
-    /// Has nodes close and open their links.
-    fn rebuild_connections(&mut self, draft: &mut Draft, nodes: &[NodeId]) -> Vec<String> {
-        let mut steps = Vec::new();
-        for node in nodes {
-            steps.push(match self.rebuild_links(draft, Some(node)) {
-                0 => format!("{node} has no links, or no connection by which it could be told"),
-                _ => format!("{node} closes its links and opens them anew"),
-            });
-        }
-        steps
-    }
-
-    fn held(&self, node: &NodeId) -> Vec<AttemptRef> {
-        let running = self.presences.get(node).into_iter().flat_map(|presence| &presence.running);
-        running
-            .map(|(id, held)| AttemptRef { run: held.run.clone(), task: held.task, attempt: *id })
-            .collect()
     }
 
     fn repeated(&self, request: &FaultRequest) -> Option<Reply> {

@@ -10,8 +10,8 @@ use super::links::LinkPlan;
 use super::message::Topology;
 use super::metrics::Figures;
 use super::node::{LoadScore, Presence};
-use super::placement::{Mesh, Need};
-use super::run::{Run, TaskState};
+use super::placement::Need;
+use super::run::Run;
 use crate::types::{
     FaultCause, LinkReport, LinkState, NodeId, NodeStatus, Now, RunId, Stage, ToolName, UnixMillis,
 };
@@ -27,9 +27,9 @@ pub struct MeshHealth {
     pub topology_health: f64,
     /// Live links.
     pub connections: u32,
-    /// Links that should be there.
+    /// Links to hold now, between the nodes that are there.
     pub planned_connections: u32,
-    /// Live links / planned links.
+    /// Live links / those that all nodes would have.
     pub connectivity: f64,
     /// The shape in force.
     pub topology: Topology,
@@ -133,13 +133,15 @@ impl Coordinator {
             })
             .collect();
         let relevant = self.relevant_runs();
-        let tasks = || self.state.open_runs().flat_map(|(_, run)| &run.tasks);
+        let tasks = self.state.open_runs().map(|(_, run)| run.waiting_and_running());
+        let (queued_tasks, running_tasks) =
+            tasks.fold((0, 0), |(waiting, running), run| (waiting + run.0, running + run.1));
         MeshHealth {
             at: now.wall,
             revision: self.revision,
             topology_health: self.state.health(),
             connections: count(self.connections()),
-            planned_connections: count(self.planned_connections()),
+            planned_connections: count(self.links.links().count()),
             connectivity: self.connectivity(),
             topology: self.topology(),
             active_nodes: count(self.state.active().count()),
@@ -147,10 +149,8 @@ impl Coordinator {
             nodes,
             node_progress: self.node_progress(&relevant),
             integration_progress: integration_progress(&relevant, tools),
-            queued_tasks: count(tasks().filter(|task| task.state == TaskState::Queued).count()),
-            running_tasks: count(
-                tasks().filter(|task| matches!(task.state, TaskState::Running { .. })).count(),
-            ),
+            queued_tasks: count(queued_tasks),
+            running_tasks: count(running_tasks),
             open_runs: count(self.state.open.len()),
             figures: self.figures(now.tick),
             alerts: self.alerts().collect(),
@@ -158,11 +158,11 @@ impl Coordinator {
         }
     }
 
-    /// Live links / planned links; 1 if none is planned.
+    /// Live links / those that all nodes would have; 1 if there are none to have.
     pub fn connectivity(&self) -> f64 {
-        match self.planned_connections() {
+        match LinkPlan::complete(self.links.topology(), self.state.members.len()) {
             0 => 1.0,
-            planned => self.connections() as f64 / planned as f64,
+            complete => self.connections() as f64 / complete as f64,
         }
     }
 
@@ -173,10 +173,6 @@ impl Coordinator {
 
     fn connections(&self) -> usize {
         self.state.active().map(|(node, _)| self.live_links(node).count()).sum()
-    }
-
-    fn planned_connections(&self) -> usize {
-        LinkPlan::complete(self.links.topology(), self.state.members.len())
     }
 
     /// The peers to which a node holds a planned link that was lately measured alive, both being ACTIVE.
@@ -191,12 +187,6 @@ impl Coordinator {
         presence.links.values().filter(holds).cloned().collect()
     }
 
-    /// Whether every link that the nodes that are there should hold lives.
-    pub fn is_linked(&self) -> bool {
-        let now = self.decided_at();
-        self.links.links().all(|(observer, subject)| self.is_live(now, observer, subject))
-    }
-
     fn fault_tolerance(&self) -> FaultTolerance {
         let nodes = self.state.members.len();
         let tolerated = (self.settings.fault_tolerance_level * nodes as f64).floor() as u32;
@@ -206,12 +196,7 @@ impl Coordinator {
 
     /// How many waiting tasks are meant for each node.
     fn queued_by_node(&self, now: Now) -> BTreeMap<NodeId, u32> {
-        let mesh = Mesh {
-            members: &self.state.members,
-            presences: &self.presences,
-            strategy: self.settings.load_balancing_strategy,
-            now: now.tick,
-        };
+        let mesh = self.mesh(now.tick);
         let mut queued = BTreeMap::new();
         for ((stage, _), tasks) in self.state.open_runs().flat_map(|(_, run)| &run.waiting) {
             let need = Need { capabilities: self.settings.required.of(*stage), tool: None, cpu_slots: 0 };

@@ -1,5 +1,7 @@
 //! Nodes come, speak, and go.
 
+use std::collections::BTreeSet;
+
 use super::breaker::CallOutcome;
 use super::decision::{Effect, Refusal, Reply};
 use super::event::{AttemptFault, Event, RunEvent};
@@ -9,7 +11,7 @@ use super::run::Task;
 use super::suspicion::Contact;
 use super::{Coordinator, Draft};
 use crate::types::{
-    AttemptRef, FaultCause, Incarnation, Load, NodeId, NodeSpec, NodeStatus, SessionId, Tick,
+    AttemptRef, FaultCause, Incarnation, Load, NodeId, NodeSpec, NodeStatus, RunId, SessionId, Tick,
 };
 
 impl Coordinator {
@@ -170,9 +172,7 @@ impl Coordinator {
         }
         let lost: Vec<AttemptRef> = self
             .presence(node)
-            .running
-            .iter()
-            .map(|(id, running)| AttemptRef { run: running.run.clone(), task: running.task, attempt: *id })
+            .attempts()
             .filter(|attempt| !running.contains(attempt) && !unacknowledged.contains(attempt))
             .collect();
         for attempt in lost {
@@ -293,14 +293,8 @@ impl Coordinator {
         for attempt in running.values() {
             presence.breaker.record(now, attempt.permit, outcome, 0.0);
         }
-        let taken: Vec<AttemptRef> = running
-            .into_iter()
-            .map(|(attempt, running)| AttemptRef { run: running.run, task: running.task, attempt })
-            .collect();
-        let mut runs: Vec<_> = taken.iter().map(|attempt| attempt.run.clone()).collect();
-        runs.dedup();
-        runs.sort();
-        runs.dedup();
+        let taken: Vec<AttemptRef> = running.iter().map(|(id, running)| running.named(*id)).collect();
+        let runs: BTreeSet<RunId> = taken.iter().map(|attempt| attempt.run.clone()).collect();
         for run in runs {
             let Some(state) = self.state.runs.get(&run) else { continue };
             let tasks = taken

@@ -180,13 +180,14 @@ impl Coordinator {
             is_sweep = self.sweep(&mut draft);
         }
         let has_news = is_sweep || std::mem::take(&mut self.watch.has_probe) || !draft.events.is_empty();
-        if time_passes || makes_room || has_news {
+        let may_follow = time_passes || makes_room || has_news;
+        if may_follow {
             self.end_drains(&mut draft);
         }
         if makes_room || has_news || !self.watch.doubted.is_empty() {
             self.dispatch(&mut draft);
         }
-        if time_passes || makes_room || has_news {
+        if may_follow {
             self.recover(&mut draft);
         }
         self.tell_rosters(&mut draft);
@@ -209,7 +210,7 @@ impl Coordinator {
             return false;
         }
         self.watch.sweep_at = draft.now.tick + self.settings.heartbeat_interval;
-        self.check_links(draft);
+        self.check_links(draft.now.tick);
         true
     }
 

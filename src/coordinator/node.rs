@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::breaker::{Breaker, Permit};
 use super::suspicion::Contact;
 use crate::types::{
-    AttemptId, FaultCause, Incarnation, LinkReport, Load, NodeId, NodeSpec, NodeStatus, RunId, SessionId,
-    TaskId, Tick, ToolName, UnixMillis,
+    AttemptId, AttemptRef, FaultCause, Incarnation, LinkReport, Load, NodeId, NodeSpec, NodeStatus, RunId,
+    SessionId, TaskId, Tick, ToolName, UnixMillis,
 };
 
 /// The durable part of a node.
@@ -91,6 +91,13 @@ pub struct RunningAttempt {
     pub missed_beats: Option<u32>,
 }
 
+impl RunningAttempt {
+    /// The name of this attempt, which has this number.
+    pub fn named(&self, attempt: AttemptId) -> AttemptRef {
+        AttemptRef { run: self.run.clone(), task: self.task, attempt }
+    }
+}
+
 impl Presence {
     /// A node that was never heard from.
     pub fn new(breaker: Breaker) -> Self {
@@ -116,6 +123,11 @@ impl Presence {
             process_id: 0,
             given: 0,
         }
+    }
+
+    /// What it runs, by the names under which it is told.
+    pub fn attempts(&self) -> impl Iterator<Item = AttemptRef> {
+        self.running.iter().map(|(id, running)| running.named(*id))
     }
 
     /// Cores its attempts use.

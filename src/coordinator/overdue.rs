@@ -35,7 +35,7 @@ impl Coordinator {
         let running = self.presences.get(node).into_iter().flat_map(|presence| &presence.running);
         let overdue: Vec<AttemptRef> = running
             .filter(|(_, running)| running.deadline <= now)
-            .map(|(id, running)| AttemptRef { run: running.run.clone(), task: running.task, attempt: *id })
+            .map(|(id, running)| running.named(*id))
             .collect();
         for attempt in overdue {
             self.take_back(
@@ -62,7 +62,7 @@ impl Coordinator {
         let is_silent = told.is_empty() && presence.load.running_tasks > 0;
         let (mut lost, mut hung) = (Vec::new(), Vec::new());
         for (id, running) in presence.running.iter_mut().filter(|_| !is_silent) {
-            let attempt = AttemptRef { run: running.run.clone(), task: running.task, attempt: *id };
+            let attempt = running.named(*id);
             match told.iter().find(|(known, _)| *known == attempt) {
                 Some((_, idle)) => {
                     running.missed_beats = Some(0);

@@ -285,11 +285,7 @@ impl Coordinator {
         let held = self.presences.get(node).map_or(0, |presence| presence.running.len());
         let detail = format!("{} attempts adopted, {revoked} revoked", held.saturating_sub(given));
         self.tell(draft, node, RecoveryStep::Synced, detail);
-        let waiting: usize = self
-            .state
-            .open_runs()
-            .map(|(_, run)| run.waiting.values().map(std::collections::BTreeSet::len).sum::<usize>())
-            .sum();
+        let waiting = self.state.waiting_tasks();
         let detail = format!("{given} waiting tasks moved to it, {waiting} wait");
         self.tell(draft, node, RecoveryStep::Rebalanced, detail);
         self.linked(draft, node, now);

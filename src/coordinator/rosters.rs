@@ -76,24 +76,15 @@ impl Coordinator {
         self.rosters.untold.extend(subjects);
     }
 
-    /// Has links closed and opened anew: those of one node, or all. Answers how many nodes are told.
-    pub(super) fn rebuild_links(&mut self, draft: &mut Draft, node: Option<&NodeId>) -> usize {
-        let told: Vec<NodeId> = match node {
-            Some(node) => vec![node.clone()],
-            None => {
-                self.rosters.rebuilt_at = Some(draft.now.tick);
-                self.presences.keys().cloned().collect()
-            }
-        };
-        let told = told.into_iter().filter(|node| {
-            self.links.has(node)
-                && self.presences.get(node).is_some_and(|presence| presence.session.is_some())
-        });
-        let told: BTreeSet<NodeId> = told.collect();
-        let count = told.len();
-        self.rosters.untold.extend(told.iter().cloned());
-        self.rosters.rebuild.extend(told);
-        count
+    /// Has a node close its links and open them anew. Answers whether it has any and can be told.
+    pub(super) fn rebuild_links(&mut self, node: &NodeId) -> bool {
+        let is_told = self.links.has(node)
+            && self.presences.get(node).is_some_and(|presence| presence.session.is_some());
+        if is_told {
+            self.rosters.untold.insert(node.clone());
+            self.rosters.rebuild.insert(node.clone());
+        }
+        is_told
     }
 
     /// Sends what nodes have not been told yet.
@@ -139,8 +130,7 @@ impl Coordinator {
     }
 
     /// Builds all links anew if too few live for too long.
-    pub(super) fn check_links(&mut self, draft: &mut Draft) {
-        let now = draft.now.tick;
+    pub(super) fn check_links(&mut self, now: Tick) {
         let is_active = |node| self.status(node) == Some(NodeStatus::Active);
         let among =
             self.links.links().filter(|(observer, subject)| is_active(observer) && is_active(subject));
@@ -156,7 +146,11 @@ impl Coordinator {
         let since = *self.rosters.few_since.get_or_insert(now);
         let is_rested = self.rosters.rebuilt_at.is_none_or(|at| now >= at + REBUILD_EVERY);
         if now >= since + self.settings.heartbeat_interval * 2 && is_rested {
-            self.rebuild_links(draft, None);
+            self.rosters.rebuilt_at = Some(now);
+            let nodes: Vec<NodeId> = self.presences.keys().cloned().collect();
+            for node in &nodes {
+                self.rebuild_links(node);
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::event::{Event, FaultAnswer, RunEvent};
 use super::node::Member;
 use super::run::Run;
-use crate::types::{Digest, Epoch, NodeId, NodeStatus, RunId};
+use crate::types::{Digest, Epoch, NodeId, NodeSpec, NodeStatus, RunId};
 
 /// How many answers to HandleFault are kept for repetitions.
 const KEPT_FAULTS: usize = 1000;
@@ -43,29 +43,10 @@ impl State {
     pub fn apply(&mut self, event: &Event) {
         match event {
             Event::NodeDeclared(spec) => {
-                self.members
-                    .entry(spec.node_id.clone())
-                    .and_modify(|member| member.spec = spec.clone())
-                    .or_insert_with(|| Member {
-                        spec: spec.clone(),
-                        status: NodeStatus::Initializing,
-                        cause: None,
-                        detail: String::new(),
-                        drained: false,
-                        incarnation: None,
-                    });
+                self.member(spec);
             }
             Event::NodeJoined { spec, incarnation } => {
-                let member = self.members.entry(spec.node_id.clone()).or_insert_with(|| Member {
-                    spec: spec.clone(),
-                    status: NodeStatus::Initializing,
-                    cause: None,
-                    detail: String::new(),
-                    drained: false,
-                    incarnation: None,
-                });
-                member.spec = spec.clone();
-                member.incarnation = Some(*incarnation);
+                self.member(spec).incarnation = Some(*incarnation);
             }
             Event::NodeStatusChanged { node, status, cause } => {
                 if let Some(member) = self.members.get_mut(node) {
@@ -127,6 +108,20 @@ impl State {
         }
     }
 
+    /// The member that is described so, known before or not.
+    fn member(&mut self, spec: &NodeSpec) -> &mut Member {
+        let member = self.members.entry(spec.node_id.clone()).or_insert_with(|| Member {
+            spec: spec.clone(),
+            status: NodeStatus::Initializing,
+            cause: None,
+            detail: String::new(),
+            drained: false,
+            incarnation: None,
+        });
+        member.spec.clone_from(spec);
+        member
+    }
+
     /// The nodes that are ACTIVE.
     pub fn active(&self) -> impl Iterator<Item = (&NodeId, &Member)> {
         self.members.iter().filter(|(_, member)| member.status == NodeStatus::Active)
@@ -138,6 +133,11 @@ impl State {
             0 => 0.0,
             all => self.active().count() as f64 / all as f64,
         }
+    }
+
+    /// Tasks of open runs that wait for a node.
+    pub fn waiting_tasks(&self) -> usize {
+        self.open_runs().map(|(_, run)| run.waiting_and_running().0).sum()
     }
 
     /// The runs that have work to do, oldest first.

@@ -3,7 +3,6 @@
 use super::{DiagnosisResult, Figure, Finding, FindingSeverity, Section, SectionDiagnosis};
 use crate::coordinator::Coordinator;
 use crate::coordinator::breaker::State as BreakerState;
-use crate::coordinator::run::Run;
 use crate::types::{NodeId, Tick};
 
 /// Difference between the greatest and the mean load score of the ACTIVE nodes. Source: the operations manual,
@@ -45,7 +44,7 @@ impl Coordinator {
                 });
             }
         }
-        let waiting: usize = self.state.open_runs().map(|(_, run)| waiting(run)).sum();
+        let waiting = self.state.waiting_tasks();
         figures.push(Figure {
             name: "run_queue",
             value: waiting as f64,
@@ -89,8 +88,4 @@ impl Coordinator {
             })
         })
     }
-}
-
-fn waiting(run: &Run) -> usize {
-    run.waiting.values().map(std::collections::BTreeSet::len).sum()
 }
