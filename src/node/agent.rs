@@ -34,8 +34,9 @@ use crate::types::{AttemptRef, Epoch, Incarnation, NodeSpec};
 pub(super) const PROTOCOL: (u32, u32) = (1, 1);
 /// How long what runs may take to end when the process is asked to.
 const STOP_BOUND: Duration = Duration::from_secs(5);
-/// A session that lived this long was a good one: the next attempts start from the shortest pause.
-const GOOD_SESSION: Duration = Duration::from_secs(5);
+/// A session that lived this long was a good one: the next attempts start from the shortest pause, so that a node whose
+/// connections break now and then is back within the coordinator's `mesh.reconnect_grace`.
+const GOOD_SESSION: Duration = Duration::from_secs(1);
 /// Results and acknowledgements of peers that may wait.
 const FROM_PEERS: usize = 256;
 /// Pauses between attempts to open a session.
