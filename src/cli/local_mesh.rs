@@ -66,6 +66,7 @@ impl LocalMesh {
             toolchain_mode: toolchain.as_ref().map(|toolchain| toolchain.mode.clone()),
             blob_dir,
             store: MemoryStore::new(),
+            salvage: false,
             clock: Arc::new(SystemClock::new()),
             random: Arc::new(random),
         })

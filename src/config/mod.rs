@@ -16,6 +16,7 @@ mod section;
 mod service;
 mod setting;
 mod sources;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -35,6 +36,7 @@ pub use service::{
     AuthSettings, Role, RunSettings, SecretHash, ServerSettings, TlsSettings, Token, WorkspaceSettings,
 };
 pub use sources::{FILE_NAME, Overrides, PREFIX, Sources, process_environment};
+pub use state::{StateSettings, StoreKind};
 
 use reader::{At, Reader};
 use section::{any, section};
@@ -53,6 +55,8 @@ section! {
         workspace: WorkspaceSettings = WorkspaceSettings::default(), any("a table");
         /// How many runs there are and how they go.
         runs: RunSettings = RunSettings::default(), any("a table");
+        /// What is kept over a restart, and where.
+        state: StateSettings = StateSettings::default(), any("a table");
         /// How the projects share the mesh.
         queue: QueueSettings = QueueSettings::default(), any("a table");
         /// The agent nodes.

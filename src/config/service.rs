@@ -158,7 +158,8 @@ section! {
         max_blob_bytes: u64 = 256 << 20, BYTES;
         /// Bytes of all blobs together; the least recently used go first.
         max_store_bytes: u64 = 4 << 30, BYTES;
-        /// Where blobs are kept; if not set, in a temporary folder that goes with the process.
+        /// Where blobs are kept; if not set, in `state.dir`, or with `state.store = "memory"` in a temporary folder that
+        /// goes with the process.
         blob_dir: Option<PathBuf> = None, FOLDER;
     }
 }
@@ -170,8 +171,10 @@ section! {
         max_open: u32 = 100, AT_LEAST_ONE;
         /// Seconds that a run may take when its request does not say.
         timeout: Duration = Duration::from_secs(3600), POSITIVE;
-        /// Finished runs whose reports are kept.
-        keep: u32 = 100, AT_LEAST_ONE;
+        /// Finished runs that are kept, with their reports.
+        keep: u32 = 1000, AT_LEAST_ONE;
+        /// Seconds for which a finished run is kept (30 days).
+        keep_for: Duration = Duration::from_secs(30 * 24 * 3600), POSITIVE;
         /// Whether configuration that runs code of the tree is used (plugins, init hooks); if not set, only when the
         /// tree is linted in place by its user.
         allow_tree_code: Option<bool> = None, any("true or false");

@@ -93,6 +93,11 @@ pub struct Permit {
 }
 
 impl Permit {
+    /// For a call that a breaker before this one let through: it counts while this one was never tripped.
+    pub const fn adopted() -> Self {
+        Self { generation: 0, probe: false }
+    }
+
     /// Whether the call is the one probe of HalfOpen.
     pub const fn is_probe(self) -> bool {
         self.probe

@@ -197,13 +197,15 @@ impl Coordinator {
 
     fn limits(&self, node: &NodeId, now: Tick) -> Limits {
         let presence = self.presences.get(node);
+        let is_starting = self.watch.started.is_some_and(|at| now < at + self.settings.message_timeout);
         Limits {
             quiet: self.quiet(presence, now),
             silent_after: presence.map_or(Duration::MAX, |presence| self.silent_after(presence, now)),
             fresh: self.settings.probe_interval * 3,
             message_timeout: self.settings.message_timeout,
             reconnect_grace: self.settings.reconnect_grace,
-            is_starting: self.watch.started.is_some_and(|at| now < at + self.settings.message_timeout),
+            is_starting,
+            is_awaited: is_starting && presence.is_some_and(|presence| presence.contact.is_awaited),
             is_guarded: self.watch.is_guarded,
             unguarded: self.watch.guarded_until.map_or(Duration::MAX, |until| now.since(until)),
         }

@@ -135,6 +135,11 @@ impl Coordinator {
         text
     }
 
+    /// Takes up a drain that was ordered under an earlier coordinator: what the node still runs gets its time anew.
+    pub(super) fn resume_drain(&mut self, node: &NodeId, now: Tick) {
+        self.drains.deadlines.insert(node.clone(), now + self.settings.drain_timeout);
+    }
+
     /// Takes the drain of a node back. Answers whether there was one.
     pub(super) fn undrain(&mut self, draft: &mut Draft, node: &NodeId) -> bool {
         self.drains.deadlines.remove(node);

@@ -61,6 +61,8 @@ pub enum Event {
     Run {
         /// The run.
         run: RunId,
+        /// Its number in the run, from 1 without gaps.
+        sequence: u64,
         /// When, for display.
         at: UnixMillis,
         /// What.

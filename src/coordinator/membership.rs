@@ -98,6 +98,7 @@ impl Coordinator {
             presence.links.clear();
         }
         presence.contact.since = Some(now.tick);
+        presence.contact.is_awaited = false;
         (presence.contact.probes, presence.contact.probed_at) = (0, None);
         presence.heard_at = Some((now.tick, now.wall));
         presence.host_id = hello.host_id;

@@ -25,6 +25,7 @@ pub mod queue;
 pub mod recovery;
 pub mod run;
 pub mod settings;
+pub mod snapshot;
 pub mod state;
 pub mod suspicion;
 
@@ -37,6 +38,7 @@ mod faults;
 mod hold_down;
 mod membership;
 mod overdue;
+mod restart;
 mod results;
 mod rosters;
 mod runs;
@@ -234,6 +236,11 @@ impl Coordinator {
         invariants::broken(self)
     }
 
+    /// When to let time pass next, before anything was decided.
+    pub const fn wake_at(&self) -> Option<Tick> {
+        self.watch.due
+    }
+
     /// The settings in force.
     pub const fn settings(&self) -> &Settings {
         &self.settings
@@ -297,7 +304,8 @@ impl Coordinator {
     }
 
     fn record_run(&mut self, draft: &mut Draft, run: &RunId, event: RunEvent) {
-        let event = Event::Run { run: run.clone(), at: draft.now.wall, event };
+        let sequence = self.state.runs.get(run).map_or(0, |run| run.sequence) + 1;
+        let event = Event::Run { run: run.clone(), sequence, at: draft.now.wall, event };
         self.record(draft, event);
     }
 

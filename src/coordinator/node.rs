@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use super::breaker::{Breaker, Permit};
 use super::suspicion::Contact;
 use crate::types::{
@@ -10,7 +12,7 @@ use crate::types::{
 };
 
 /// The durable part of a node.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Member {
     /// Its declared part.
     pub spec: NodeSpec,

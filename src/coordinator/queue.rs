@@ -129,6 +129,16 @@ impl FairQueue {
         self.set_waiting(id, run.is_open() && !run.waiting.is_empty());
     }
 
+    /// Takes in a run that was begun under an earlier coordinator. What its project has had then is forgotten; its
+    /// running tasks are charged anew.
+    pub fn adopt(&mut self, now: Tick, id: &RunId, run: &Run) {
+        self.open(id, &run.order.project, run.order.priority);
+        for task in run.tasks.iter().filter(|task| matches!(task.state, TaskState::Running { .. })) {
+            self.begin(now, id, task.task.id, task.cost, cpu_slots(task.task.stage));
+        }
+        self.set_waiting(id, run.is_open() && !run.waiting.is_empty());
+    }
+
     fn open(&mut self, id: &RunId, project: &str, priority: Priority) {
         if !self.projects.contains_key(project) {
             self.forget_idle();

@@ -4,6 +4,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::event::{FinishedResult, RunEvent, RunOrder, TaskRef};
 use crate::types::{
     AttemptId, FaultCause, Incarnation, Measured, NodeId, Outcome, Stage, TaskId, TaskOutput, ToolError,
@@ -14,7 +16,7 @@ use crate::types::{
 pub type Kind = (Stage, Option<ToolName>);
 
 /// One request and what became of it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// What was asked.
     pub order: RunOrder,
@@ -25,6 +27,7 @@ pub struct Run {
     /// Its tasks; task `n` is at `n - 1`.
     pub tasks: Vec<Task>,
     /// Its waiting tasks, so that placing work need not look at all others; the longest first.
+    #[serde(skip)]
     pub waiting: BTreeMap<Kind, BTreeSet<(Reverse<u64>, TaskId)>>,
     /// How many of its tasks are not over.
     pub unfinished: usize,
@@ -37,7 +40,7 @@ pub struct Run {
 }
 
 /// A node that failed while it had work of a run.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunFault {
     /// The node.
     pub node: NodeId,
@@ -48,7 +51,7 @@ pub struct RunFault {
 }
 
 /// How a run ended.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunEnding {
     /// How.
     pub outcome: Outcome,
@@ -59,11 +62,12 @@ pub struct RunEnding {
 }
 
 /// A unit of a run.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Task {
     /// Its names.
     pub task: TaskRef,
     /// The same for people, made once: whoever watches the run is told the names again and again.
+    #[serde(skip)]
     pub name: Arc<str>,
     /// Estimated effort; only compared.
     pub cost: u64,
@@ -76,7 +80,7 @@ pub struct Task {
 }
 
 /// One node's try at a task.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Execution {
     /// Its number.
     pub attempt: AttemptId,
@@ -87,7 +91,7 @@ pub struct Execution {
 }
 
 /// Where a task is.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum TaskState {
     /// It waits for a node.
     Queued,
@@ -148,6 +152,17 @@ impl Run {
             sequence: 0,
             ending: None,
             faults: Vec::new(),
+        }
+    }
+
+    /// Makes anew what is not stored, since it follows from the rest.
+    pub(super) fn complete(&mut self) {
+        let is_open = self.is_open();
+        for task in &mut self.tasks {
+            task.name = task.task.to_string().into();
+            if is_open && task.state == TaskState::Queued {
+                self.waiting.entry(task.kind()).or_default().insert(task.place());
+            }
         }
     }
 

@@ -72,6 +72,8 @@ pub struct Settings {
     pub max_runs_per_project: Option<usize>,
     /// Runs that are remembered after they ended.
     pub kept_runs: usize,
+    /// How long they are.
+    pub keep_runs_for: Duration,
     /// How long a drained node may take to finish what it runs, if its operator does not say.
     pub drain_timeout: Duration,
     /// How node processes are started again.
@@ -134,6 +136,7 @@ impl Default for Settings {
             max_tasks_per_project: None,
             max_runs_per_project: None,
             kept_runs: 1000,
+            keep_runs_for: Duration::from_secs(30 * 24 * 3600),
             drain_timeout: Duration::from_secs(30),
             restart: RestartPolicy::default(),
             alerts: AlertSettings::default(),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::event::{Event, FaultAnswer, RunEvent};
+use super::event::{Event, FaultAnswer, RunEvent, RunOrder};
 use super::node::Member;
 use super::run::Run;
 use crate::types::{Digest, Epoch, NodeId, NodeSpec, NodeStatus, RunId};
@@ -76,20 +76,17 @@ impl State {
                     self.faults.remove(&oldest);
                 }
             }
-            Event::Run { run, at, event } => {
+            Event::Run { run, at, event, .. } => {
                 if let RunEvent::Started { order, .. } = event {
                     self.runs.insert(run.clone(), Run::new((**order).clone(), *at));
-                    self.order.push_back(run.clone());
-                    self.open.push(run.clone());
-                    if !order.request_id.is_empty() {
-                        let key = (order.caller.clone(), order.request_id.clone());
-                        self.requests.insert(key, run.clone());
-                    }
+                    self.enlist(run, order);
                 }
                 if let RunEvent::Finished { .. } = event {
                     self.open.retain(|open| open != run);
                 }
-                if let RunEvent::TaskAssigned { attempt, .. } = event {
+                if let RunEvent::TaskAssigned { attempt, .. } = event
+                    && attempt.epoch == self.epoch
+                {
                     self.attempts = self.attempts.max(attempt.number);
                 }
                 if let Some(state) = self.runs.get_mut(run) {
@@ -105,6 +102,15 @@ impl State {
                 }
                 self.order.retain(|kept| kept != run);
             }
+        }
+    }
+
+    /// Enters a run that was started in the lists.
+    pub(super) fn enlist(&mut self, run: &RunId, order: &RunOrder) {
+        self.order.push_back(run.clone());
+        self.open.push(run.clone());
+        if !order.request_id.is_empty() {
+            self.requests.insert((order.caller.clone(), order.request_id.clone()), run.clone());
         }
     }
 

@@ -35,6 +35,8 @@ pub struct Contact {
     pub flaps: VecDeque<Tick>,
     /// It was suspected together with too many others: nothing is held against it.
     pub is_excused: bool,
+    /// It was there under an earlier coordinator and has not joined this one yet.
+    pub is_awaited: bool,
     /// What the last probes measured of its clock, in milliseconds ahead of the coordinator's.
     pub clock_offsets: VecDeque<i64>,
     /// When it is looked at next.
@@ -93,6 +95,8 @@ pub struct Limits {
     pub reconnect_grace: Duration,
     /// The coordinator has just started: nobody is FAILED.
     pub is_starting: bool,
+    /// The coordinator has just started, and the node, which was there before, has not found it yet: its work goes on.
+    pub is_awaited: bool,
     /// So many are suspected at once that the coordinator suspects itself.
     pub is_guarded: bool,
     /// Since that was last so. Of those that were silent together the first to return must not condemn the others.
@@ -187,7 +191,10 @@ pub fn judge(evidence: &Evidence, limits: &Limits) -> Verdict {
         SessionEnding::Reset => since >= DOUBLE_AFTER_RESET,
         SessionEnding::Given => evidence.silence >= limits.silent_after,
     };
-    Verdict::Degraded { cause: FaultCause::SessionLost, doubles_work: is_due && !limits.is_guarded }
+    Verdict::Degraded {
+        cause: FaultCause::SessionLost,
+        doubles_work: is_due && !limits.is_guarded && !limits.is_awaited,
+    }
 }
 
 /// The longest hold-down.

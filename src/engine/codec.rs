@@ -1,10 +1,33 @@
 //! Facts to records and back. A version's meaning never changes.
 
-use crate::coordinator::event::Event;
-use crate::store::Record;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
-/// The form written now: the event as JSON.
+use crate::coordinator::event::{Event, RunEvent};
+use crate::coordinator::snapshot::Part;
+use crate::store::Record;
+use crate::types::{RunId, UnixMillis};
+
+/// The form written now: JSON.
 const VERSION: u16 = 1;
+
+/// What a snapshot holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Kept {
+    /// A part of the state. All of them come first.
+    State(Part),
+    /// An event of a run, for those who watch it; the state has what follows from it already.
+    Event {
+        /// The run.
+        run: RunId,
+        /// Its number in the run.
+        sequence: u64,
+        /// When, for display.
+        at: UnixMillis,
+        /// What.
+        event: RunEvent,
+    },
+}
 
 /// Why a record cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -17,13 +40,31 @@ pub enum CodecError {
     Damaged(#[from] serde_json::Error),
 }
 
-/// Encodes a fact.
+/// Encodes a fact of the log.
 pub fn encode(event: &Event) -> Result<Record, CodecError> {
-    Ok(Record { version: VERSION, bytes: serde_json::to_vec(event)? })
+    write(event)
 }
 
-/// Decodes a fact.
+/// Decodes a fact of the log.
 pub fn decode(record: &Record) -> Result<Event, CodecError> {
+    read(record)
+}
+
+/// Encodes a record of a snapshot.
+pub fn encode_kept(kept: &Kept) -> Result<Record, CodecError> {
+    write(kept)
+}
+
+/// Decodes a record of a snapshot.
+pub fn decode_kept(record: &Record) -> Result<Kept, CodecError> {
+    read(record)
+}
+
+fn write(fact: &impl Serialize) -> Result<Record, CodecError> {
+    Ok(Record { version: VERSION, bytes: serde_json::to_vec(fact)? })
+}
+
+fn read<T: DeserializeOwned>(record: &Record) -> Result<T, CodecError> {
     match record.version {
         VERSION => Ok(serde_json::from_slice(&record.bytes)?),
         other => Err(CodecError::UnknownVersion(other)),

@@ -12,16 +12,40 @@ use super::{Command, Query, Stopped, progress};
 use crate::coordinator::Coordinator;
 use crate::coordinator::decision::Reply;
 use crate::coordinator::input::Input;
+use crate::store::StoreError;
 use crate::types::{Now, RunId};
+
+/// Whether facts can be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    /// They are, as they come.
+    Works,
+    /// There is no room for them.
+    Full,
+    /// They cannot be brought to the store.
+    Fails,
+}
+
+impl Storage {
+    pub(super) const fn after(error: Option<&StoreError>) -> Self {
+        match error {
+            None => Storage::Works,
+            Some(StoreError::Full { .. }) => Storage::Full,
+            Some(_) => Storage::Fails,
+        }
+    }
+}
 
 /// How others speak to the engine. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
     pub(super) commands: mpsc::Sender<Command>,
+    pub(super) observer: mpsc::Sender<Query>,
     pub(super) sessions: Sessions,
     pub(super) probes: Probes,
     pub(super) logs: RunLogs,
     pub(super) revision: channel::Receiver<u64>,
+    pub(super) storage: channel::Receiver<Storage>,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -39,13 +63,25 @@ impl Handle {
         &self,
         question: impl FnOnce(&Coordinator, Now) -> T + Send + 'static,
     ) -> Result<T, Stopped> {
-        let (reply, answer) = oneshot::channel();
-        let query: Query = Box::new(move |core, now| {
-            // The asker may have gone away.
-            let _ = reply.send(question(core, now));
-        });
+        let (query, answer) = asked(question);
         self.commands.send(Command::Query(query)).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
+    }
+
+    /// Looks at the mesh's health. Answered also while facts cannot be stored; then what it sees may be ahead of what is
+    /// stored.
+    pub async fn observe<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Coordinator, Now) -> T + Send + 'static,
+    ) -> Result<T, Stopped> {
+        let (query, answer) = asked(question);
+        self.observer.send(query).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Whether facts can be stored now.
+    pub fn storage(&self) -> Storage {
+        *self.storage.borrow()
     }
 
     /// How far a run is, after the newest change at least.
@@ -81,4 +117,16 @@ impl Handle {
     pub fn now(&self) -> Now {
         self.clock.now()
     }
+}
+
+/// A question, and where its answer arrives.
+fn asked<T: Send + 'static>(
+    question: impl FnOnce(&Coordinator, Now) -> T + Send + 'static,
+) -> (Query, oneshot::Receiver<T>) {
+    let (reply, answer) = oneshot::channel();
+    let query: Query = Box::new(move |core, now| {
+        // The asker may have gone away.
+        let _ = reply.send(question(core, now));
+    });
+    (query, answer)
 }

@@ -1,14 +1,18 @@
 //! The only owner of the coordinator: receives what happens, has it decided, commits the facts, performs the effects.
 //!
 //! What arrives together is committed together. No effect is seen before the facts behind it are stored, and readers see
-//! committed state only. If the store fails, the engine stops: it must not go on with a state nobody can restore.
+//! committed state only. While the store cannot take facts, nothing is decided; only those who look at the mesh's health
+//! are answered. If it fails for good, the engine stops: it must not go on with a state nobody can restore.
 
 pub mod clock;
 pub mod codec;
+mod commit;
+mod compaction;
 mod handle;
 mod log;
 pub mod probes;
 mod progress;
+mod restore;
 pub mod sessions;
 pub mod watch;
 
@@ -22,13 +26,16 @@ use crate::coordinator::decision::{Effect, Reply};
 use crate::coordinator::event::Event;
 use crate::coordinator::input::Input;
 use crate::coordinator::settings::Settings;
-use crate::store::{Store, StoreError};
+use crate::store::{Record, Store, StoreError};
 use crate::types::{NodeId, Now, RunId, Tick};
 use clock::Clock;
-pub use handle::Handle;
+use commit::Committer;
+pub use handle::{Handle, Storage};
 use log::log;
 use probes::Probes;
 pub use progress::progress;
+pub use restore::RestoreError;
+use restore::Restored;
 use sessions::Sessions;
 use watch::RunLogs;
 
@@ -71,47 +78,86 @@ pub enum EngineError {
     /// A record.
     #[error(transparent)]
     Codec(#[from] codec::CodecError),
+    /// What is stored is no state.
+    #[error(transparent)]
+    Restore(#[from] restore::RestoreError),
+}
+
+/// What an engine is made of.
+pub struct EngineOptions<S> {
+    /// The core's settings.
+    pub settings: Settings,
+    /// Where facts are kept.
+    pub store: S,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Takes the orders to start node processes.
+    pub restarts: mpsc::Sender<RestartOrder>,
+    /// Go on without what is damaged in the store.
+    pub salvage: bool,
 }
 
 /// The engine, ready to run.
 pub struct Engine<S> {
     core: Coordinator,
-    store: S,
-    stored: u64,
+    committer: Committer<S>,
     clock: Arc<dyn Clock>,
     commands: mpsc::Receiver<Command>,
+    /// Questions that are answered even while facts cannot be stored.
+    looks: mpsc::Receiver<Query>,
     sessions: Sessions,
     logs: RunLogs,
     /// The positions in the queue that watchers know of.
     positions: BTreeMap<RunId, u32>,
     revision: channel::Sender<u64>,
+    storage: channel::Sender<Storage>,
     restarts: mpsc::Sender<RestartOrder>,
 }
 
 impl<S: Store> Engine<S> {
-    /// Opens the store for a new coordinator start. Orders to start node processes go to `restarts`.
-    pub fn new(
-        settings: Settings,
-        mut store: S,
-        clock: Arc<dyn Clock>,
-        restarts: mpsc::Sender<RestartOrder>,
-    ) -> Result<(Self, Handle), EngineError> {
+    /// Opens the store for a new coordinator start, and takes up the state that is there. Blocks on the store.
+    pub fn open(options: EngineOptions<S>) -> Result<(Self, Handle), EngineError> {
+        let EngineOptions { settings, mut store, clock, restarts, salvage } = options;
         let epoch = store.open_epoch()?;
+        let loaded = store.load()?;
+        let Restored { state, logs, lost, unreadable } = restore::restore(&loaded, epoch, salvage)?;
+        for run in &lost {
+            tracing::warn!(%run, "the run is given up: what was stored of it is damaged");
+        }
+        // What was left out must not be found again at the next start.
+        let is_changed = !lost.is_empty() || unreadable > 0;
+        let loose = if is_changed { u64::MAX } else { loaded.log.len() as u64 };
+        let core = Coordinator::resume(settings, state, clock.now());
         let (sender, commands) = mpsc::channel(QUEUE);
-        let (revision, watched) = channel::channel(0);
-        let (sessions, logs) = (Sessions::default(), RunLogs::default());
+        let (observer, looks) = mpsc::channel(QUEUE);
+        let (revision, revised) = channel::channel(0);
+        let (storage, stored) = channel::channel(Storage::Works);
+        let sessions = Sessions::default();
         let handle = Handle {
             commands: sender,
+            observer,
             sessions: sessions.clone(),
             probes: Probes::default(),
             logs: logs.clone(),
-            revision: watched,
+            revision: revised,
+            storage: stored,
             clock: clock.clone(),
         };
-        let core = Coordinator::new(settings, epoch);
+        let committer = Committer::new(store, epoch, loaded.position, loose);
         let positions = BTreeMap::new();
-        let engine =
-            Self { core, store, stored: 0, clock, commands, sessions, logs, positions, revision, restarts };
+        let engine = Self {
+            core,
+            committer,
+            clock,
+            commands,
+            looks,
+            sessions,
+            logs,
+            positions,
+            revision,
+            storage,
+            restarts,
+        };
         Ok((engine, handle))
     }
 
@@ -124,13 +170,17 @@ impl<S: Store> Engine<S> {
     }
 
     async fn serve(&mut self) -> Result<(), EngineError> {
-        let mut wake_at: Option<Tick> = None;
+        let mut wake_at = self.core.wake_at();
         loop {
             let first = tokio::select! {
                 command = self.commands.recv() => match command {
                     Some(command) => Some(command),
                     None => return Ok(()),
                 },
+                Some(look) = self.looks.recv() => {
+                    look(&self.core, self.clock.now());
+                    continue;
+                }
                 () = sleep_until(wake_at, self.clock.now().tick) => None,
             };
             let mut batch: Vec<Command> = first.into_iter().collect();
@@ -139,12 +189,15 @@ impl<S: Store> Engine<S> {
             {
                 batch.push(more);
             }
-            wake_at = self.step(batch)?;
+            wake_at = self.step(batch).await?;
+            if self.committer.loose() >= compaction::due(self.core.state(), &self.logs) {
+                self.compact().await?;
+            }
         }
     }
 
     /// Decides a batch, commits, performs. An empty batch lets time pass.
-    fn step(&mut self, batch: Vec<Command>) -> Result<Option<Tick>, EngineError> {
+    async fn step(&mut self, batch: Vec<Command>) -> Result<Option<Tick>, EngineError> {
         let now = self.clock.now();
         let (mut events, mut effects, mut replies, mut queries) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -165,7 +218,7 @@ impl<S: Store> Engine<S> {
             wake_at = decision.wake_at;
             replies.extend(reply.map(|reply| (reply, decision.reply)));
         }
-        self.commit(&events)?;
+        self.commit(&events).await?;
         self.publish(events);
         // Links and alerts change without an event.
         let revision = self.core.revision();
@@ -183,14 +236,25 @@ impl<S: Store> Engine<S> {
         Ok(wake_at)
     }
 
-    fn commit(&mut self, events: &[Event]) -> Result<(), EngineError> {
+    /// Stores facts. As long as that takes, nothing is decided, but whoever looks at the mesh gets an answer.
+    async fn commit(&mut self, events: &[Event]) -> Result<(), EngineError> {
         if events.is_empty() {
             return Ok(());
         }
-        let batch = events.iter().map(codec::encode).collect::<Result<Vec<_>, _>>()?;
-        let count = batch.len() as u64;
-        self.store.append(self.core.state().epoch, self.stored, batch)?;
-        self.stored += count;
+        let batch = events.iter().map(codec::encode).collect::<Result<Arc<[Record]>, _>>()?;
+        let Self { core, committer, looks, storage, clock, .. } = self;
+        let committed = committer.append(batch, |error| {
+            storage.send_replace(Storage::after(error));
+        });
+        answering(looks, core, &**clock, committed).await?;
+        Ok(())
+    }
+
+    /// Has the store keep the state in place of the facts that made it.
+    async fn compact(&mut self) -> Result<(), EngineError> {
+        let records = compaction::records(self.core.state(), &self.logs)?;
+        let Self { core, committer, looks, clock, .. } = self;
+        answering(looks, core, &**clock, committer.snapshot(records)).await?;
         Ok(())
     }
 
@@ -204,8 +268,8 @@ impl<S: Store> Engine<S> {
         for event in events {
             log(&event);
             match event {
-                Event::Run { run, at, event } => {
-                    self.logs.append(&run, at, event);
+                Event::Run { run, sequence, at, event } => {
+                    self.logs.append(&run, sequence, at, event);
                     changed.insert(run);
                 }
                 Event::RunForgotten(run) => forgotten.push(run),
@@ -245,6 +309,23 @@ impl<S: Store> Engine<S> {
                     tracing::warn!(node = %order.node, "no launcher takes the request to start this node");
                 }
             }
+        }
+    }
+}
+
+/// Waits for the store, and answers those who only look meanwhile.
+async fn answering<T>(
+    looks: &mut mpsc::Receiver<Query>,
+    core: &Coordinator,
+    clock: &dyn Clock,
+    stored: impl Future<Output = T>,
+) -> T {
+    let mut stored = std::pin::pin!(stored);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut stored => return done,
+            Some(look) = looks.recv() => look(core, clock.now()),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! when somebody asks, once for all who do.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -114,6 +115,8 @@ impl RunLog {
 #[derive(Debug, Clone, Default)]
 pub struct RunLogs {
     logs: Arc<Mutex<BTreeMap<RunId, Arc<RunLog>>>>,
+    /// How many events they have together.
+    events: Arc<AtomicU64>,
 }
 
 impl RunLogs {
@@ -122,11 +125,21 @@ impl RunLogs {
         self.lock().get(run).cloned()
     }
 
-    pub(super) fn append(&self, run: &RunId, at: UnixMillis, event: RunEvent) {
+    pub(super) fn append(&self, run: &RunId, sequence: u64, at: UnixMillis, event: RunEvent) {
         let log = self.lock().entry(run.clone()).or_insert_with(|| Arc::new(RunLog::new())).clone();
         let mut events = log.lock();
-        let sequence = events.len() as u64 + 1;
+        self.events.fetch_add(1, Ordering::Relaxed);
         events.push(Arc::new(LoggedEvent { sequence, at, event }));
+    }
+
+    /// How many events are kept, of all runs.
+    pub(super) fn events(&self) -> u64 {
+        self.events.load(Ordering::Relaxed)
+    }
+
+    /// The events that are kept.
+    pub(super) fn all(&self) -> Vec<(RunId, Vec<Arc<LoggedEvent>>)> {
+        self.lock().iter().map(|(run, log)| (run.clone(), log.lock().clone())).collect()
     }
 
     /// Tells the watchers of a run that something changed.
@@ -137,7 +150,9 @@ impl RunLogs {
     }
 
     pub(super) fn forget(&self, run: &RunId) {
-        self.lock().remove(run);
+        if let Some(log) = self.lock().remove(run) {
+            self.events.fetch_sub(log.newest(), Ordering::Relaxed);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<RunId, Arc<RunLog>>> {

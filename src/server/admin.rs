@@ -45,7 +45,7 @@ async fn ready(engine: Handle) -> (StatusCode, String) {
         let all = core.state().members.len();
         (health::can_work(core), core.state().active().count(), all)
     };
-    match engine.query(look).await {
+    match engine.observe(look).await {
         Ok((true, active, all)) => (StatusCode::OK, format!("ready: {active} of {all} nodes are ACTIVE\n")),
         Ok((false, active, all)) => {
             let text = format!("not ready: {active} of {all} nodes are ACTIVE\n");

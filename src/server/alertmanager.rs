@@ -107,7 +107,7 @@ pub async fn follow(target: Alertmanager, service: Arc<Service>) {
     loop {
         revision.borrow_and_update();
         let look = |core: &crate::coordinator::Coordinator, _| core.alerts().collect::<Vec<Alert>>();
-        let Ok(alerts) = service.engine.query(look).await else { return };
+        let Ok(alerts) = service.engine.observe(look).await else { return };
         let (now, wall) = (Instant::now(), service.engine.now().wall);
         // While posts fail the next waits, whatever changes.
         if outbox.take(alerts, wall, now + kept) && wait == FIRST_WAIT {

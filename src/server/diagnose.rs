@@ -63,7 +63,7 @@ pub async fn diagnose(
     let all = node.is_none() || sections.contains(&Section::Consensus);
     let (began, heard, plan) = service
         .engine
-        .query(move |core, now| {
+        .observe(move |core, now| {
             let mut plan = match &id {
                 Some(id) => core.probe_plan(Some(id)),
                 None => ProbePlan::default(),
@@ -84,7 +84,7 @@ pub async fn diagnose(
     let examination = Examination { began, node, sections, heard, probes };
     service
         .engine
-        .query(move |core, now| wire::diagnose::response(now.wall, &core.diagnose(now.tick, &examination)))
+        .observe(move |core, now| wire::diagnose::response(now.wall, &core.diagnose(now.tick, &examination)))
         .await
         .map_err(stopped)
 }

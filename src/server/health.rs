@@ -33,7 +33,7 @@ pub async fn follow(reporter: HealthReporter, engine: Handle, stopping: Cancella
         let mut told = false;
         loop {
             revision.borrow_and_update();
-            let Ok(ready) = engine.query(|core, _| can_work(core)).await else { return };
+            let Ok(ready) = engine.observe(|core, _| can_work(core)).await else { return };
             // The library would send the same status again to everybody who watches.
             if ready != told {
                 set(&reporter, ready).await;

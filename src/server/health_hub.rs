@@ -73,7 +73,7 @@ impl HealthHub {
         }
         let tools = self.tools.clone();
         let at = Instant::now();
-        let health = self.engine.query(move |core, now| core.mesh_health(now, &tools)).await?;
+        let health = self.engine.observe(move |core, now| core.mesh_health(now, &tools)).await?;
         let settled = settled(health.clone());
         let changed = last.as_ref().is_none_or(|measured| measured.settled != settled);
         if changed {

@@ -25,7 +25,7 @@ use super::{admin, health, mesh, observe};
 use crate::config::Settings;
 use crate::coordinator::input::Input;
 use crate::engine::clock::Clock;
-use crate::engine::{Engine, EngineError, Handle, RestartOrder};
+use crate::engine::{Engine, EngineError, EngineOptions, Handle, RestartOrder};
 use crate::linters::toolchain::ToolchainMode;
 use crate::middleware::auth::Token;
 use crate::middleware::deadline::DeadlineSettings;
@@ -66,6 +66,8 @@ pub struct ServerOptions<S> {
     pub blob_dir: PathBuf,
     /// Where facts are kept.
     pub store: S,
+    /// Go on without what is damaged in the store.
+    pub salvage: bool,
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// Randomness for ids and jitter.
@@ -152,7 +154,13 @@ where
 
     let (restart, restarts) = mpsc::channel(RESTARTS);
     let core_settings = super::settings::core(settings);
-    let (engine, handle) = Engine::new(core_settings, options.store, options.clock, restart)?;
+    let (engine, handle) = Engine::open(EngineOptions {
+        settings: core_settings,
+        store: options.store,
+        clock: options.clock,
+        restarts: restart,
+        salvage: options.salvage,
+    })?;
     let engine = tokio::spawn(engine.run());
     // The mesh is what configuration declares, before anybody can ask.
     let declared = Input::Declare(settings.nodes.specs());

@@ -60,7 +60,7 @@ pub async fn initialize(
     wait_until(service, wait.min(most), is_ready).await?;
     service
         .engine
-        .query(|core, now| {
+        .observe(|core, now| {
             let health = core.mesh_health(now, &Service::tools());
             v1::InitializeMeshResponse {
                 ready: is_ready(&health),
@@ -94,7 +94,8 @@ async fn wait_until(
     let mut revision = service.engine.revision();
     loop {
         revision.borrow_and_update();
-        let measured = service.engine.query(|core, now| core.mesh_health(now, &[])).await.map_err(stopped)?;
+        let measured =
+            service.engine.observe(|core, now| core.mesh_health(now, &[])).await.map_err(stopped)?;
         if holds(&measured) {
             return Ok(true);
         }
@@ -129,7 +130,7 @@ pub async fn status(service: &Service) -> Result<v1::GetMeshStatusResponse, ApiE
     let revision = service.health.revision();
     service
         .engine
-        .query(move |core, now| {
+        .observe(move |core, now| {
             let health = core.mesh_health(now, &Service::tools());
             let percent = (core.settings().fault_tolerance_level * 100.0).round();
             v1::GetMeshStatusResponse {

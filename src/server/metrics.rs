@@ -43,7 +43,7 @@ pub async fn page(service: &Service) -> Result<String, ApiError> {
         stale_results: core.stale_results(),
         epoch: core.state().epoch.0,
     };
-    let measured = service.engine.query(look).await.map_err(stopped)?;
+    let measured = service.engine.observe(look).await.map_err(stopped)?;
     let mut page = Page::default();
     build(&mut page, measured.epoch);
     figures(&mut page, &measured.health.figures);

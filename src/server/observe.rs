@@ -52,7 +52,7 @@ async fn log_alerts(service: &Service) {
     loop {
         revision.borrow_and_update();
         let look = |core: &crate::coordinator::Coordinator, _| core.alerts().collect::<Vec<Alert>>();
-        let Ok(alerts) = service.engine.query(look).await else { return };
+        let Ok(alerts) = service.engine.observe(look).await else { return };
         let raised: BTreeMap<Rule, Alert> = alerts.into_iter().map(|alert| (alert.rule, alert)).collect();
         for (rule, alert) in raised.iter().filter(|(rule, _)| !known.contains_key(rule)) {
             let (alert, recommendation) = (alert.message(), rule.recommendation());

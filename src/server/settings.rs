@@ -48,6 +48,7 @@ pub fn core(settings: &Settings) -> CoreSettings {
         max_tasks_per_project: settings.queue.max_tasks_per_project.map(|most| most as usize),
         max_runs_per_project: settings.queue.max_runs_per_project.map(|most| most as usize),
         kept_runs: settings.runs.keep as usize,
+        keep_runs_for: settings.runs.keep_for,
         drain_timeout: settings.nodes.drain_timeout,
         restart: restart_policy(&settings.nodes),
         required: RequiredCapabilities {

@@ -1,73 +1,97 @@
-//! Keeps no record beyond what fencing needs: for private meshes, whose state dies with them, and for tests.
+//! Keeps records in memory: for private meshes, whose state dies with them, and for tests.
 
-use super::{Record, Store, StoreError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Loaded, Record, Store, StoreError};
 use crate::types::Epoch;
+
+/// What several [`MemoryStore`]s may share, as coordinators share a store; clones are the same log.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryLog {
+    kept: Arc<Mutex<Kept>>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    epoch: Epoch,
+    loaded: Loaded,
+}
 
 /// A store without durability.
 ///
-/// A private mesh has nobody to give its records back to, so by default they are counted, not kept;
-/// [`MemoryStore::recording`] keeps them.
-#[derive(Debug, Default)]
+/// A private mesh has nobody to give its records back to, so by default they are counted, not kept; a store over a
+/// [`MemoryLog`] keeps them.
+#[derive(Debug)]
 pub struct MemoryStore {
-    epoch: Epoch,
-    length: u64,
-    kept: Option<Vec<Record>>,
+    log: MemoryLog,
+    keeps: bool,
 }
 
 impl MemoryStore {
     /// A store that counts its records.
     pub fn new() -> Self {
-        Self::default()
+        Self { log: MemoryLog::default(), keeps: false }
     }
 
-    /// A store that keeps its records for [`Store::load`].
-    pub fn recording() -> Self {
-        Self { kept: Some(Vec::new()), ..Self::default() }
+    /// A store that keeps its records in a log, which others may open too.
+    pub const fn over(log: MemoryLog) -> Self {
+        Self { log, keeps: true }
+    }
+
+    /// What is there, if that epoch owns it and the log ends where it is expected to.
+    fn checked(&self, epoch: Epoch, expected: Option<u64>) -> Result<MutexGuard<'_, Kept>, StoreError> {
+        let kept = self.log.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if epoch != kept.epoch {
+            return Err(StoreError::Fenced { own: epoch, current: kept.epoch });
+        }
+        let actual = kept.loaded.position;
+        match expected {
+            Some(expected) if expected != actual => Err(StoreError::Gap { expected, actual }),
+            _ => Ok(kept),
+        }
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
 impl Store for MemoryStore {
     fn open_epoch(&mut self) -> Result<Epoch, StoreError> {
-        self.epoch = Epoch(self.epoch.0 + 1);
-        Ok(self.epoch)
+        let mut kept = self.log.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.epoch = Epoch(kept.epoch.0 + 1);
+        Ok(kept.epoch)
     }
 
-    fn load(&mut self) -> Result<Vec<Record>, StoreError> {
-        Ok(self.kept.clone().unwrap_or_default())
+    fn load(&mut self) -> Result<Loaded, StoreError> {
+        Ok(self.log.kept.lock().unwrap_or_else(PoisonError::into_inner).loaded.clone())
     }
 
-    fn append(&mut self, epoch: Epoch, expected: u64, batch: Vec<Record>) -> Result<(), StoreError> {
-        if epoch != self.epoch {
-            return Err(StoreError::Fenced { own: epoch, current: self.epoch });
-        }
-        if expected != self.length {
-            return Err(StoreError::Gap { expected, actual: self.length });
-        }
-        self.length += batch.len() as u64;
-        if let Some(kept) = &mut self.kept {
-            kept.extend(batch);
+    fn append(&mut self, epoch: Epoch, expected: u64, batch: &[Record]) -> Result<(), StoreError> {
+        let mut kept = self.checked(epoch, Some(expected))?;
+        kept.loaded.position += batch.len() as u64;
+        if self.keeps {
+            kept.loaded.log.extend_from_slice(batch);
         }
         Ok(())
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn record(byte: u8) -> Record {
-        Record { version: 1, bytes: vec![byte] }
+    fn snapshot(&mut self, epoch: Epoch, position: u64, records: &[Record]) -> Result<(), StoreError> {
+        let mut kept = self.checked(epoch, Some(position))?;
+        if self.keeps {
+            kept.loaded.snapshot = records.to_vec();
+            kept.loaded.log.clear();
+        }
+        Ok(())
     }
 
-    #[test]
-    fn an_older_epoch_is_fenced_and_a_wrong_position_refused() {
-        let mut store = MemoryStore::recording();
-        let first = store.open_epoch().expect("opens");
-        store.append(first, 0, vec![record(1)]).expect("appends");
-        let second = store.open_epoch().expect("opens again");
-        assert!(matches!(store.append(first, 1, vec![record(2)]), Err(StoreError::Fenced { .. })));
-        assert!(matches!(store.append(second, 0, vec![record(2)]), Err(StoreError::Gap { .. })));
-        store.append(second, 1, vec![record(2)]).expect("appends");
-        assert_eq!(store.load().expect("loads"), [record(1), record(2)]);
+    fn position(&mut self, epoch: Epoch) -> Result<u64, StoreError> {
+        self.checked(epoch, None).map(|kept| kept.loaded.position)
+    }
+
+    fn blocks(&self) -> bool {
+        false
     }
 }

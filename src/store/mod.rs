@@ -1,10 +1,14 @@
 //! Where the coordinator's facts are kept: opaque, versioned records behind a small trait.
 //!
-//! The coordinator cannot tell one implementation from another.
+//! The coordinator cannot tell one implementation from another. Nothing here assumes that the store is on this machine:
+//! calls take their time, fail, and may fail without saying whether they were carried out. They block; who calls them
+//! sees to it that they may.
 
+mod error;
 mod memory;
 
-pub use memory::MemoryStore;
+pub use error::{Remedy, StoreError};
+pub use memory::{MemoryLog, MemoryStore};
 
 use crate::types::Epoch;
 
@@ -17,35 +21,41 @@ pub struct Record {
     pub bytes: Vec<u8>,
 }
 
-/// Why a store did not do what it was asked. Each variant answers: retry, ask again what happened, or stop.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Stop: a later coordinator start owns the store.
-    #[error("epoch {own} was fenced: the store belongs to epoch {current}")]
-    Fenced {
-        /// The caller's.
-        own: Epoch,
-        /// The one that owns the store.
-        current: Epoch,
-    },
-    /// Stop: the caller's idea of the log is wrong.
-    #[error("the log is at record {actual}, not {expected}")]
-    Gap {
-        /// What the caller expected.
-        expected: u64,
-        /// What is there.
-        actual: u64,
-    },
+/// What a coordinator begins with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// What the last snapshot said, in its order; empty if there was none.
+    pub snapshot: Vec<Record>,
+    /// What was appended since, oldest first.
+    pub log: Vec<Record>,
+    /// The position of the next record: how many were ever appended, those that a snapshot replaced included.
+    pub position: u64,
 }
 
 /// Keeps records in order.
-pub trait Store: Send {
-    /// Raises the epoch for a new coordinator start and answers it.
+///
+/// Positions count records from 0 and never start anew. Of several coordinators only the one with the newest epoch can
+/// change anything: it opened the store last.
+pub trait Store: Send + 'static {
+    /// Raises the epoch for a new coordinator start and answers it. When it has returned, the raise is durable, and every
+    /// older epoch is fenced.
     fn open_epoch(&mut self) -> Result<Epoch, StoreError>;
 
-    /// All records, oldest first.
-    fn load(&mut self) -> Result<Vec<Record>, StoreError>;
+    /// Everything that is kept.
+    fn load(&mut self) -> Result<Loaded, StoreError>;
 
-    /// Appends a batch as one: all of it or nothing. `expected` is the number of records there are.
-    fn append(&mut self, epoch: Epoch, expected: u64, batch: Vec<Record>) -> Result<(), StoreError>;
+    /// Appends a batch as one: all of it or nothing, durable when this has returned. `expected` is the position of its
+    /// first record.
+    fn append(&mut self, epoch: Epoch, expected: u64, batch: &[Record]) -> Result<(), StoreError>;
+
+    /// Replaces everything before `position`, where the log must end, by these records: all of them or nothing, durable
+    /// when this has returned. Positions go on as if nothing had happened.
+    fn snapshot(&mut self, epoch: Epoch, position: u64, records: &[Record]) -> Result<(), StoreError>;
+
+    /// Where the log ends. Settles what became of a call whose outcome is unknown, and whether this epoch still owns the
+    /// store.
+    fn position(&mut self, epoch: Epoch) -> Result<u64, StoreError>;
+
+    /// Whether calls may take long enough to need a thread where blocking is allowed.
+    fn blocks(&self) -> bool;
 }

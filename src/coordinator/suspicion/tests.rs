@@ -14,6 +14,7 @@ const LIMITS: Limits = Limits {
     message_timeout: ms(30_000),
     reconnect_grace: ms(1_000),
     is_starting: false,
+    is_awaited: false,
     is_guarded: false,
     unguarded: Duration::MAX,
 };

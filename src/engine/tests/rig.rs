@@ -13,8 +13,8 @@ use crate::coordinator::input::{Ending, Facts, Hello, Input};
 use crate::coordinator::message::{Assign, Message};
 use crate::coordinator::settings::Settings;
 use crate::engine::clock::SystemClock;
-use crate::engine::{Engine, EngineError, Handle, RestartOrder, codec};
-use crate::store::{MemoryStore, Record, Store, StoreError};
+use crate::engine::{Engine, EngineError, EngineOptions, Handle, RestartOrder, codec};
+use crate::store::{Loaded, MemoryLog, MemoryStore, Record, Store, StoreError};
 use crate::types::{
     Digest, Epoch, FaultCause, Incarnation, Measured, NodeId, NodeSpec, NodeStatus, Outcome, Plan, RunId,
     SessionId, Stage, Summary, TaskOutput,
@@ -35,11 +35,23 @@ impl Store for ShownStore {
         self.inner.open_epoch()
     }
 
-    fn load(&mut self) -> Result<Vec<Record>, StoreError> {
+    fn load(&mut self) -> Result<Loaded, StoreError> {
         self.inner.load()
     }
 
-    fn append(&mut self, epoch: Epoch, expected: u64, batch: Vec<Record>) -> Result<(), StoreError> {
+    fn snapshot(&mut self, epoch: Epoch, position: u64, records: &[Record]) -> Result<(), StoreError> {
+        self.inner.snapshot(epoch, position, records)
+    }
+
+    fn position(&mut self, epoch: Epoch) -> Result<u64, StoreError> {
+        self.inner.position(epoch)
+    }
+
+    fn blocks(&self) -> bool {
+        self.inner.blocks()
+    }
+
+    fn append(&mut self, epoch: Epoch, expected: u64, batch: &[Record]) -> Result<(), StoreError> {
         if *self.broken.lock().expect("no panic") {
             return Err(StoreError::Fenced { own: epoch, current: Epoch(epoch.0 + 1) });
         }
@@ -59,11 +71,15 @@ pub(super) struct Rig {
 
 pub(super) fn rig(settings: Settings) -> Rig {
     let (appended, broken) = (Appended::default(), Arc::new(Mutex::new(false)));
-    let store =
-        ShownStore { inner: MemoryStore::recording(), appended: appended.clone(), broken: broken.clone() };
+    let store = ShownStore {
+        inner: MemoryStore::over(MemoryLog::default()),
+        appended: appended.clone(),
+        broken: broken.clone(),
+    };
     let (restart, restarts) = mpsc::channel(1);
     let clock = Arc::new(SystemClock::new());
-    let (engine, handle) = Engine::new(settings, store, clock, restart).expect("opens");
+    let options = EngineOptions { settings, store, clock, restarts: restart, salvage: false };
+    let (engine, handle) = Engine::open(options).expect("opens");
     Rig { handle, appended, broken, restarts, engine: tokio::spawn(engine.run()) }
 }
 

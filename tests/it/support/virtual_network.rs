@@ -204,6 +204,7 @@ async fn coordinate(settings: Settings, record: Arc<Mutex<Record>>, blobs: &Path
         toolchain_mode: None,
         blob_dir: blobs.to_owned(),
         store: MemoryStore::new(),
+        salvage: false,
         clock: Arc::new(SystemClock::new()),
         random: Arc::new(|| 0x5eed),
     };

@@ -1,0 +1,141 @@
+//! Brings facts into the store, and settles what became of them when it does not say so.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::store::{Record, Remedy, Store, StoreError};
+use crate::types::Epoch;
+
+/// Pauses between attempts, doubled up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long a store may fail before the coordinator stops; another may do better. One that is only full is waited for:
+/// a new coordinator would find it full too.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The store, and where its log ends.
+pub(super) struct Committer<S> {
+    /// None while a call is under way on another thread.
+    store: Option<S>,
+    epoch: Epoch,
+    position: u64,
+    /// Records since the last snapshot.
+    loose: u64,
+}
+
+/// What is asked of the store.
+#[derive(Clone)]
+enum Call {
+    Append(Arc<[Record]>),
+    Snapshot(Arc<[Record]>),
+    Position,
+}
+
+impl<S: Store> Committer<S> {
+    /// For the epoch that owns the store.
+    pub(super) const fn new(store: S, epoch: Epoch, position: u64, loose: u64) -> Self {
+        Self { store: Some(store), epoch, position, loose }
+    }
+
+    /// Records since the last snapshot.
+    pub(super) const fn loose(&self) -> u64 {
+        self.loose
+    }
+
+    /// Appends a batch; when this has returned it is stored. `stalled` is told why it is not, while that lasts.
+    pub(super) async fn append(
+        &mut self,
+        batch: Arc<[Record]>,
+        stalled: impl FnMut(Option<&StoreError>),
+    ) -> Result<(), StoreError> {
+        let records = batch.len() as u64;
+        self.settle(Call::Append(batch), records, stalled).await?;
+        self.position += records;
+        self.loose += records;
+        Ok(())
+    }
+
+    /// Replaces all records so far. If the store has no room for both there is simply no snapshot yet.
+    pub(super) async fn snapshot(&mut self, records: Arc<[Record]>) -> Result<(), StoreError> {
+        match self.call(Call::Snapshot(records)).await {
+            Ok(_) => self.loose = 0,
+            Err(error) if error.remedy() == Remedy::Stop => return Err(error),
+            // Either of two equal states; the next attempt comes with more records.
+            Err(error) => {
+                tracing::warn!(%error, "the state could not be compacted; trying again later");
+                self.loose /= 2;
+            }
+        }
+        Ok(())
+    }
+
+    /// Repeats a call until it is known to be done.
+    async fn settle(
+        &mut self,
+        call: Call,
+        records: u64,
+        mut stalled: impl FnMut(Option<&StoreError>),
+    ) -> Result<(), StoreError> {
+        let (began, mut pause) = (Instant::now(), FIRST_PAUSE);
+        let mut wanted = call.clone();
+        let mut has_stalled = false;
+        loop {
+            let error = match self.call(wanted.clone()).await {
+                Ok(end) if !matches!(wanted, Call::Position) || end == self.position + records => break,
+                Ok(end) if end == self.position => {
+                    wanted = call.clone();
+                    continue;
+                }
+                Ok(actual) => return Err(StoreError::Gap { expected: self.position + records, actual }),
+                Err(error) => error,
+            };
+            wanted = match error.remedy() {
+                Remedy::Stop => return Err(error),
+                Remedy::Ask => Call::Position,
+                Remedy::Retry => wanted,
+            };
+            let is_full = matches!(error, StoreError::Full { .. });
+            if !is_full && began.elapsed() >= PATIENCE {
+                return Err(error);
+            }
+            if !has_stalled {
+                tracing::error!(%error, "facts cannot be stored; nothing goes on until they are");
+            }
+            has_stalled = true;
+            stalled(Some(&error));
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        if has_stalled {
+            tracing::info!(after = ?began.elapsed(), "facts can be stored again");
+            stalled(None);
+        }
+        Ok(())
+    }
+
+    async fn call(&mut self, call: Call) -> Result<u64, StoreError> {
+        let Some(mut store) = self.store.take() else { unreachable!("one call is made at a time") };
+        let (epoch, position, blocks) = (self.epoch, self.position, store.blocks());
+        let perform = move || {
+            let done = match call {
+                Call::Append(batch) => store.append(epoch, position, &batch).map(|()| position),
+                Call::Snapshot(records) => store.snapshot(epoch, position, &records).map(|()| position),
+                Call::Position => store.position(epoch),
+            };
+            (store, done)
+        };
+        let (store, done) = if blocks {
+            match tokio::task::spawn_blocking(perform).await {
+                Ok(performed) => performed,
+                // A store that panicked is gone, and with it whoever relied on it.
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            }
+        } else {
+            perform()
+        };
+        self.store = Some(store);
+        done
+    }
+}
