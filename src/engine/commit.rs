@@ -53,7 +53,7 @@ impl<S: Store> Committer<S> {
         let records = batch.len() as u64;
         self.settle(Call::Append(batch), records, stalled).await?;
         self.position += records;
-        self.loose += records;
+        self.loose = self.loose.saturating_add(records);
         Ok(())
     }
 
@@ -139,3 +139,6 @@ impl<S: Store> Committer<S> {
         done
     }
 }
+
+#[cfg(test)]
+mod tests;
