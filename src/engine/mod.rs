@@ -273,7 +273,11 @@ impl<S: Store> Engine<S> {
                     changed.insert(run);
                 }
                 Event::RunForgotten(run) => forgotten.push(run),
-                Event::NodeDeclared(_) | Event::NodeJoined { .. } | Event::NodeStatusChanged { .. } => {
+                Event::NodeDeclared(_)
+                | Event::MeshConfigured(_)
+                | Event::NodeForgotten(_)
+                | Event::NodeJoined { .. }
+                | Event::NodeStatusChanged { .. } => {
                     nodes_changed = true;
                 }
                 Event::NodeRecovery { .. } | Event::NodeDrained { .. } | Event::FaultHandled { .. } => {}
