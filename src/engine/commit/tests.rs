@@ -132,7 +132,9 @@ async fn whatever_the_store_answers_a_batch_is_stored_once() {
         let mut rig = rig(turns);
         assert_eq!(rig.append_all().await.expect("settled"), stalls);
         assert_eq!((rig.stored(), rig.calls()), (vec![1, 2, 3], calls));
-        assert_eq!(rig.committer.loose(), 3);
+        let figures = rig.committer.counts().figures();
+        assert_eq!((rig.committer.loose(), figures.records, figures.commits), (3, 3, 2));
+        assert_eq!(figures.errors, stalls.iter().filter(|stalled| **stalled).count() as u64);
     }
 }
 
