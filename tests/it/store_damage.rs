@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use lintmesh::store::{EmbeddedOptions, EmbeddedStore, Loaded, Record, Store, StoreError};
 use lintmesh::types::Epoch;
-use redb::{Database, TableDefinition};
+use redb::{Database, ReadableTable, TableDefinition};
 use tempfile::TempDir;
 
 use crate::support::disk::Dice;

@@ -185,9 +185,8 @@ async fn the_engine_loses_nothing<P: Place>(with_second: bool) {
     for plan in plans(calls.len(), with_second) {
         let seen = play(Script::<P>::new(&Faults::at(&plan))).await;
         assert!(seen.len() > plan[0].0, "{plan:?} came to be");
-        let is_settled = |call: &&str| *call == "position";
         if matches!(plan[..], [(at, Fault::UnknownDone | Fault::UnknownUndone)] if calls[at] == "append") {
-            assert_eq!(seen.iter().find(is_settled), Some(&"position"), "{plan:?}: the engine asks");
+            assert!(seen.contains(&"position"), "{plan:?}: the engine asks");
         }
     }
 }

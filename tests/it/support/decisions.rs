@@ -46,6 +46,8 @@ pub(crate) struct Script<P: Place> {
     faults: Faults,
     started: BTreeSet<RunId>,
     accepted: BTreeSet<(RunId, TaskId)>,
+    /// What still comes of these is heard and not accepted.
+    cancelled: BTreeSet<RunId>,
 }
 
 impl<P: Place> Script<P> {
@@ -56,7 +58,13 @@ impl<P: Place> Script<P> {
         // Nobody can read it: an engine that may leave it out takes a snapshot at once.
         let unreadable = Record { version: u16::MAX, bytes: Vec::new() };
         store.append(epoch, 0, &[unreadable]).expect("appends");
-        Self { place, faults: faults.clone(), started: BTreeSet::new(), accepted: BTreeSet::new() }
+        Self {
+            place,
+            faults: faults.clone(),
+            started: BTreeSet::new(),
+            accepted: BTreeSet::new(),
+            cancelled: BTreeSet::new(),
+        }
     }
 
     fn open(&self, faults: &Faults) -> Result<Life, EngineError> {
@@ -111,6 +119,7 @@ impl<P: Place> Script<P> {
             match tokio::time::timeout(QUIET, life.messages.recv()).await {
                 Err(_) => return,
                 Ok(Some(Message::Assign(assign))) => match life.handle.decide(ended(&assign)).await {
+                    Ok(_) if self.cancelled.contains(&assign.attempt.run) => {}
                     Ok(_) => {
                         self.accepted.insert((assign.attempt.run, assign.attempt.task));
                     }
@@ -133,6 +142,7 @@ pub(crate) async fn play<P: Place>(mut script: Script<P>) -> Vec<&'static str> {
         script.started.insert(run.clone());
         if name == "run-b" {
             script.decide(&mut life, || Input::CancelRun { run: run.clone(), reason: "enough".into() }).await;
+            script.cancelled.insert(run.clone());
         }
         if name != "run-c" {
             script.work(&mut life).await;
@@ -172,7 +182,7 @@ impl<P: Place> Script<P> {
             assert_eq!(sequence, before + 1, "each event of {run} is there once");
             match event {
                 RunEvent::Started { .. } => started.push(run),
-                RunEvent::TaskAccepted { task, .. } => accepted.push((run, task)),
+                RunEvent::TaskAccepted { task, .. } => accepted.push((run, task.id)),
                 _ => {}
             }
         }

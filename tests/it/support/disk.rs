@@ -157,7 +157,7 @@ impl Inner {
     /// What was not synced reaches the platters: each change or not, and one in part.
     fn lose(&mut self) {
         let changes = std::mem::take(&mut self.unsynced);
-        let kept_percent = [0, 20, 50, 80, 100][self.dice.below(5) as usize];
+        let kept_percent = [0, 50, 90, 100, 100][self.dice.below(5) as usize];
         let torn = self.dice.below(changes.len() as u64 + 1) as usize;
         for (at, change) in changes.into_iter().enumerate() {
             match change {
