@@ -4,9 +4,11 @@
 //! calls take their time, fail, and may fail without saying whether they were carried out. They block; who calls them
 //! sees to it that they may.
 
+mod embedded;
 mod error;
 mod memory;
 
+pub use embedded::{EmbeddedOptions, EmbeddedStore, FileMedium, Medium};
 pub use error::{Remedy, StoreError};
 pub use memory::{MemoryLog, MemoryStore};
 
