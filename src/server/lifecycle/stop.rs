@@ -7,7 +7,7 @@ use crate::coordinator::input::Input;
 
 impl RunningServer {
     /// The first step of an orderly end: probes are told to look elsewhere, new runs are refused, and those that are open
-    /// have so long to end. Then they are cancelled, since nobody would remember them.
+    /// have so long to end. Then, if nobody would remember them, they are cancelled; else they wait for the next start.
     pub async fn drain(&self, bound: Duration) {
         self.end_health().await;
         let engine = &self.service.engine;
@@ -33,6 +33,10 @@ impl RunningServer {
             return;
         }
         let open = engine.query(|core, _| core.state().open.clone()).await.unwrap_or_default();
+        if self.is_durable {
+            tracing::info!(runs = open.len(), "open runs go on at the next start");
+            return;
+        }
         let reason = format!("the server stops; the run had {} s more to end", bound.as_secs_f64());
         for run in open {
             tracing::warn!(%run, "cancelled: it did not end before the server stops");
