@@ -94,6 +94,9 @@ admin_listen = "{ADMIN}"
 node_listen = "{self.network.address[COORDINATOR]}:{NODE_PORT}"
 tls = {{ cert = "{self.certificate}", key = "{self.key}" }}
 
+[state]
+dir = "{self.scratch / "state"}"
+
 [toolchain]
 mode = "{self.toolchain}"
 
