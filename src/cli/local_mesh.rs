@@ -65,6 +65,8 @@ impl LocalMesh {
             admin,
             toolchain_mode: toolchain.as_ref().map(|toolchain| toolchain.mode.clone()),
             blob_dir,
+            state_dir: None,
+            free_bytes: Arc::new(server::free_bytes),
             store: MemoryStore::new(),
             salvage: false,
             clock: Arc::new(SystemClock::new()),
