@@ -71,6 +71,10 @@ pub struct NodeSettings {
     pub drain_timeout: Duration,
     /// Where it makes its private folder, which it removes at its end.
     pub work_dir: PathBuf,
+    /// Where results that nobody acknowledged outlive its process, in a folder of the node's name; none: they are in its
+    /// memory only.
+    #[serde(default)]
+    pub state_dir: Option<PathBuf>,
     /// The cores of its machine that linters may use.
     pub cpu_slots: u32,
     /// The lintmesh binary, which is also the shim around linters.

@@ -191,6 +191,7 @@ impl Launcher {
             limits: options.limits.clone(),
             drain_timeout: options.drain_timeout,
             work_dir: options.work_dir.clone(),
+            state_dir: None,
             cpu_slots: options.cpu_slots,
             shim: options.shim.clone(),
             // All on this machine: its peers are there too.

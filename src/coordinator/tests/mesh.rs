@@ -141,7 +141,8 @@ impl TestMesh {
         self.sessions += 1;
         let session = SessionId(self.sessions);
         let reply = self.input(Input::Joined { session, hello: Box::new(hello) });
-        assert!(matches!(reply, Reply::Welcome { epoch: Epoch(1), .. }), "{reply:?}");
+        let epoch = self.core.state().epoch;
+        assert!(matches!(reply, Reply::Welcome { epoch: at, .. } if at == epoch), "{reply:?}");
         session
     }
 

@@ -86,6 +86,7 @@ impl World {
             toolchain: toolchain(&self.ruff),
             limits: limits(),
             drain_timeout: super::coordinator::DEADLINE,
+            state_dir: None,
             work_dir: self.work_dir(),
             cpu_slots: 2,
             shim: env!("CARGO_BIN_EXE_lintmesh").into(),
