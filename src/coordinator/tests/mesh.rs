@@ -1,5 +1,7 @@
 //! The test mesh: a coordinator whose clock is advanced by hand, and nodes played by the test.
 
+mod crash;
+
 use crate::coordinator::input::{Beat, SessionEnding};
 use std::collections::BTreeMap;
 use std::time::Duration;
