@@ -56,6 +56,11 @@ pub trait Store: Send + 'static {
     /// store.
     fn position(&mut self, epoch: Epoch) -> Result<u64, StoreError>;
 
+    /// Whether what is stored outlives the process.
+    fn is_durable(&self) -> bool {
+        true
+    }
+
     /// Whether calls may take long enough to need a thread where blocking is allowed.
     fn blocks(&self) -> bool;
 }

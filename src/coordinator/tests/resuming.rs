@@ -439,6 +439,23 @@ fn an_older_process_cannot_take_the_place_of_the_one_before_the_restart() {
 }
 
 #[test]
+fn a_new_configuration_of_a_node_counts_once_its_next_process_joins() {
+    let (mut mesh, _, given) = linting();
+    mesh.crash(seconds(DOWN));
+    let mut smaller = specialist(BACKEND);
+    smaller.max_concurrent_tasks = 1;
+    let mut all: Vec<_> = OTHERS.map(specialist).into();
+    all.push(smaller.clone());
+    mesh.input(Input::Configure(all));
+    mesh.reconnect(BACKEND, &given.each_ref(), &[]);
+    assert_eq!(mesh.running_on(BACKEND).len(), 2, "it is what it was started as");
+    let mut next = hello(BACKEND, 2);
+    next.spec = smaller.clone();
+    mesh.connect(next);
+    assert_eq!(mesh.core.state().members[&node(BACKEND)].spec, smaller);
+}
+
+#[test]
 fn work_that_waited_is_given_once_somebody_is_there() {
     let mut mesh = TestMesh::full();
     let run = mesh.planned(&["ruff"], 40);
