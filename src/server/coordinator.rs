@@ -51,6 +51,8 @@ impl Coordination {
                 metadata: vec![("newest_sequence", newest.to_string())],
             });
         }
+        // Also asked for by the stream; but an error at once is worth more than one in it.
+        log.after(after, 0).map_err(|gone| events::expired(&run, after, gone))?;
         Ok((run.clone(), events::stream(self.0.clone(), run, log, after)))
     }
 
