@@ -142,6 +142,7 @@ impl<S: Store> Engine<S> {
             revision: revised,
             storage: stored,
             clock: clock.clone(),
+            epoch,
         };
         let committer = Committer::new(store, epoch, loaded.position, loose);
         let positions = BTreeMap::new();
