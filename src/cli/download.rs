@@ -53,16 +53,19 @@ pub(super) async fn report(
     notice: impl FnMut(&str),
 ) -> anyhow::Result<Vec<u8>> {
     let request = DownloadReportRequest { run_id: run_id.to_owned(), format: format.into() };
-    let bytes = reconnect::repeated(patience, notice, async || {
-        let mut pieces = connection.coordinator().download_report(request.clone()).await?.into_inner();
-        let mut bytes = Vec::new();
-        while let Some(piece) = pieces.message().await? {
-            if bytes.len() + piece.data.len() > MAX_BYTES {
-                return Ok(None);
+    let bytes = reconnect::repeated(patience, notice, || {
+        let (mut client, request) = (connection.coordinator(), request.clone());
+        async move {
+            let mut pieces = client.download_report(request).await?.into_inner();
+            let mut bytes = Vec::new();
+            while let Some(piece) = pieces.message().await? {
+                if bytes.len() + piece.data.len() > MAX_BYTES {
+                    return Ok(None);
+                }
+                bytes.extend_from_slice(&piece.data);
             }
-            bytes.extend_from_slice(&piece.data);
+            Ok(Some(bytes))
         }
-        Ok(Some(bytes))
     });
     let Some(bytes) = bytes.await.context("downloading the report")? else {
         bail!("the report of run {run_id} is larger than {MAX_BYTES} bytes");

@@ -270,15 +270,15 @@ impl<W: Watcher> Follower<'_, W> {
     async fn cancel_run(&mut self) {
         self.watcher.notice("cancelling the run; press Ctrl-C again to leave at once");
         let request = CancelRunRequest { run_id: self.view.run_id.clone() };
-        let cancelled = timeout(
+        let cancelled = reconnect::repeated(
             CANCEL_BOUND,
-            reconnect::repeated(
-                CANCEL_BOUND,
-                |_| {},
-                async || self.connection.coordinator().cancel_run(request.clone()).await,
-            ),
+            |_| {},
+            || {
+                let (mut client, request) = (self.connection.coordinator(), request.clone());
+                async move { client.cancel_run(request).await }
+            },
         );
-        let trouble = match cancelled.await {
+        let trouble = match timeout(CANCEL_BOUND, cancelled).await {
             Ok(Ok(_)) => return,
             Ok(Err(status)) => format!("the run could not be cancelled: {}", reconnect::trouble(&status)),
             Err(_) => "the server did not confirm the cancellation in time".to_owned(),

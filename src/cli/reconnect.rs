@@ -98,10 +98,10 @@ pub fn random() -> f64 {
 }
 
 /// Repeats a call that changes nothing until the server answers it, as long as the patience lasts.
-pub async fn repeated<T>(
+pub async fn repeated<T, F: Future<Output = Result<T, Status>>>(
     patience: Duration,
     mut notice: impl FnMut(&str),
-    mut call: impl AsyncFnMut() -> Result<T, Status>,
+    mut call: impl FnMut() -> F,
 ) -> Result<T, Status> {
     let mut outage = Outage::new(Some(patience));
     loop {
@@ -225,19 +225,19 @@ mod tests {
         let answer = repeated(
             PATIENCE,
             |text| told.push(text.to_owned()),
-            async || {
+            || {
                 calls += 1;
-                if calls < 3 { Err(Status::unavailable("stopping")) } else { Ok(calls) }
+                std::future::ready(if calls < 3 { Err(Status::unavailable("stopping")) } else { Ok(calls) })
             },
         );
         assert_eq!(answer.await.expect("in the end"), 3);
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(told[1].starts_with("connected again after 0."), "{told:?}");
         let begin = Instant::now();
-        let refused = repeated(PATIENCE, |_| {}, async || Err::<(), _>(Status::not_found("no"))).await;
+        let refused = repeated(PATIENCE, |_| {}, || async { Err::<(), _>(Status::not_found("no")) }).await;
         assert_eq!(refused.expect_err("a refusal").code(), Code::NotFound);
         assert_eq!(begin.elapsed(), Duration::ZERO);
-        let gone = repeated(PATIENCE, |_| {}, async || Err::<(), _>(Status::unavailable("no"))).await;
+        let gone = repeated(PATIENCE, |_| {}, || async { Err::<(), _>(Status::unavailable("no")) }).await;
         assert_eq!(gone.expect_err("given up").code(), Code::Unavailable);
         assert_eq!(begin.elapsed().as_secs(), 60);
     }
