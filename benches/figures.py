@@ -189,7 +189,7 @@ def serve(binary: Path, home: Path, flags: Sequence[str] = (), page: str = "read
     api, admin, nodes = (f"127.0.0.1:{listener.getsockname()[1]}" for listener in held)
     for listener in held:
         listener.close()
-    flags = [*flags, "--listen", api, "--admin-listen", admin, "--node-listen", nodes]
+    flags = [*flags, "--state-dir", str(home / "state"), "--listen", api, "--admin-listen", admin, "--node-listen", nodes]
     with (home / "log").open("wb") as log:
         process = subprocess.Popen([binary, "serve", *flags], cwd=home, stdout=log, stderr=log)
     try:

@@ -73,6 +73,15 @@ class Client:
         )
         return Watch(self.stub.Coordinate(request, timeout=RUN_SECONDS))
 
+    def start(self, tree: Path, tools: list[str], paths: list[str]) -> pb.StartRunResponse:
+        """Start a run."""
+        source = workspace_pb2.PathSource(root=str(tree), paths=paths)
+        request = pb.StartRunRequest(
+            workspace=workspace_pb2.Workspace(path=source),
+            tools=[lint_pb2.ToolSelection(tool=tool) for tool in tools],
+        )
+        return self.stub.StartRun(request, timeout=SECONDS)
+
     def follow(self, tree: Path, tools: list[str], paths: list[str]) -> "Follower":
         """Start a run and follow it to its end, whatever becomes of the coordinator meanwhile."""
         source = workspace_pb2.PathSource(root=str(tree), paths=paths)
