@@ -49,7 +49,7 @@ READY_SECONDS = 60
 
 def main() -> int:
     """Measure what is asked; the exit code says whether all promises hold."""
-    figures = {"kills": kills, "restarts": restarts}
+    figures = {"kills": kills, "restarts": restarts, "stops": stops}
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("figures", nargs="*", metavar="FIGURE", help=", ".join(figures))
     arguments.add_argument("--lintmesh", type=Path, default=ROOT / "target/release/lintmesh")
@@ -60,6 +60,7 @@ def main() -> int:
     arguments.add_argument("--seed", type=int, default=int(time.time()))
     arguments.add_argument("--kills", type=int, default=50, help="runs with one kill each")
     arguments.add_argument("--restarts", type=int, default=10, help="kills in one run")
+    arguments.add_argument("--stops", type=int, default=5, help="runs with one orderly stop each")
     arguments.add_argument("--watch-processes", type=Path, help=argparse.SUPPRESS)
     chosen = arguments.parse_args()
     if chosen.watch_processes:
@@ -118,6 +119,24 @@ def restarts(chosen: argparse.Namespace, home: Path) -> bool:
     return story.tell(f"restarts: {number} kills, up to {most} in one run")
 
 
+def stops(chosen: argparse.Namespace, home: Path) -> bool:
+    """SIGTERM at a random moment of a run, without the time to end it, and a restart at once. The nodes that it launched
+    end with the coordinator, so their linters are run again.
+    """
+    chance, story = random.Random(chosen.seed), Story(linters_end=True)
+    with Service(chosen, home, "[server]\ndrain_timeout = 0\n") as service:
+        tree = inline(chosen.tree)
+        seconds, linters = undisturbed(service, tree, story)
+        for number in range(chosen.stops):
+            moment = chance.random() * seconds
+            run = Case(service, tree, linters)
+            time.sleep(max(0.0, run.began + moment - time.monotonic()))
+            run.kill(story, signal.SIGTERM)
+            run.ends(story)
+            print(f"  {number + 1:2}: stopped after {moment:5.2f} s, {run.told()}", flush=True)
+    return story.tell(f"stops: {chosen.stops} runs of flask, all linters, coordinator stopped in order")
+
+
 # What is run, and what must come of it.
 
 
@@ -154,6 +173,8 @@ class Story:
 
     undisturbed: dict[str, str] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
+    # Whether nodes and linters end with the coordinator.
+    linters_end: bool = False
     runs: int = 0
     events: int = 0
     resumed: int = 0
@@ -183,7 +204,8 @@ class Story:
         spread("restart to all nodes ACTIVE and linked", self.to_active)
         for what in self.wrong:
             print(f"  BROKEN: {what}")
-        print(f"  nothing lost, nothing twice, no linter again: {'BROKEN' if self.wrong else 'holds'}", flush=True)
+        promise = "nothing lost, nothing twice" + ("" if self.linters_end else ", no linter again")
+        print(f"  {promise}: {'BROKEN' if self.wrong else 'holds'}", flush=True)
         return not self.wrong
 
 
@@ -198,12 +220,12 @@ class Case:
         self.kills: list[float] = []
         self.follower = Follower(service.client, tree[1], ALL_TOOLS)
 
-    def kill(self, story: Story) -> None:
-        """Kill the coordinator, start it again, and wait until the mesh is whole."""
+    def kill(self, story: Story, by: signal.Signals = signal.SIGKILL) -> None:
+        """End the coordinator, start it again, and wait until the mesh is whole."""
         story.running_before += self.service.processes.running()
         story.accepted_before += len(self.follower.events("task_accepted"))
         story.unanswered += not self.follower.run_id
-        self.kills.append(self.service.kill())
+        self.kills.append(self.service.kill(by))
         answer, active = self.service.restart()
         story.to_answer.append(answer)
         story.to_active.append(active)
@@ -224,7 +246,9 @@ class Case:
         # So that the last linter's end is seen.
         time.sleep(5 * LOOK_SECONDS)
         self.linters = self.service.processes.linters(self.first)
-        story.wrong += [f"{label}: {what}" for what in [*self.wrong(outcome, story), *self.service.wrong()]]
+        story.wrong += [f"{label}: {what}" for what in self.wrong(outcome, story)]
+        if not story.linters_end:
+            story.wrong += [f"{label}: {what}" for what in self.service.wrong()]
 
     def wrong(self, outcome: str, story: Story) -> Iterator[str]:
         """What a run must not have."""
@@ -247,10 +271,11 @@ class Case:
         if again := [attempt for attempt, times in attempts.items() if times > 1]:
             yield f"attempts {again} were used twice"
         faults = [event for _, event in follower.events("fault")]
-        failed = sum(fault.cause == "ATTEMPT_FAILED" for fault in faults)
         lint = [event for event in given if event.task.stage == lint_pb2.STAGE_LINT]
         tasks, processes = len({event.task.task_id for event in lint}), self.linters.total()
-        if self.usual is not None and self.linters != self.usual and failed == 0:
+        if failed := sum(fault.cause == "ATTEMPT_FAILED" for fault in faults):
+            yield f"{failed} attempts failed: {sorted({fault.detail for fault in faults})}"
+        if self.usual is not None and self.linters != self.usual and not story.linters_end:
             yield f"the linters that ran are {dict(self.linters)}, undisturbed {dict(self.usual)}"
         story.events += len(seen)
         story.resumed += len(follower.broken)
@@ -280,7 +305,7 @@ def spread(what: str, values: list[float]) -> None:
 class Service:
     """`lintmesh serve`, which keeps its state, and the nodes it launches."""
 
-    def __init__(self, chosen: argparse.Namespace, home: Path):
+    def __init__(self, chosen: argparse.Namespace, home: Path, settings: str = ""):
         """Only names things; see __enter__."""
         self.home = home
         # A copy, so that every process of this program is known by its path.
@@ -290,7 +315,7 @@ class Service:
         self.log = home / "log"
         config = home / "lintmesh.toml"
         config.write_text(
-            f'[workspace]\nallowed_roots = ["/"]\n[toolchain]\nmode = "{chosen.toolchain}"\n', encoding="utf-8"
+            f'{settings}[workspace]\nallowed_roots = ["/"]\n[toolchain]\nmode = "{chosen.toolchain}"\n', encoding="utf-8"
         )
         api, admin = free_addresses(2)
         self.api = api
@@ -327,11 +352,13 @@ class Service:
             )
         self.started = time.monotonic()
 
-    def kill(self) -> float:
-        """Kill the coordinator and nothing else; return when. Shown to bite: it is gone, and its nodes are there."""
+    def kill(self, by: signal.Signals) -> float:
+        """Send the coordinator, and nothing else, a signal that ends it; return when. Shown to bite: it is gone."""
         at = time.monotonic()
-        self.coordinator.send_signal(signal.SIGKILL)
-        assert self.coordinator.wait(10) == -signal.SIGKILL, f"it ended by itself: {self.coordinator.returncode}"
+        assert self.coordinator.poll() is None, f"it ended by itself with {self.coordinator.returncode}"
+        self.coordinator.send_signal(by)
+        ended = self.coordinator.wait(60)
+        assert ended == (0 if by is signal.SIGTERM else -by), f"it ended with {ended}"
         return at
 
     def restart(self) -> tuple[float, float]:

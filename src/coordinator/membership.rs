@@ -18,8 +18,8 @@ impl Coordinator {
     pub(super) fn declare(&mut self, draft: &mut Draft, specs: Vec<NodeSpec>) -> Reply {
         for spec in &specs {
             if let Some(member) = self.state.members.get(&spec.node_id)
-                && member.incarnation.is_some()
                 && member.spec != *spec
+                && self.presences.get(&spec.node_id).is_some_and(|presence| presence.session.is_some())
             {
                 return Reply::Refused(Refusal::DeclaredOtherwise(spec.node_id.clone()));
             }
@@ -35,6 +35,33 @@ impl Coordinator {
         }
         self.refit();
         Reply::Done
+    }
+
+    /// Declares what configuration has, and lets go of what an earlier one had and this one has not, unless it has joined
+    /// by itself meanwhile.
+    pub(super) fn configure(&mut self, draft: &mut Draft, specs: Vec<NodeSpec>) -> Reply {
+        let configured: BTreeSet<NodeId> = specs.iter().map(|spec| spec.node_id.clone()).collect();
+        let reply = self.declare(draft, specs);
+        if reply != Reply::Done || configured == self.state.configured {
+            return reply;
+        }
+        let gone: Vec<NodeId> = self.state.configured.difference(&configured).cloned().collect();
+        for node in gone {
+            if self.presences.get(&node).is_none_or(|presence| presence.session.is_none()) {
+                self.forget_node(draft, &node);
+            }
+        }
+        self.record(draft, Event::MeshConfigured(configured));
+        self.refit();
+        Reply::Done
+    }
+
+    fn forget_node(&mut self, draft: &mut Draft, node: &NodeId) {
+        self.take_work(draft, node, false, "its node belongs to the mesh no more");
+        self.clear_suspicion(node, draft.now.tick);
+        self.presences.remove(node);
+        self.relink(node);
+        self.record(draft, Event::NodeForgotten(node.clone()));
     }
 
     fn too_many_nodes(&self, new: usize) -> Option<Refusal> {

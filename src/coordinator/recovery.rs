@@ -98,6 +98,9 @@ impl Recoveries {
                     _ => {}
                 }
             }
+            Event::NodeForgotten(node) => {
+                self.nodes.remove(node);
+            }
             Event::NodeJoined { spec, .. } => {
                 let recovery = self.nodes.entry(spec.node_id.clone()).or_default();
                 let asked = match recovery.stage {

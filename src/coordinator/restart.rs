@@ -30,7 +30,7 @@ impl Coordinator {
         for id in &runs {
             core.take_up(id, now);
         }
-        core.watch.due = core.next_wake(Some(now.tick));
+        core.watch.due = core.next_wake(None);
         core
     }
 

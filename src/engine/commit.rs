@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::figures::StoreCounts;
 use crate::store::{Record, Remedy, Store, StoreError};
 use crate::types::Epoch;
 
@@ -23,6 +24,7 @@ pub(super) struct Committer<S> {
     position: u64,
     /// Records since the last snapshot.
     loose: u64,
+    counts: StoreCounts,
 }
 
 /// What is asked of the store.
@@ -35,8 +37,13 @@ enum Call {
 
 impl<S: Store> Committer<S> {
     /// For the epoch that owns the store.
-    pub(super) const fn new(store: S, epoch: Epoch, position: u64, loose: u64) -> Self {
-        Self { store: Some(store), epoch, position, loose }
+    pub(super) fn new(store: S, epoch: Epoch, position: u64, loose: u64) -> Self {
+        Self { store: Some(store), epoch, position, loose, counts: StoreCounts::default() }
+    }
+
+    /// How it does.
+    pub(super) fn counts(&self) -> StoreCounts {
+        self.counts.clone()
     }
 
     /// Records since the last snapshot.
@@ -50,17 +57,21 @@ impl<S: Store> Committer<S> {
         batch: Arc<[Record]>,
         stalled: impl FnMut(Option<&StoreError>),
     ) -> Result<(), StoreError> {
-        let records = batch.len() as u64;
+        let (records, began) = (batch.len() as u64, Instant::now());
         self.settle(Call::Append(batch), records, stalled).await?;
         self.position += records;
-        self.loose += records;
+        self.loose = self.loose.saturating_add(records);
+        self.counts.committed(records, began.elapsed());
         Ok(())
     }
 
     /// Replaces all records so far. If the store has no room for both there is simply no snapshot yet.
     pub(super) async fn snapshot(&mut self, records: Arc<[Record]>) -> Result<(), StoreError> {
         match self.call(Call::Snapshot(records)).await {
-            Ok(_) => self.loose = 0,
+            Ok(_) => {
+                self.loose = 0;
+                self.counts.compacted();
+            }
             Err(error) if error.remedy() == Remedy::Stop => return Err(error),
             // Either of two equal states; the next attempt comes with more records.
             Err(error) => {
@@ -136,6 +147,12 @@ impl<S: Store> Committer<S> {
             perform()
         };
         self.store = Some(store);
+        if done.is_err() {
+            self.counts.failed();
+        }
         done
     }
 }
+
+#[cfg(test)]
+mod tests;

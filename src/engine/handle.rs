@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch as channel};
 
 use super::clock::Clock;
+use super::figures::{StoreCounts, StoreFigures};
 use super::probes::Probes;
 use super::sessions::Sessions;
 use super::watch::{Progress, RunLog, RunLogs};
@@ -46,6 +47,8 @@ pub struct Handle {
     pub(super) logs: RunLogs,
     pub(super) revision: channel::Receiver<u64>,
     pub(super) storage: channel::Receiver<Storage>,
+    pub(super) stored: StoreCounts,
+    pub(super) is_durable: bool,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -77,6 +80,16 @@ impl Handle {
         let (query, answer) = asked(question);
         self.observer.send(query).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
+    }
+
+    /// Whether runs outlive this process.
+    pub const fn is_durable(&self) -> bool {
+        self.is_durable
+    }
+
+    /// How the store does.
+    pub fn store_figures(&self) -> StoreFigures {
+        self.stored.figures()
     }
 
     /// Whether facts can be stored now.

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod codec;
 mod commit;
 mod compaction;
+mod figures;
 mod handle;
 mod log;
 pub mod probes;
@@ -30,6 +31,7 @@ use crate::store::{Record, Store, StoreError};
 use crate::types::{NodeId, Now, RunId, Tick};
 use clock::Clock;
 use commit::Committer;
+pub use figures::{COMMIT_BUCKETS, StoreFigures};
 pub use handle::{Handle, Storage};
 use log::log;
 use probes::Probes;
@@ -133,6 +135,8 @@ impl<S: Store> Engine<S> {
         let (revision, revised) = channel::channel(0);
         let (storage, stored) = channel::channel(Storage::Works);
         let sessions = Sessions::default();
+        let is_durable = store.is_durable();
+        let committer = Committer::new(store, epoch, loaded.position, loose);
         let handle = Handle {
             commands: sender,
             observer,
@@ -141,9 +145,10 @@ impl<S: Store> Engine<S> {
             logs: logs.clone(),
             revision: revised,
             storage: stored,
+            stored: committer.counts(),
+            is_durable,
             clock: clock.clone(),
         };
-        let committer = Committer::new(store, epoch, loaded.position, loose);
         let positions = BTreeMap::new();
         let engine = Self {
             core,
@@ -273,7 +278,11 @@ impl<S: Store> Engine<S> {
                     changed.insert(run);
                 }
                 Event::RunForgotten(run) => forgotten.push(run),
-                Event::NodeDeclared(_) | Event::NodeJoined { .. } | Event::NodeStatusChanged { .. } => {
+                Event::NodeDeclared(_)
+                | Event::MeshConfigured(_)
+                | Event::NodeForgotten(_)
+                | Event::NodeJoined { .. }
+                | Event::NodeStatusChanged { .. } => {
                     nodes_changed = true;
                 }
                 Event::NodeRecovery { .. } | Event::NodeDrained { .. } | Event::FaultHandled { .. } => {}

@@ -1,5 +1,6 @@
 //! Tests of the engine in paused time: what is seen when, and by whom.
 
+mod restarting;
 mod rig;
 
 use crate::coordinator::input::{Beat, SessionEnding};

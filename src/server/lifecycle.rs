@@ -163,8 +163,8 @@ where
     })?;
     let engine = tokio::spawn(engine.run());
     // The mesh is what configuration declares, before anybody can ask.
-    let declared = Input::Declare(settings.nodes.specs());
-    if handle.decide(declared).await.is_err() {
+    let configured = Input::Configure(settings.nodes.specs());
+    if handle.decide(configured).await.is_err() {
         tracing::error!("the coordinator stopped at its start");
     }
 

@@ -4,9 +4,11 @@
 //! calls take their time, fail, and may fail without saying whether they were carried out. They block; who calls them
 //! sees to it that they may.
 
+mod embedded;
 mod error;
 mod memory;
 
+pub use embedded::{EmbeddedOptions, EmbeddedStore, FileMedium, Medium};
 pub use error::{Remedy, StoreError};
 pub use memory::{MemoryLog, MemoryStore};
 
@@ -55,6 +57,11 @@ pub trait Store: Send + 'static {
     /// Where the log ends. Settles what became of a call whose outcome is unknown, and whether this epoch still owns the
     /// store.
     fn position(&mut self, epoch: Epoch) -> Result<u64, StoreError>;
+
+    /// Whether what is stored outlives the process.
+    fn is_durable(&self) -> bool {
+        true
+    }
 
     /// Whether calls may take long enough to need a thread where blocking is allowed.
     fn blocks(&self) -> bool;
