@@ -138,7 +138,6 @@ impl LocalMesh {
             }),
             store,
             salvage: keeping.salvage(),
-            is_durable: keeping.dir().is_some(),
             secrets,
             node_port: inheritance.as_ref().and_then(Inheritance::node_listener).map(|at| at.port()),
             clock: Arc::new(SystemClock::new()),

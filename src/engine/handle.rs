@@ -48,6 +48,7 @@ pub struct Handle {
     pub(super) revision: channel::Receiver<u64>,
     pub(super) storage: channel::Receiver<Storage>,
     pub(super) stored: StoreCounts,
+    pub(super) is_durable: bool,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -79,6 +80,11 @@ impl Handle {
         let (query, answer) = asked(question);
         self.observer.send(query).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
+    }
+
+    /// Whether runs outlive this process.
+    pub const fn is_durable(&self) -> bool {
+        self.is_durable
     }
 
     /// How the store does.

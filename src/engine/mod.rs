@@ -135,6 +135,7 @@ impl<S: Store> Engine<S> {
         let (revision, revised) = channel::channel(0);
         let (storage, stored) = channel::channel(Storage::Works);
         let sessions = Sessions::default();
+        let is_durable = store.is_durable();
         let committer = Committer::new(store, epoch, loaded.position, loose);
         let handle = Handle {
             commands: sender,
@@ -145,6 +146,7 @@ impl<S: Store> Engine<S> {
             revision: revised,
             storage: stored,
             stored: committer.counts(),
+            is_durable,
             clock: clock.clone(),
         };
         let positions = BTreeMap::new();

@@ -68,8 +68,6 @@ pub struct ServerOptions<S> {
     pub store: S,
     /// Go on without what is damaged in the store.
     pub salvage: bool,
-    /// Whether the store outlives the process.
-    pub is_durable: bool,
     /// The secrets by which nodes join, those of launched nodes to come included.
     pub secrets: Arc<Secrets>,
     /// Where nodes already look for the coordinator; counts if `server.node_listen` leaves the port open.
@@ -126,7 +124,6 @@ pub struct RunningServer {
     reporter: HealthReporter,
     health: Mutex<Option<JoinHandle<()>>>,
     restarts: Mutex<mpsc::Receiver<RestartOrder>>,
-    is_durable: bool,
     listening: CancellationToken,
     listeners: Mutex<Vec<JoinHandle<Served>>>,
     engine: Mutex<JoinHandle<Result<(), EngineError>>>,
@@ -226,7 +223,6 @@ where
         reporter,
         health: Mutex::new(Some(health)),
         restarts: Mutex::new(restarts),
-        is_durable: options.is_durable,
         listening,
         listeners: Mutex::default(),
         engine_abort: engine.abort_handle(),

@@ -58,6 +58,11 @@ pub trait Store: Send + 'static {
     /// store.
     fn position(&mut self, epoch: Epoch) -> Result<u64, StoreError>;
 
+    /// Whether what is stored outlives the process.
+    fn is_durable(&self) -> bool {
+        true
+    }
+
     /// Whether calls may take long enough to need a thread where blocking is allowed.
     fn blocks(&self) -> bool;
 }
@@ -81,6 +86,10 @@ impl Store for Box<dyn Store> {
 
     fn position(&mut self, epoch: Epoch) -> Result<u64, StoreError> {
         (**self).position(epoch)
+    }
+
+    fn is_durable(&self) -> bool {
+        (**self).is_durable()
     }
 
     fn blocks(&self) -> bool {

@@ -194,7 +194,6 @@ impl VirtualNetwork {
 /// The coordinator's process.
 async fn coordinate(settings: Settings, record: Arc<Mutex<Record>>, blobs: &Path) -> turmoil::Result {
     let options = ServerOptions {
-        is_durable: false,
         secrets: Arc::new(Secrets::new(&settings)),
         node_port: None,
         settings,
