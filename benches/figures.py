@@ -189,7 +189,8 @@ def serve(binary: Path, home: Path, flags: Sequence[str] = (), page: str = "read
     api, admin, nodes = (f"127.0.0.1:{listener.getsockname()[1]}" for listener in held)
     for listener in held:
         listener.close()
-    flags = [*flags, "--state-dir", str(home / "state"), "--listen", api, "--admin-listen", admin, "--node-listen", nodes]
+    flags = [*flags, "--listen", api, "--admin-listen", admin, "--node-listen", nodes]
+    flags += ["--state-dir", str(home / "state")]
     with (home / "log").open("wb") as log:
         process = subprocess.Popen([binary, "serve", *flags], cwd=home, stdout=log, stderr=log)
     try:

@@ -97,6 +97,11 @@ impl Handle {
         *self.storage.borrow()
     }
 
+    /// Changes with [`Handle::storage`].
+    pub fn storage_changes(&self) -> channel::Receiver<Storage> {
+        self.storage.clone()
+    }
+
     /// How far a run is, after the newest change at least.
     pub async fn progress(&self, run: &RunId, log: &Arc<RunLog>) -> Result<Arc<Progress>, Stopped> {
         if let Some(known) = log.known_progress() {

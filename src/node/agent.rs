@@ -16,6 +16,7 @@ use super::executor::Executor;
 use super::held::Held;
 use super::inputs::{Inputs, Sources};
 use super::link::{Connector, Links, links};
+use super::orphan;
 use super::peers::{self, ListenError, PeerOptions, PeerTls, Peers};
 use super::relay::Relay;
 use super::secret::Secret;
@@ -69,6 +70,9 @@ pub struct NodeSettings {
     pub limits: Limits,
     /// How long it may go on with what it runs once it is asked to end.
     pub drain_timeout: Duration,
+    /// How long it goes on without a session once its launcher is gone. Zero: it ends with its launcher.
+    #[serde(default)]
+    pub orphan_grace: Duration,
     /// Where it makes its private folder, which it removes at its end.
     pub work_dir: PathBuf,
     /// The cores of its machine that linters may use.
@@ -110,6 +114,8 @@ pub struct NodeOptions<B> {
     pub connector: Connector,
     /// Cancelled when it should finish what it has and then end.
     pub drain: CancellationToken,
+    /// Cancelled when its launcher is gone and it may go on without; never for a node that nobody launched.
+    pub orphaned: CancellationToken,
     /// Randomness for pauses; [`super::link::jitter`] but for tests.
     pub random: Random,
 }
@@ -209,7 +215,7 @@ impl Identity {
 ///
 /// Everything it started is gone when it returns, or within seconds.
 pub async fn run<B: Bind>(options: NodeOptions<B>, stop: CancellationToken) -> Result<(), AgentError> {
-    let NodeOptions { settings, network, connector, drain, random } = options;
+    let NodeOptions { settings, network, connector, drain, orphaned, random } = options;
     let local = |path: &PathBuf| {
         let path = path.clone();
         move |error: &dyn std::fmt::Display| AgentError::Local { path, reason: error.to_string() }
@@ -275,7 +281,8 @@ pub async fn run<B: Bind>(options: NodeOptions<B>, stop: CancellationToken) -> R
         connections: 0,
         drain: drain.clone(),
     };
-    let relay = Relay { executor: executor.clone(), inputs, peers, way }.run(said_by_peers);
+    let given_up = orphan::is_given_up(&orphaned, &way, settings.orphan_grace);
+    let relay = Relay { executor: executor.clone(), inputs, peers, way: way.clone() }.run(said_by_peers);
     let relaying = tokio::spawn(async move { linked.run_until_cancelled(relay).await });
     let overdue = async {
         drain.cancelled().await;
@@ -287,6 +294,10 @@ pub async fn run<B: Bind>(options: NodeOptions<B>, stop: CancellationToken) -> R
         () = overdue => {
             let unfinished = executor.in_use().0;
             tracing::warn!(node = %settings.spec.node_id, unfinished, "the time to finish is over");
+            Ok(())
+        }
+        () = given_up => {
+            tracing::warn!(node = %settings.spec.node_id, "no coordinator came; ending");
             Ok(())
         }
     };
@@ -316,7 +327,7 @@ async fn stay_joined(
     loop {
         let started = Instant::now();
         let end = session::run(lasting, stop).await;
-        lasting.way.closed();
+        lasting.way.closed(Instant::now());
         match end {
             SessionEnd::Stopped => return Ok(()),
             SessionEnd::Shutdown(reason) => {

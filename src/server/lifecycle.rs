@@ -68,6 +68,10 @@ pub struct ServerOptions<S> {
     pub store: S,
     /// Go on without what is damaged in the store.
     pub salvage: bool,
+    /// The secrets by which nodes join, those of launched nodes to come included.
+    pub secrets: Arc<Secrets>,
+    /// Where nodes already look for the coordinator; counts if `server.node_listen` leaves the port open.
+    pub node_port: Option<u16>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// Randomness for ids and jitter.
@@ -117,7 +121,6 @@ pub struct RunningServer {
     nodes: SocketAddr,
     admin: Option<SocketAddr>,
     service: Arc<Service>,
-    secrets: Arc<Secrets>,
     reporter: HealthReporter,
     health: Mutex<Option<JoinHandle<()>>>,
     restarts: Mutex<mpsc::Receiver<RestartOrder>>,
@@ -141,7 +144,7 @@ where
     let settings = &options.settings;
     let (api_tls, node_tls) = tls(settings)?.map(<(_, _)>::from).unzip();
     let (api, api_address) = bind(network, settings.server.listen, "server.listen").await?;
-    let (nodes, node_address) = bind(network, settings.server.node_listen, "server.node_listen").await?;
+    let (nodes, node_address) = bind_again(network, settings.server.node_listen, options.node_port).await?;
     let admin_listener = match options.admin {
         true => Some(bind(network, settings.server.admin_listen, "server.admin_listen").await?),
         false => None,
@@ -185,8 +188,7 @@ where
     tokio::spawn(release_blobs(service.clone()));
     tokio::spawn(observe::follow(service.clone(), alertmanagers));
     let calls = service.calls.clone();
-    let secrets =
-        Arc::new(Secrets::new(settings.nodes.secrets.iter().map(|secret| secret.sha256.clone()).collect()));
+    let secrets = options.secrets;
     let inbound = super::settings::inbound(settings);
     let mut tokens = super::settings::tokens(settings);
     tokens.extend(options.tokens);
@@ -218,7 +220,6 @@ where
         nodes: node_address,
         admin: admin_listener.as_ref().map(|(_, address)| *address),
         service,
-        secrets: secrets.clone(),
         reporter,
         health: Mutex::new(Some(health)),
         restarts: Mutex::new(restarts),
@@ -273,11 +274,6 @@ impl RunningServer {
         self.service.engine.clone()
     }
 
-    /// The secrets by which launched nodes join.
-    pub fn secrets(&self) -> Arc<Secrets> {
-        self.secrets.clone()
-    }
-
     /// The next order to start a node's process; none once the coordinator has stopped. Cancel safe.
     pub async fn next_restart(&self) -> Option<RestartOrder> {
         self.restarts.lock().await.recv().await
@@ -328,6 +324,25 @@ async fn bind<B: Bind>(
     setting: &'static str,
 ) -> Result<(B::Listener, SocketAddr), StartError> {
     network.bind(address).await.map_err(|source| StartError::Bind { address, setting, source })
+}
+
+/// The node listener: on the port where nodes already look for it, if any would do.
+async fn bind_again<B: Bind>(
+    network: &B,
+    address: SocketAddr,
+    port: Option<u16>,
+) -> Result<(B::Listener, SocketAddr), StartError> {
+    let setting = "server.node_listen";
+    let Some(port) = port.filter(|_| address.port() == 0) else {
+        return bind(network, address, setting).await;
+    };
+    match bind(network, SocketAddr::new(address.ip(), port), setting).await {
+        Ok(bound) => Ok(bound),
+        Err(error) => {
+            tracing::warn!(%error, "nodes must look elsewhere for this coordinator than for the one before");
+            bind(network, address, setting).await
+        }
+    }
 }
 
 fn with_reflection(routes: Routes) -> Routes {
