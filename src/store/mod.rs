@@ -88,6 +88,10 @@ impl Store for Box<dyn Store> {
         (**self).position(epoch)
     }
 
+    fn is_durable(&self) -> bool {
+        (**self).is_durable()
+    }
+
     fn blocks(&self) -> bool {
         (**self).blocks()
     }
