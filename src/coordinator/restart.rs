@@ -30,7 +30,7 @@ impl Coordinator {
         for id in &runs {
             core.take_up(id, now);
         }
-        core.watch.due = core.next_wake(Some(now.tick));
+        core.watch.due = core.next_wake(now, Some(now.tick));
         core
     }
 
@@ -51,6 +51,7 @@ impl Coordinator {
             let failed = Event::NodeStatusChanged { node: node.clone(), status, cause };
             self.recoveries.follow(now.tick, &failed);
         }
+        self.resume_breaker(node, now);
         if drained {
             self.resume_drain(node, now.tick);
         }
@@ -87,6 +88,7 @@ impl Coordinator {
                     capabilities: self.settings.required.of(task.stage).clone(),
                     permit: Permit::adopted(),
                     missed_beats: None,
+                    counted_at: now,
                 };
                 (node, attempt, running)
             })

@@ -6,11 +6,11 @@ use prost::Message as _;
 
 use super::exposition::Page;
 use super::service::{Service, stopped};
-use crate::coordinator::Coordinator;
 use crate::coordinator::alert::Rule;
 use crate::coordinator::breaker::State as BreakerState;
 use crate::coordinator::health::MeshHealth;
 use crate::coordinator::metrics::{Figures, Totals};
+use crate::coordinator::{Coordinator, Dropped};
 use crate::middleware::rpc_metrics::{BUCKETS, Snapshot};
 use crate::proto::v1::FILE_DESCRIPTOR_SET;
 use crate::status::ApiError;
@@ -30,7 +30,9 @@ struct Measured {
     totals: Totals,
     /// Process starts that launchers were asked for.
     restarts: u64,
-    stale_results: u64,
+    dropped: BTreeMap<Dropped, u64>,
+    relayed: u64,
+    looks: u64,
     epoch: u64,
 }
 
@@ -40,7 +42,9 @@ pub async fn page(service: &Service) -> Result<String, ApiError> {
         health: core.mesh_health(now, &[]),
         totals: core.totals().clone(),
         restarts: core.recoveries().attempted(),
-        stale_results: core.stale_results(),
+        dropped: core.dropped_results().clone(),
+        relayed: core.relayed_results(),
+        looks: core.looks(),
         epoch: core.state().epoch.0,
     };
     let measured = service.engine.observe(look).await.map_err(stopped)?;
@@ -51,7 +55,14 @@ pub async fn page(service: &Service) -> Result<String, ApiError> {
     totals(&mut page, &measured.totals);
     page.counter("lintmesh_node_restarts_total", "Restarts of node processes that launchers were asked for.")
         .count(&[], measured.restarts);
-    refusals(&mut page, service, measured.stale_results);
+    page.counter(
+        "lintmesh_relayed_results_total",
+        "Results that came by another node than the one that made them.",
+    )
+    .count(&[], measured.relayed);
+    page.counter("lintmesh_node_looks_total", "Looks at single nodes: what watching over them costs.")
+        .count(&[], measured.looks);
+    refusals(&mut page, service, &measured.dropped);
     alerts(&mut page, service, &measured.health);
     calls(&mut page, &service.calls.snapshot());
     Ok(page.into_text())
@@ -203,7 +214,7 @@ fn totals(page: &mut Page, totals: &Totals) {
         .count(&[("outcome", "failed")], ended(false));
 }
 
-fn refusals(page: &mut Page, service: &Service, stale_results: u64) {
+fn refusals(page: &mut Page, service: &Service, dropped: &BTreeMap<Dropped, u64>) {
     let mut family =
         page.counter("lintmesh_refused_connections_total", "Connections closed before their first request.");
     for (reason, count) in service.counts.refused_connections.counts() {
@@ -214,7 +225,9 @@ fn refusals(page: &mut Page, service: &Service, stale_results: u64) {
         family.count(&[("reason", reason)], count);
     }
     let mut reasons: BTreeMap<_, _> = service.counts.refused_messages.counts();
-    *reasons.entry("STALE_ATTEMPT").or_default() += stale_results;
+    for (reason, count) in dropped {
+        *reasons.entry(reason.as_str()).or_default() += count;
+    }
     let mut family =
         page.counter("lintmesh_refused_messages_total", "Messages of nodes dropped, by whom and why.");
     for (reason, count) in reasons {
