@@ -15,7 +15,7 @@ use super::coordinator::{Coordinator, DEADLINE, SECRET, Session};
 use super::world::{World, limits, planned, run_of, spec, toolchain};
 
 /// The processes whose command line has this argument.
-fn marked(mark: &str) -> Vec<i32> {
+pub(crate) fn marked(mark: &str) -> Vec<i32> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
