@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 
@@ -104,6 +105,8 @@ impl NodeArgs {
             toolchain,
             limits: linters::limits(&settings),
             drain_timeout: settings.nodes.drain_timeout,
+            // Nobody launched it whose end would be its own.
+            orphan_grace: Duration::ZERO,
             work_dir: self.work_dir.unwrap_or_else(std::env::temp_dir),
             state_dir: self.state_dir,
             cpu_slots: host::cpu_slots(),

@@ -150,6 +150,7 @@ impl<S: Store> Engine<S> {
             stored: committer.counts(),
             is_durable,
             clock: clock.clone(),
+            epoch,
         };
         let positions = BTreeMap::new();
         let engine = Self {

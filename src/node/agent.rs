@@ -16,6 +16,7 @@ use super::executor::Executor;
 use super::held::Held;
 use super::inputs::{Inputs, Sources};
 use super::link::{Connector, Links, links};
+use super::orphan;
 use super::outbox::keeper::Keeper;
 use super::outbox::spool::SpoolError;
 use super::peers::{self, ListenError, PeerOptions, PeerTls, Peers};
@@ -72,6 +73,9 @@ pub struct NodeSettings {
     pub limits: Limits,
     /// How long it may go on with what it runs once it is asked to end.
     pub drain_timeout: Duration,
+    /// How long it goes on without a session once its launcher is gone. Zero: it ends with its launcher.
+    #[serde(default)]
+    pub orphan_grace: Duration,
     /// Where it makes its private folder, which it removes at its end.
     pub work_dir: PathBuf,
     /// Where results that nobody acknowledged outlive its process, in a folder of the node's name; none: they are in its
@@ -117,6 +121,8 @@ pub struct NodeOptions<B> {
     pub connector: Connector,
     /// Cancelled when it should finish what it has and then end.
     pub drain: CancellationToken,
+    /// Cancelled when its launcher is gone and it may go on without; never for a node that nobody launched.
+    pub orphaned: CancellationToken,
     /// Randomness for pauses; [`super::link::jitter`] but for tests.
     pub random: Random,
 }
@@ -219,7 +225,7 @@ impl Identity {
 ///
 /// Everything it started is gone when it returns, or within seconds.
 pub async fn run<B: Bind>(options: NodeOptions<B>, stop: CancellationToken) -> Result<(), AgentError> {
-    let NodeOptions { settings, network, connector, drain, random } = options;
+    let NodeOptions { settings, network, connector, drain, orphaned, random } = options;
     let local = |path: &PathBuf| {
         let path = path.clone();
         move |error: &dyn std::fmt::Display| AgentError::Local { path, reason: error.to_string() }
@@ -290,7 +296,8 @@ pub async fn run<B: Bind>(options: NodeOptions<B>, stop: CancellationToken) -> R
         connections: 0,
         drain: drain.clone(),
     };
-    let relay = Relay { executor: executor.clone(), inputs, peers, way }.run(said_by_peers);
+    let given_up = orphan::is_given_up(&orphaned, &way, settings.orphan_grace);
+    let relay = Relay { executor: executor.clone(), inputs, peers, way: way.clone() }.run(said_by_peers);
     let relaying = tokio::spawn(async move { linked.run_until_cancelled(relay).await });
     let overdue = async {
         drain.cancelled().await;
@@ -302,6 +309,10 @@ pub async fn run<B: Bind>(options: NodeOptions<B>, stop: CancellationToken) -> R
         () = overdue => {
             let unfinished = executor.in_use().0;
             tracing::warn!(node = %settings.spec.node_id, unfinished, "the time to finish is over");
+            Ok(())
+        }
+        () = given_up => {
+            tracing::warn!(node = %settings.spec.node_id, "no coordinator came; ending");
             Ok(())
         }
     };
@@ -336,7 +347,7 @@ async fn stay_joined(
     loop {
         let started = Instant::now();
         let end = session::run(lasting, stop).await;
-        lasting.way.closed();
+        lasting.way.closed(Instant::now());
         match end {
             SessionEnd::Stopped => return Ok(()),
             SessionEnd::Shutdown(reason) => {
