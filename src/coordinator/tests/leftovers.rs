@@ -4,7 +4,7 @@ use super::mesh::*;
 use crate::coordinator::event::{AttemptFault, RunEvent};
 use crate::coordinator::input::{Beat, Ending, Facts, Input};
 use crate::coordinator::message::Assign;
-use crate::types::{AttemptRef, Incarnation, Load, Measured, Outcome, RunId, Stage};
+use crate::types::{AttemptRef, Incarnation, Load, Measured, Outcome, RunId};
 
 /// A run with two LINT tasks on the node for them.
 fn linting() -> (TestMesh, RunId, [Assign; 2]) {
