@@ -39,6 +39,7 @@ mod recovery;
 mod relay;
 mod report_formats;
 mod restarts;
+mod resumed_work;
 mod rig;
 mod runs;
 mod same_result;

@@ -96,6 +96,11 @@ impl Coordinator {
         self.settings.server.listen
     }
 
+    /// Where nodes join.
+    pub(crate) fn node_listener(&self) -> SocketAddr {
+        self.settings.server.node_listen
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address())
     }
