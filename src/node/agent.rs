@@ -17,6 +17,8 @@ use super::held::Held;
 use super::inputs::{Inputs, Sources};
 use super::link::{Connector, Links, links};
 use super::orphan;
+use super::outbox::keeper::Keeper;
+use super::outbox::spool::SpoolError;
 use super::peers::{self, ListenError, PeerOptions, PeerTls, Peers};
 use super::relay::Relay;
 use super::secret::Secret;
@@ -40,9 +42,10 @@ const STOP_BOUND: Duration = Duration::from_secs(5);
 const GOOD_SESSION: Duration = Duration::from_secs(1);
 /// Results and acknowledgements of peers that may wait.
 const FROM_PEERS: usize = 256;
-/// Pauses between attempts to open a session.
+/// Pauses between attempts to open a session. The longest is far below the coordinator's `mesh.message_timeout`, which is
+/// what a node has to find its way back after a restart of it.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Everything a node is told at its start, as plain data, so that a launcher can hand it over.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -75,6 +78,10 @@ pub struct NodeSettings {
     pub orphan_grace: Duration,
     /// Where it makes its private folder, which it removes at its end.
     pub work_dir: PathBuf,
+    /// Where results that nobody acknowledged outlive its process, in a folder of the node's name; none: they are in its
+    /// memory only.
+    #[serde(default)]
+    pub state_dir: Option<PathBuf>,
     /// The cores of its machine that linters may use.
     pub cpu_slots: u32,
     /// The lintmesh binary, which is also the shim around linters.
@@ -145,6 +152,9 @@ pub enum AgentError {
         /// Its stable reason, for example `STALE_INCARNATION`.
         reason: Option<String>,
     },
+    /// Where results are kept.
+    #[error("--state-dir: {0}")]
+    State(#[from] SpoolError),
     /// A file or folder of this machine.
     #[error("cannot use {}: {reason}", path.display())]
     Local {
@@ -256,7 +266,7 @@ pub async fn run<B: Bind>(options: NodeOptions<B>, stop: CancellationToken) -> R
         .map_err(|error| local(&settings.work_dir)(&error))?;
     let inputs = Inputs::new(Sources {
         link: blobs,
-        held,
+        held: held.clone(),
         peers: peers.clone(),
         way: way.clone(),
         random: random.clone(),
@@ -267,6 +277,11 @@ pub async fn run<B: Bind>(options: NodeOptions<B>, stop: CancellationToken) -> R
         .map_err(|error| local(&settings.work_dir)(&error))?;
     let executor =
         Executor::new(spec.node_id.clone(), incarnation, spec.max_concurrent_tasks, Arc::new(stages));
+    let keeper = match &settings.state_dir {
+        Some(dir) => Keeper::open(dir, &spec.node_id, &executor, &held).await?,
+        None => None,
+    };
+    let keeping = keeper.map(|keeper| tokio::spawn(keeper.run(linked.clone())));
     let mut lasting = Lasting {
         identity: Identity::new(&settings, incarnation, envelope, listening.endpoint),
         link: session,
@@ -303,6 +318,11 @@ pub async fn run<B: Bind>(options: NodeOptions<B>, stop: CancellationToken) -> R
     };
     executor.stop(STOP_BOUND).await;
     drop(linking);
+    if let Some(keeping) = keeping
+        && let Err(error) = keeping.await
+    {
+        tracing::error!(%error, "keeping results on disk failed");
+    }
     if let Err(error) = relaying.await {
         tracing::error!(%error, "passing results on failed");
     }

@@ -90,6 +90,7 @@ impl LaunchOptions {
             drain_timeout: self.drain_timeout,
             orphan_grace: survival.map(|survival| survival.grace).unwrap_or_default(),
             work_dir: work_dir.unwrap_or_else(|| self.work_dir.clone()),
+            state_dir: survival.map(|survival| survival.dir.clone()),
             cpu_slots: self.cpu_slots,
             shim: self.shim.clone(),
             // All on this machine: its peers are there too.

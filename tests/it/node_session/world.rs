@@ -88,6 +88,7 @@ impl World {
             limits: limits(),
             drain_timeout: super::coordinator::DEADLINE,
             orphan_grace: Duration::ZERO,
+            state_dir: None,
             work_dir: self.work_dir(),
             cpu_slots: 2,
             shim: env!("CARGO_BIN_EXE_lintmesh").into(),

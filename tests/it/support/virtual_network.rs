@@ -121,6 +121,7 @@ impl VirtualNetwork {
             drain_timeout: Duration::from_secs(5),
             orphan_grace: Duration::ZERO,
             work_dir: work,
+            state_dir: None,
             peers: PeerSettings {
                 // Plain text is for loopback only; the simulated network minds the port.
                 listen: SocketAddr::from((Ipv4Addr::LOCALHOST, PEER_PORT)),
