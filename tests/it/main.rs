@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its harness too")]
 
+mod adoption;
 mod alerts;
 mod architecture;
 mod authentication;
@@ -46,6 +47,7 @@ mod same_result;
 mod session_rules;
 mod settings;
 mod silent_connections;
+mod state_folder;
 mod status_command;
 mod store_conformance;
 mod store_damage;
