@@ -3,6 +3,7 @@
 mod cache;
 pub(crate) mod calls;
 pub(crate) mod fake_linters;
+pub(crate) mod in_process;
 pub(crate) mod linked_nodes;
 pub(crate) mod lint_command;
 pub(crate) mod linters;
