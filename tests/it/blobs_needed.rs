@@ -45,9 +45,7 @@ async fn an_open_run_goes_on_and_a_report_is_kept_after_starts_with_room_for_not
     first.shutdown().await;
     drop(first);
 
-    let little = "[workspace]\nmax_store_bytes = 1\n";
-    let larger = "[workspace]\nmax_store_bytes = 100000\n";
-    let second = mesh.again(little).await;
+    let second = mesh.again(Some(1)).await;
     let (manifest, blobs) = manifest_of(&FILES);
     for bytes in blobs.iter().chain([&manifest]) {
         assert!(has(&second, bytes).await, "the run needs it");
@@ -56,7 +54,7 @@ async fn an_open_run_goes_on_and_a_report_is_kept_after_starts_with_room_for_not
     second.shutdown().await;
     drop(second);
 
-    let third = mesh.again(larger).await;
+    let third = mesh.again(None).await;
     mesh.let_go();
     let ended = finished(&watched(&mut coordinator(&third), &id, 0).await);
     assert_eq!(ended.outcome(), Outcome::Clean, "{ended:?}");
@@ -64,7 +62,7 @@ async fn an_open_run_goes_on_and_a_report_is_kept_after_starts_with_room_for_not
     third.shutdown().await;
     drop(third);
 
-    let fourth = mesh.again(little).await;
+    let fourth = mesh.again(Some(1)).await;
     let kept = report(&mut coordinator(&fourth), &id, ReportFormat::Result).await.expect("kept");
     assert_eq!(kept, made);
     assert!(!has(&fourth, &manifest).await, "an ended run needs its result only");
@@ -82,7 +80,7 @@ async fn a_run_whose_tree_is_lost_is_ended_with_the_reason_and_the_next_one_work
     drop(first);
     fs::remove_file(mesh.blob(FILES[1].1)).expect("deleted by somebody");
 
-    let second = mesh.again("").await;
+    let second = mesh.again(None).await;
     let ended = finished(&watched(&mut coordinator(&second), &id, 0).await);
     assert_eq!(ended.outcome(), Outcome::Cancelled);
     let lost = Digest::of(FILES[1].1).to_string();

@@ -55,7 +55,7 @@ impl InProcess {
             free: Arc::new(AtomicU64::new(u64::MAX)),
             _nodes: nodes.clone().drop_guard(),
         };
-        let server = own.again("").await;
+        let server = own.again(None).await;
         own.node_address = server.node_address();
         for spec in Settings::default().nodes.specs() {
             let options = NodeOptions {
@@ -71,11 +71,11 @@ impl InProcess {
         (own, server)
     }
 
-    /// Starts a coordinator where an earlier one ended, with more settings (TOML).
-    pub(crate) async fn again(&self, more: &str) -> RunningServer {
+    /// Starts a coordinator where an earlier one ended, perhaps with room for fewer blobs than any settings may give it.
+    pub(crate) async fn again(&self, max_store_bytes: Option<u64>) -> RunningServer {
         let until = Instant::now() + DEADLINE;
         loop {
-            match server::start(self.options(more)).await {
+            match server::start(self.options(max_store_bytes)).await {
                 Ok(server) => return server,
                 // What the earlier one left open goes with its last task.
                 Err(StartError::Bind { .. } | StartError::Blobs(BlobError::InUse { .. }))
@@ -88,13 +88,16 @@ impl InProcess {
         }
     }
 
-    fn options(&self, more: &str) -> ServerOptions<MemoryStore> {
+    fn options(&self, max_store_bytes: Option<u64>) -> ServerOptions<MemoryStore> {
         let file = self.world.dir.path().join("lintmesh.toml");
         let (nodes, digest) = (self.node_address, Digest::of(SECRET.as_bytes()));
         let text = format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\nnode_listen = \"{nodes}\"\n[state]\nmin_free_bytes = 1000\n{more}\n[nodes]\nlaunch = \"external\"\n[[nodes.secrets]]\nname = \"tests\"\nsha256 = \"{digest}\"\n"
+            "[server]\nlisten = \"127.0.0.1:0\"\nnode_listen = \"{nodes}\"\n[state]\nmin_free_bytes = 1000\n[nodes]\nlaunch = \"external\"\n[[nodes.secrets]]\nname = \"tests\"\nsha256 = \"{digest}\"\n"
         );
         fs::write(&file, text).expect("written");
+        let mut settings =
+            config::load(&Sources { file: Some(file), ..Sources::default() }).expect("valid").settings;
+        settings.workspace.max_store_bytes = max_store_bytes.unwrap_or(settings.workspace.max_store_bytes);
         let free = Arc::clone(&self.free);
         ServerOptions {
             settings: config::load(&Sources { file: Some(file), ..Sources::default() })
