@@ -1,5 +1,6 @@
 //! A server from its start to its bounded end.
 
+mod binding;
 mod stop;
 mod storage;
 
@@ -13,6 +14,8 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
+
+use binding::{bind, bind_again};
 
 use super::alert_post::ClientError;
 use super::alertmanager::Alertmanager;
@@ -76,6 +79,10 @@ pub struct ServerOptions<S> {
     pub store: S,
     /// Go on without what is damaged in the store.
     pub salvage: bool,
+    /// The secrets by which nodes join, those of launched nodes to come included.
+    pub secrets: Arc<Secrets>,
+    /// Where nodes already look for the coordinator; counts if `server.node_listen` leaves the port open.
+    pub node_port: Option<u16>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// Randomness for ids and jitter.
@@ -125,7 +132,6 @@ pub struct RunningServer {
     nodes: SocketAddr,
     admin: Option<SocketAddr>,
     service: Arc<Service>,
-    secrets: Arc<Secrets>,
     reporter: HealthReporter,
     health: Mutex<Option<JoinHandle<()>>>,
     restarts: Mutex<mpsc::Receiver<RestartOrder>>,
@@ -149,7 +155,7 @@ where
     let settings = &options.settings;
     let (api_tls, node_tls) = tls(settings)?.map(<(_, _)>::from).unzip();
     let (api, api_address) = bind(network, settings.server.listen, "server.listen").await?;
-    let (nodes, node_address) = bind(network, settings.server.node_listen, "server.node_listen").await?;
+    let (nodes, node_address) = bind_again(network, settings.server.node_listen, options.node_port).await?;
     let admin_listener = match options.admin {
         true => Some(bind(network, settings.server.admin_listen, "server.admin_listen").await?),
         false => None,
@@ -174,8 +180,8 @@ where
         let _ = handle.decide(Input::CancelRun { run, reason }).await;
     }
     // The mesh is what configuration declares, before anybody can ask.
-    let declared = Input::Declare(settings.nodes.specs());
-    if handle.decide(declared).await.is_err() {
+    let configured = Input::Configure(settings.nodes.specs());
+    if handle.decide(configured).await.is_err() {
         tracing::error!("the coordinator stopped at its start");
     }
 
@@ -201,8 +207,7 @@ where
     tokio::spawn(release_blobs(service.clone()));
     tokio::spawn(observe::follow(service.clone(), alertmanagers));
     let calls = service.calls.clone();
-    let secrets =
-        Arc::new(Secrets::new(settings.nodes.secrets.iter().map(|secret| secret.sha256.clone()).collect()));
+    let secrets = options.secrets;
     let inbound = super::settings::inbound(settings);
     let mut tokens = super::settings::tokens(settings);
     tokens.extend(options.tokens);
@@ -236,7 +241,6 @@ where
         nodes: node_address,
         admin: admin_listener.as_ref().map(|(_, address)| *address),
         service,
-        secrets: secrets.clone(),
         reporter,
         health: Mutex::new(Some(health)),
         restarts: Mutex::new(restarts),
@@ -291,11 +295,6 @@ impl RunningServer {
         self.service.engine.clone()
     }
 
-    /// The secrets by which launched nodes join.
-    pub fn secrets(&self) -> Arc<Secrets> {
-        self.secrets.clone()
-    }
-
     /// The next order to start a node's process; none once the coordinator has stopped. Cancel safe.
     pub async fn next_restart(&self) -> Option<RestartOrder> {
         self.restarts.lock().await.recv().await
@@ -338,14 +337,6 @@ impl RunningServer {
             self.listening.clone(),
         )));
     }
-}
-
-async fn bind<B: Bind>(
-    network: &B,
-    address: SocketAddr,
-    setting: &'static str,
-) -> Result<(B::Listener, SocketAddr), StartError> {
-    network.bind(address).await.map_err(|source| StartError::Bind { address, setting, source })
 }
 
 fn with_reflection(routes: Routes) -> Routes {

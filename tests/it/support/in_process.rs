@@ -15,7 +15,7 @@ use lintmesh::node::link;
 use lintmesh::node::secret::Secret;
 use lintmesh::proto::v1::coordinator_service_client::CoordinatorServiceClient;
 use lintmesh::proto::v1::workspace_service_client::WorkspaceServiceClient;
-use lintmesh::server::{self, MESH_ID, RunningServer, ServerOptions, StartError, TreePolicy};
+use lintmesh::server::{self, MESH_ID, RunningServer, Secrets, ServerOptions, StartError, TreePolicy};
 use lintmesh::store::{MemoryLog, MemoryStore};
 use lintmesh::transport::listener::Tcp;
 use lintmesh::types::Digest;
@@ -63,6 +63,7 @@ impl InProcess {
                 network: Tcp,
                 connector: link::tcp(),
                 drain: CancellationToken::new(),
+                orphaned: CancellationToken::new(),
                 random: Arc::new(link::jitter),
             };
             tokio::spawn(agent::run(options, nodes.clone()));
@@ -136,7 +137,9 @@ impl InProcess {
             toolchain: toolchain(&self.world.ruff),
             limits: limits(),
             drain_timeout: Duration::from_secs(5),
+            orphan_grace: Duration::ZERO,
             work_dir: self.world.work_dir(),
+            state_dir: None,
             peers: PeerSettings::default(),
             cpu_slots: 1,
             shim: env!("CARGO_BIN_EXE_lintmesh").into(),
