@@ -101,9 +101,9 @@ impl InProcess {
         settings.workspace.max_store_bytes = max_store_bytes.unwrap_or(settings.workspace.max_store_bytes);
         let free = Arc::clone(&self.free);
         ServerOptions {
-            settings: config::load(&Sources { file: Some(file), ..Sources::default() })
-                .expect("valid")
-                .settings,
+            secrets: Arc::new(Secrets::new(&settings)),
+            node_port: None,
+            settings,
             trees: TreePolicy {
                 allowed_roots: Vec::new(),
                 allow_tree_code: false,
