@@ -17,8 +17,7 @@ RUN apt-get -o APT::Sandbox::User=root update \
     && apt-get -o APT::Sandbox::User=root install -y --no-install-recommends ca-certificates python3 python3-venv \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 lintmesh \
-    && useradd --uid 10001 --gid lintmesh --create-home --home-dir /var/lib/lintmesh lintmesh \
-    && install --directory --owner lintmesh --group lintmesh --mode 0700 /var/lib/lintmesh/state
+    && useradd --uid 10001 --gid lintmesh --create-home --home-dir /var/lib/lintmesh lintmesh
 COPY --from=build /src/target/release/lintmesh /usr/local/bin/lintmesh
 
 # By number: Kubernetes checks `runAsNonRoot` only against numbers.
@@ -26,12 +25,11 @@ USER 10001:10001
 WORKDIR /var/lib/lintmesh
 # Installed at build time, so that a container starts without a network and always with the same linters.
 ENV HOME=/var/lib/lintmesh \
-    LINTMESH__TOOLCHAIN__CACHE_DIR=/var/lib/lintmesh/cache \
-    LINTMESH__STATE__DIR=/var/lib/lintmesh/state
+    LINTMESH__TOOLCHAIN__CACHE_DIR=/var/lib/lintmesh/cache
 RUN lintmesh toolchain install
-
-# What `serve` keeps: runs, reports, blobs. Without a volume of its own it goes with the container.
-VOLUME /var/lib/lintmesh/state
+# What is to outlive the container: a volume that is mounted here takes over the folder's owner.
+ENV LINTMESH__STATE__DIR=/var/lib/lintmesh/state
+RUN mkdir -m 700 /var/lib/lintmesh/state
 
 # The API, and health. Both listen on loopback until a configuration says otherwise; README.md, "In a container".
 EXPOSE 50051 50052

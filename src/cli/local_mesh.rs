@@ -140,6 +140,8 @@ impl LocalMesh {
             salvage: keeping.salvage(),
             secrets,
             node_port: inheritance.as_ref().and_then(Inheritance::node_listener).map(|at| at.port()),
+            state_dir: keeping.dir().map(|dir| dir.path().to_owned()),
+            free_bytes: Arc::new(server::free_bytes),
             clock: Arc::new(SystemClock::new()),
             random: Arc::new(random),
         })

@@ -19,6 +19,7 @@ pub mod node;
 mod node_args;
 pub mod output;
 mod private_mesh;
+pub mod reconnect;
 mod report;
 mod reserve;
 pub mod run_view;

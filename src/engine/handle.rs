@@ -14,7 +14,7 @@ use crate::coordinator::Coordinator;
 use crate::coordinator::decision::Reply;
 use crate::coordinator::input::Input;
 use crate::store::StoreError;
-use crate::types::{Now, RunId};
+use crate::types::{Epoch, Now, RunId};
 
 /// Whether facts can be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,9 +50,15 @@ pub struct Handle {
     pub(super) stored: StoreCounts,
     pub(super) is_durable: bool,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) epoch: Epoch,
 }
 
 impl Handle {
+    /// This start of the coordinator.
+    pub const fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
     /// Has an input decided; answers once the facts are committed.
     pub async fn decide(&self, input: Input) -> Result<Reply, Stopped> {
         self.probes.notice(&input);

@@ -150,6 +150,7 @@ impl<S: Store> Engine<S> {
             stored: committer.counts(),
             is_durable,
             clock: clock.clone(),
+            epoch,
         };
         let positions = BTreeMap::new();
         let engine = Self {
@@ -296,7 +297,10 @@ impl<S: Store> Engine<S> {
                 | Event::NodeStatusChanged { .. } => {
                     nodes_changed = true;
                 }
-                Event::NodeRecovery { .. } | Event::NodeDrained { .. } | Event::FaultHandled { .. } => {}
+                Event::NodeRecovery { .. }
+                | Event::NodeDrained { .. }
+                | Event::NodeBreaker { .. }
+                | Event::FaultHandled { .. } => {}
             }
         }
         if nodes_changed {

@@ -1,7 +1,7 @@
 //! A node joins, works, keeps its results over lost connections, and leaves no process behind, however anybody dies.
 
 pub(crate) mod coordinator;
-mod processes;
+pub(crate) mod processes;
 mod unread_log;
 pub(crate) mod world;
 

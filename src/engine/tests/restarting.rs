@@ -21,7 +21,7 @@ async fn seen(rig: &Rig) -> (State, Logs) {
         let read = |logged: &std::sync::Arc<super::super::watch::LoggedEvent>| {
             (logged.sequence, logged.at, logged.event.clone())
         };
-        (run.clone(), log.after(0, usize::MAX).iter().map(read).collect())
+        (run.clone(), log.kept().iter().map(read).collect())
     });
     let logs = logs.collect();
     (State { epoch: Epoch(0), attempts: 0, ..state }, logs)

@@ -208,6 +208,8 @@ async fn coordinate(settings: Settings, record: Arc<Mutex<Record>>, blobs: &Path
         admin: false,
         toolchain_mode: None,
         blob_dir: blobs.to_owned(),
+        state_dir: None,
+        free_bytes: Arc::new(lintmesh::server::free_bytes),
         store: MemoryStore::new(),
         salvage: false,
         clock: Arc::new(SystemClock::new()),
