@@ -19,6 +19,8 @@ pub struct State {
     pub attempts: u64,
     /// By name.
     pub members: BTreeMap<NodeId, Member>,
+    /// The members that configuration declares.
+    pub configured: BTreeSet<NodeId>,
     /// By id.
     pub runs: BTreeMap<RunId, Run>,
     /// Run ids in the order of their start.
@@ -46,6 +48,10 @@ impl State {
         match event {
             Event::NodeDeclared(spec) => {
                 self.member(spec);
+            }
+            Event::MeshConfigured(nodes) => self.configured.clone_from(nodes),
+            Event::NodeForgotten(node) => {
+                self.members.remove(node);
             }
             Event::NodeJoined { spec, incarnation } => {
                 self.member(spec).incarnation = Some(*incarnation);

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod codec;
 mod commit;
 mod compaction;
+mod figures;
 mod handle;
 mod log;
 pub mod probes;
@@ -30,6 +31,7 @@ use crate::store::{Record, Store, StoreError};
 use crate::types::{NodeId, Now, RunId, Tick};
 use clock::Clock;
 use commit::Committer;
+pub use figures::{COMMIT_BUCKETS, StoreFigures};
 pub use handle::{Handle, Storage};
 use log::log;
 use probes::Probes;
@@ -62,6 +64,8 @@ pub struct RestartOrder {
 enum Command {
     Input(Box<Input>, oneshot::Sender<Reply>),
     Query(Query),
+    /// Has the store asked who owns it; answered if it is this coordinator.
+    CheckOwnership(oneshot::Sender<()>),
 }
 
 /// The engine has stopped.
@@ -133,6 +137,8 @@ impl<S: Store> Engine<S> {
         let (revision, revised) = channel::channel(0);
         let (storage, stored) = channel::channel(Storage::Works);
         let sessions = Sessions::default();
+        let is_durable = store.is_durable();
+        let committer = Committer::new(store, epoch, loaded.position, loose);
         let handle = Handle {
             commands: sender,
             observer,
@@ -141,9 +147,11 @@ impl<S: Store> Engine<S> {
             logs: logs.clone(),
             revision: revised,
             storage: stored,
+            stored: committer.counts(),
+            is_durable,
             clock: clock.clone(),
+            epoch,
         };
-        let committer = Committer::new(store, epoch, loaded.position, loose);
         let positions = BTreeMap::new();
         let engine = Self {
             core,
@@ -202,10 +210,12 @@ impl<S: Store> Engine<S> {
         let (mut events, mut effects, mut replies, mut queries) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut inputs: Vec<(Input, Option<oneshot::Sender<Reply>>)> = Vec::new();
+        let mut checks = Vec::new();
         for command in batch {
             match command {
                 Command::Input(input, reply) => inputs.push((*input, Some(reply))),
                 Command::Query(query) => queries.push(query),
+                Command::CheckOwnership(reply) => checks.push(reply),
             }
         }
         // Time passes with every batch: a notification is a hint, the sweep is the rule.
@@ -232,6 +242,13 @@ impl<S: Store> Engine<S> {
         }
         for query in queries {
             query(&self.core, now);
+        }
+        if !checks.is_empty() {
+            let Self { core, committer, looks, clock, .. } = self;
+            answering(looks, core, &**clock, committer.check()).await?;
+        }
+        for reply in checks {
+            let _ = reply.send(());
         }
         Ok(wake_at)
     }
@@ -273,7 +290,11 @@ impl<S: Store> Engine<S> {
                     changed.insert(run);
                 }
                 Event::RunForgotten(run) => forgotten.push(run),
-                Event::NodeDeclared(_) | Event::NodeJoined { .. } | Event::NodeStatusChanged { .. } => {
+                Event::NodeDeclared(_)
+                | Event::MeshConfigured(_)
+                | Event::NodeForgotten(_)
+                | Event::NodeJoined { .. }
+                | Event::NodeStatusChanged { .. } => {
                     nodes_changed = true;
                 }
                 Event::NodeRecovery { .. }

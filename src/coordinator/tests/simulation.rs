@@ -68,7 +68,8 @@ fn whatever_happens_every_run_ends_with_each_task_done_once_or_given_up() {
     tell("mixed faults", count, started, &all);
     if count >= SEEDS {
         // A simulation that never meets the hard cases would prove nothing.
-        met_all(HARD.iter().chain(CRASHES), &all, 5);
+        met_all(HARD, &all, 5);
+        met_all(CRASHES, &all, 1);
     }
 }
 
