@@ -102,7 +102,6 @@ const CRASHES: &[&str] = &[
     "snapshot lost",
     "store away",
     "store full",
-    "store given up",
     "store unsure",
     "task begun again",
     "torn end cut",
@@ -122,6 +121,7 @@ const RESTARTS: &[&str] = &[
     "coordinator lost its power",
     "orphan ended",
     "snapshot",
+    "store given up",
     "task begun again",
     "watched over a restart",
 ];

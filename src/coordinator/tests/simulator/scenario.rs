@@ -213,8 +213,8 @@ fn drawn(random: &mut Random, nodes: usize) -> Fault {
         86..94 => {
             let order = match random.below(10) {
                 0..3 => Order::Fail,
-                3..7 => Order::Recover,
-                7 => Order::Drain,
+                3..5 => Order::Recover,
+                5..8 => Order::Drain,
                 8 => Order::ResetBreaker,
                 _ => Order::RebuildConnections,
             };
