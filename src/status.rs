@@ -39,6 +39,15 @@ pub struct Precondition {
     pub description: String,
 }
 
+/// Less room than is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shortage {
+    /// Bytes that are free.
+    pub free: u64,
+    /// Bytes that must be (`state.min_free_bytes`).
+    pub needed: u64,
+}
+
 /// Everything the API can answer instead of a result; the variant says what the caller can do about it.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ApiError {
@@ -86,12 +95,15 @@ pub enum ApiError {
         /// After which time trying again makes sense.
         retry: Duration,
     },
-    /// The disk that keeps blobs is full; the same request can succeed when there is room.
-    #[error(
-        "the disk of the blob store is full; free some space there, or choose another folder with \
-         workspace.blob_dir or TMPDIR"
-    )]
+    /// There is too little room on a disk; the same request can succeed when there is more.
+    #[error("{}", disk_full_text(what, setting, *.shortage))]
     DiskFull {
+        /// What is kept there, for example `blobs`.
+        what: &'static str,
+        /// The setting that names the folder.
+        setting: &'static str,
+        /// How much is free; none if there is nothing left at all.
+        shortage: Option<Shortage>,
         /// After which time trying again makes sense.
         retry: Duration,
     },
@@ -176,6 +188,16 @@ fn precondition_text(conditions: &[Precondition]) -> String {
     format!("a precondition does not hold: {}", texts.join("; "))
 }
 
+fn disk_full_text(what: &str, setting: &str, shortage: Option<Shortage>) -> String {
+    let missing = match shortage {
+        None => format!("there is no space left where {what} are kept"),
+        Some(Shortage { free, needed }) => format!(
+            "only {free} bytes are free where {what} are kept; new runs need {needed} (state.min_free_bytes)"
+        ),
+    };
+    format!("{missing}: free some space there, or choose another folder with {setting}")
+}
+
 /// Details travel in one response header, and gRPC clients may refuse more than 8 KiB of headers: longer
 /// lists are cut to this many bytes, and the metadata says how long they were.
 const MAX_DETAILS_BYTES: usize = 4096;
@@ -242,9 +264,14 @@ impl ApiError {
             ApiError::IdReused { field, id } => vec![(*field, id.clone())],
             ApiError::InvalidArgument(violations) => vec![("violations", violations.len().to_string())],
             ApiError::FailedPrecondition(conditions) => vec![("violations", conditions.len().to_string())],
-            ApiError::DiskFull { .. } | ApiError::Unavailable { .. } | ApiError::Unauthenticated(_) => {
-                Vec::new()
+            ApiError::DiskFull { what, setting, shortage, .. } => {
+                let place = [("what", (*what).to_owned()), ("setting", (*setting).to_owned())];
+                let bytes = shortage.map(|Shortage { free, needed }| {
+                    [("free_bytes", free.to_string()), ("needed_bytes", needed.to_string())]
+                });
+                place.into_iter().chain(bytes.into_iter().flatten()).collect()
             }
+            ApiError::Unavailable { .. } | ApiError::Unauthenticated(_) => Vec::new(),
         };
         pairs.into_iter().map(|(key, value)| (key.to_owned(), shortened(value, 256))).collect()
     }
@@ -278,7 +305,7 @@ impl From<ApiError> for Status {
                 }
             }
             ApiError::ResourceExhausted { retry, .. }
-            | ApiError::DiskFull { retry }
+            | ApiError::DiskFull { retry, .. }
             | ApiError::Unavailable { retry, .. } => {
                 details.set_retry_info(Some(retry));
             }
@@ -318,69 +345,4 @@ fn shortened(mut text: String, most_bytes: usize) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn all_bad_fields_are_named_at_once() {
-        let status = Status::from(ApiError::InvalidArgument(vec![
-            FieldViolation::new("project", "is empty"),
-            FieldViolation::new("tools[1]", "`flake9` is not a tool"),
-        ]));
-        assert_eq!(status.code(), Code::InvalidArgument);
-        let details = status.get_error_details();
-        let fields: Vec<_> =
-            details.bad_request().expect("details").field_violations.iter().map(|v| &v.field).collect();
-        assert_eq!(fields, ["project", "tools[1]"]);
-        assert!(status.message().contains("tools[1]: `flake9` is not a tool"));
-        assert_eq!(details.error_info().expect("info").domain, "lintmesh");
-    }
-
-    #[test]
-    fn what_may_be_tried_again_says_when() {
-        let retry = Duration::from_secs(7);
-        for error in [
-            ApiError::ResourceExhausted { what: "requests in flight", limit: 3, retry },
-            ApiError::DiskFull { retry },
-            ApiError::Unavailable { reason: "CIRCUIT_OPEN", message: "node is down".into(), retry },
-        ] {
-            let details = Status::from(error).get_error_details();
-            assert_eq!(details.retry_info().expect("retry info").retry_delay, Some(retry));
-        }
-    }
-
-    #[test]
-    fn each_kind_has_its_code_reason_and_details() {
-        let not_found = Status::from(ApiError::NotFound { resource_type: "node", name: "n9".into() });
-        assert_eq!(not_found.code(), Code::NotFound);
-        let resource = not_found.get_error_details().resource_info().cloned().expect("resource");
-        assert_eq!((resource.resource_type.as_str(), resource.resource_name.as_str()), ("node", "n9"));
-
-        let missing = Status::from(ApiError::FailedPrecondition(vec![Precondition {
-            kind: "BLOB_MISSING",
-            subject: "abc".into(),
-            description: "upload it first".into(),
-        }]));
-        assert_eq!(missing.code(), Code::FailedPrecondition);
-        let details = missing.get_error_details();
-        assert_eq!(details.error_info().expect("info").reason, "BLOB_MISSING");
-        assert_eq!(details.precondition_failure().expect("details").violations[0].subject, "abc");
-
-        let internal = Status::from(ApiError::Internal { request_id: "r-1".into() });
-        assert_eq!(internal.code(), Code::Internal);
-        assert_eq!(internal.get_error_details().error_info().expect("info").metadata["request_id"], "r-1");
-    }
-
-    #[test]
-    fn a_flood_of_violations_stays_small_enough_for_a_header() {
-        let violations =
-            (0..10_000).map(|i| FieldViolation::new(format!("files[{i}].path"), "é".repeat(900))).collect();
-        let status = Status::from(ApiError::InvalidArgument(violations));
-        let headers = status.clone().into_http::<()>().into_parts().0.headers;
-        let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
-        assert!(size <= 12 << 10, "{size} bytes");
-        let details = status.get_error_details();
-        assert!(details.bad_request().expect("details").field_violations.len() >= 10);
-        assert_eq!(details.error_info().expect("info").metadata["violations"], "10000");
-    }
-}
+mod tests;

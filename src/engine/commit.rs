@@ -15,6 +15,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How long a store may fail before the coordinator stops; another may do better. One that is only full is waited for:
 /// a new coordinator would find it full too.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often the store is asked who owns it, at most: whoever raises that doubt may be lying.
+const CHECK_EVERY: Duration = Duration::from_secs(10);
 
 /// The store, and where its log ends.
 pub(super) struct Committer<S> {
@@ -25,6 +27,8 @@ pub(super) struct Committer<S> {
     /// Records since the last snapshot.
     loose: u64,
     counts: StoreCounts,
+    /// When the store was last asked who owns it.
+    checked: Option<Instant>,
 }
 
 /// What is asked of the store.
@@ -38,7 +42,7 @@ enum Call {
 impl<S: Store> Committer<S> {
     /// For the epoch that owns the store.
     pub(super) fn new(store: S, epoch: Epoch, position: u64, loose: u64) -> Self {
-        Self { store: Some(store), epoch, position, loose, counts: StoreCounts::default() }
+        Self { store: Some(store), epoch, position, loose, counts: StoreCounts::default(), checked: None }
     }
 
     /// How it does.
@@ -63,6 +67,24 @@ impl<S: Store> Committer<S> {
         self.loose = self.loose.saturating_add(records);
         self.counts.committed(records, began.elapsed());
         Ok(())
+    }
+
+    /// Asks the store whether this epoch still owns it, unless it was asked lately. A store that does not say so now is
+    /// asked another time; an append would be refused anyway.
+    pub(super) async fn check(&mut self) -> Result<(), StoreError> {
+        if self.checked.is_some_and(|at| at.elapsed() < CHECK_EVERY) {
+            return Ok(());
+        }
+        self.checked = Some(Instant::now());
+        match self.call(Call::Position).await {
+            Ok(end) if end == self.position => Ok(()),
+            Ok(actual) => Err(StoreError::Gap { expected: self.position, actual }),
+            Err(error) if error.remedy() == Remedy::Stop => Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "the store does not say who owns it");
+                Ok(())
+            }
+        }
     }
 
     /// Replaces all records so far. If the store has no room for both there is simply no snapshot yet.

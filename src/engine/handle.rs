@@ -98,9 +98,22 @@ impl Handle {
         self.stored.figures()
     }
 
+    /// Has the store asked whether this coordinator still owns it; it stops if not. Who asks again within seconds is
+    /// answered at once.
+    pub async fn check_ownership(&self) -> Result<(), Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::CheckOwnership(reply)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
     /// Whether facts can be stored now.
     pub fn storage(&self) -> Storage {
         *self.storage.borrow()
+    }
+
+    /// Changes with [`Handle::storage`].
+    pub fn storage_changes(&self) -> channel::Receiver<Storage> {
+        self.storage.clone()
     }
 
     /// How far a run is, after the newest change at least.

@@ -64,6 +64,8 @@ pub struct RestartOrder {
 enum Command {
     Input(Box<Input>, oneshot::Sender<Reply>),
     Query(Query),
+    /// Has the store asked who owns it; answered if it is this coordinator.
+    CheckOwnership(oneshot::Sender<()>),
 }
 
 /// The engine has stopped.
@@ -208,10 +210,12 @@ impl<S: Store> Engine<S> {
         let (mut events, mut effects, mut replies, mut queries) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut inputs: Vec<(Input, Option<oneshot::Sender<Reply>>)> = Vec::new();
+        let mut checks = Vec::new();
         for command in batch {
             match command {
                 Command::Input(input, reply) => inputs.push((*input, Some(reply))),
                 Command::Query(query) => queries.push(query),
+                Command::CheckOwnership(reply) => checks.push(reply),
             }
         }
         // Time passes with every batch: a notification is a hint, the sweep is the rule.
@@ -238,6 +242,13 @@ impl<S: Store> Engine<S> {
         }
         for query in queries {
             query(&self.core, now);
+        }
+        if !checks.is_empty() {
+            let Self { core, committer, looks, clock, .. } = self;
+            answering(looks, core, &**clock, committer.check()).await?;
+        }
+        for reply in checks {
+            let _ = reply.send(());
         }
         Ok(wake_at)
     }
@@ -286,7 +297,10 @@ impl<S: Store> Engine<S> {
                 | Event::NodeStatusChanged { .. } => {
                     nodes_changed = true;
                 }
-                Event::NodeRecovery { .. } | Event::NodeDrained { .. } | Event::FaultHandled { .. } => {}
+                Event::NodeRecovery { .. }
+                | Event::NodeDrained { .. }
+                | Event::NodeBreaker { .. }
+                | Event::FaultHandled { .. } => {}
             }
         }
         if nodes_changed {

@@ -1,5 +1,6 @@
 //! Tests of the engine in paused time: what is seen when, and by whom.
 
+mod ownership;
 mod restarting;
 mod rig;
 

@@ -12,6 +12,7 @@ use crate::linters::report::{
 use crate::proto::v1;
 use crate::status::{ApiError, Precondition};
 use crate::types::{Digest, Epoch, NodeId, RunId, RunResult, ToolName, UnixMillis};
+use crate::workspace::blobs::BlobError;
 
 /// The bytes of a report in the form asked for.
 pub async fn render(
@@ -33,7 +34,7 @@ pub async fn render(
     let Some((ending, mut execution)) = ended else {
         return Err(ApiError::NotFound { resource_type: "run", name: asked.to_string() });
     };
-    let lacks = |kind, description: &str| {
+    let lacks = move |kind, description: &str| {
         let subject = format!("runs/{asked}");
         ApiError::FailedPrecondition(vec![Precondition { kind, subject, description: description.into() }])
     };
@@ -45,7 +46,10 @@ pub async fn render(
     execution.toolchain_mode = service.toolchain_mode.clone();
     let blobs = service.blobs.clone();
     blocking(move || {
-        let bytes = blobs.get(&digest).map_err(blob_error)?;
+        let bytes = blobs.get(&digest).map_err(|error| match error {
+            BlobError::Missing(_) => lacks("REPORT_LOST", "its result was damaged or deleted; lint again"),
+            error => blob_error(error),
+        })?;
         let format = match format {
             v1::ReportFormat::Result => return Ok(bytes),
             v1::ReportFormat::Unspecified | v1::ReportFormat::Json => Format::Json,

@@ -66,3 +66,33 @@ pub trait Store: Send + 'static {
     /// Whether calls may take long enough to need a thread where blocking is allowed.
     fn blocks(&self) -> bool;
 }
+
+impl Store for Box<dyn Store> {
+    fn open_epoch(&mut self) -> Result<Epoch, StoreError> {
+        (**self).open_epoch()
+    }
+
+    fn load(&mut self) -> Result<Loaded, StoreError> {
+        (**self).load()
+    }
+
+    fn append(&mut self, epoch: Epoch, expected: u64, batch: &[Record]) -> Result<(), StoreError> {
+        (**self).append(epoch, expected, batch)
+    }
+
+    fn snapshot(&mut self, epoch: Epoch, position: u64, records: &[Record]) -> Result<(), StoreError> {
+        (**self).snapshot(epoch, position, records)
+    }
+
+    fn position(&mut self, epoch: Epoch) -> Result<u64, StoreError> {
+        (**self).position(epoch)
+    }
+
+    fn is_durable(&self) -> bool {
+        (**self).is_durable()
+    }
+
+    fn blocks(&self) -> bool {
+        (**self).blocks()
+    }
+}

@@ -175,3 +175,19 @@ async fn a_snapshot_that_cannot_be_taken_harms_nothing_and_is_tried_again_later(
     rig.committer.snapshot(batch(&[7])).await.expect("taken");
     assert_eq!((rig.committer.loose(), rig.stored()), (0, vec![7]));
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_store_is_asked_who_owns_it_now_and_then_and_believed_if_it_knows() {
+    let mut rig = rig([Turn::Refused(away())]);
+    rig.committer.check().await.expect("it does not know");
+    for _ in 0..100 {
+        rig.committer.check().await.expect("was asked just now");
+    }
+    tokio::time::advance(CHECK_EVERY).await;
+    rig.committer.check().await.expect("owns it");
+    assert_eq!(rig.calls(), ["position", "position"]);
+    MemoryStore::over(rig.log.clone()).open_epoch().expect("opens");
+    tokio::time::advance(CHECK_EVERY).await;
+    let error = rig.committer.check().await.expect_err("another owns it");
+    assert!(matches!(error, StoreError::Fenced { own: Epoch(1), current: Epoch(2) }), "{error}");
+}

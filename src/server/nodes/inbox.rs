@@ -122,7 +122,7 @@ impl Inbox<'_> {
                     return Err(Refused(SENDER_MISMATCH, "the result is of another node".to_owned()));
                 }
                 let via = (result.executor != node).then_some(node);
-                Ok(Some(outputs::ended(&self.line.service, result, via).await))
+                Ok(outputs::ended(&self.line.service, result, via).await)
             }
             Payload::FaultTolerance(pb::FaultTolerance { kind: Some(kind) }) => match kind {
                 pb::fault_tolerance::Kind::LinkChange(change) => {

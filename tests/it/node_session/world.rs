@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use lintmesh::linters::process::Limits;
 use lintmesh::linters::toolchain::{ToolBinary, Toolchain, ToolchainMode};
@@ -74,8 +75,13 @@ impl World {
     }
 
     pub(crate) fn settings(&self, coordinator: &Coordinator) -> NodeSettings {
+        self.settings_at(coordinator.uri.clone())
+    }
+
+    /// The settings of a node of any coordinator.
+    pub(crate) fn settings_at(&self, coordinator: String) -> NodeSettings {
         NodeSettings {
-            coordinator: coordinator.uri.clone(),
+            coordinator,
             tls_ca: None,
             spec: spec(),
             mesh_id: "default".into(),
@@ -86,6 +92,8 @@ impl World {
             toolchain: toolchain(&self.ruff),
             limits: limits(),
             drain_timeout: super::coordinator::DEADLINE,
+            orphan_grace: Duration::ZERO,
+            state_dir: None,
             work_dir: self.work_dir(),
             cpu_slots: 2,
             shim: env!("CARGO_BIN_EXE_lintmesh").into(),
@@ -104,6 +112,7 @@ impl World {
             settings: self.settings(coordinator),
             connector: link::tcp(),
             drain: CancellationToken::new(),
+            orphaned: CancellationToken::new(),
             random: Arc::new(link::jitter),
         };
         (tokio::spawn(agent::run(options, stop.clone())), stop)
