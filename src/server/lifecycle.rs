@@ -1,9 +1,10 @@
 //! A server from its start to its bounded end.
 
 mod stop;
+mod storage;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,9 +18,9 @@ use super::alert_post::ClientError;
 use super::alertmanager::Alertmanager;
 use super::coordinator::Coordination;
 use super::enrolment::Secrets;
-use super::needed::{Needed, Pinned};
+use super::needed::Needed;
 use super::nodes::Sessions;
-use super::room::{FreeBytes, Place, Room};
+use super::room::FreeBytes;
 use super::service::{Parts, Service, TreePolicy};
 use super::stack::{self, Inbound, InboundLimits};
 use super::workspace::{Callers, Workspaces};
@@ -40,7 +41,7 @@ use crate::store::Store;
 use crate::transport::accept::{ConnectionLimits, ServeOptions, Served, serve};
 use crate::transport::listener::{Bind, Listener, Tcp};
 use crate::transport::tls::{TlsConfigs, TlsError, server_config};
-use crate::workspace::blobs::{BlobError, BlobLimits, BlobStore, LocalObjects};
+use crate::workspace::blobs::BlobError;
 
 /// Open `Watch` streams of one prober on the admin listener.
 const ADMIN_STREAMS: usize = 16;
@@ -169,7 +170,7 @@ where
     let engine = tokio::spawn(engine.run());
     // What the state needs is known now, and kept before anything can be dropped.
     let needed = handle.query(|core, _| Needed::by(core.state())).await.unwrap_or_default();
-    let (blobs, mut pinned) = open_blobs(&options.blob_dir, settings, needed).await?;
+    let (blobs, mut pinned) = storage::open(&options.blob_dir, settings, needed).await?;
     for (run, reason) in std::mem::take(&mut pinned.lost) {
         tracing::warn!(%run, "the run is ended: {reason}");
         // A stopped coordinator is told of below.
@@ -186,14 +187,9 @@ where
     health::start(&reporter).await;
     let health = tokio::spawn(health::follow(reporter.clone(), handle.clone(), draining.clone()));
 
-    let room = options.state_dir.map(|state_dir| {
-        let place = |dir, what, setting| Place { dir, what, setting };
-        let places = vec![
-            place(state_dir, "runs", "state.dir"),
-            place(options.blob_dir, "blobs", "workspace.blob_dir"),
-        ];
-        Room::new(places, settings.state.min_free_bytes, options.free_bytes)
-    });
+    let room = options
+        .state_dir
+        .map(|dir| storage::room(dir, options.blob_dir, settings.state.min_free_bytes, options.free_bytes));
     let service = Service::new(Parts {
         engine: handle.clone(),
         blobs,
@@ -365,26 +361,6 @@ async fn bind_again<B: Bind>(
             bind(network, address, setting).await
         }
     }
-}
-
-/// Opens the blob store, and pins what is needed before what is too much is dropped.
-async fn open_blobs(
-    dir: &Path,
-    settings: &Settings,
-    needed: Needed,
-) -> Result<(BlobStore, Pinned), StartError> {
-    let workspace = &settings.workspace;
-    let limits =
-        BlobLimits { max_blob_bytes: workspace.max_blob_bytes, max_total_bytes: workspace.max_store_bytes };
-    let (place, dir) = (dir.display().to_string(), dir.to_owned());
-    let opened = tokio::task::spawn_blocking(move || {
-        let blobs = BlobStore::load(LocalObjects::open(&dir)?, limits)?;
-        let pinned = needed.pin(&blobs);
-        blobs.trim();
-        Ok::<_, BlobError>((blobs, pinned))
-    });
-    let failed = |error| BlobError::Io { place, source: std::io::Error::other(error) };
-    Ok(opened.await.map_err(failed)??)
 }
 
 fn with_reflection(routes: Routes) -> Routes {

@@ -12,6 +12,8 @@ mod local;
 mod objects;
 mod reader;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 mod writer;
 

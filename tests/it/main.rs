@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its harness too")]
 
+mod adoption;
 mod alerts;
 mod architecture;
 mod authentication;
 mod bad_requests;
+mod blobs_needed;
 mod circuit_breaker;
 mod cli_remote;
 mod cli_usage;
@@ -17,6 +19,7 @@ mod explain;
 mod failing_tools;
 mod fair_queue;
 mod fault_command;
+mod full_disk;
 mod graceful_stop;
 mod health_stream;
 mod hostile_files;
@@ -39,12 +42,14 @@ mod recovery;
 mod relay;
 mod report_formats;
 mod restarts;
+mod resumed_work;
 mod rig;
 mod runs;
 mod same_result;
 mod session_rules;
 mod settings;
 mod silent_connections;
+mod state_folder;
 mod status_command;
 mod store_conformance;
 mod store_damage;

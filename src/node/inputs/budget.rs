@@ -11,6 +11,9 @@ use crate::workspace::blobs::BlobError;
 /// Tries while the coordinator is away: with the pauses between them they outlast a restart of it (20 to 41 seconds).
 /// An attempt's own timeout bounds them too.
 const TRIES_WHILE_AWAY: u32 = 13;
+/// Tries while the coordinator has no room or too much to do, which it says itself: what a task made is not the less good
+/// for it, so they last about as long as an attempt may (6 to 14 minutes).
+const TRIES_WITHOUT_ROOM: u32 = 160;
 /// Tries when what arrived was damaged.
 const TRIES_WHEN_DAMAGED: u32 = 3;
 /// The pauses between tries.
@@ -53,9 +56,8 @@ fn tries(error: &InputError) -> u32 {
     match error {
         // The coordinator is away or busy: what a task made is worth waiting for it.
         InputError::Call { status, .. } => match status.code() {
-            Code::Unavailable | Code::ResourceExhausted | Code::Aborted | Code::Unknown | Code::Cancelled => {
-                TRIES_WHILE_AWAY
-            }
+            Code::ResourceExhausted => TRIES_WITHOUT_ROOM,
+            Code::Unavailable | Code::Aborted | Code::Unknown | Code::Cancelled => TRIES_WHILE_AWAY,
             _ => 1,
         },
         // Damaged on the way, or kept damaged: more tries will not tell.
@@ -79,6 +81,7 @@ mod tests {
     #[test]
     fn only_what_may_go_better_is_tried_again() {
         assert_eq!(tries(&call(Code::Unavailable)), TRIES_WHILE_AWAY);
+        assert_eq!(tries(&call(Code::ResourceExhausted)), TRIES_WITHOUT_ROOM);
         assert_eq!(tries(&InputError::Mismatch(Digest::of(b""))), TRIES_WHEN_DAMAGED);
         for code in [Code::NotFound, Code::InvalidArgument, Code::Unauthenticated, Code::DeadlineExceeded] {
             assert_eq!(tries(&call(code)), 1, "{code:?}");
@@ -87,8 +90,11 @@ mod tests {
 
     #[test]
     fn the_tries_outlast_a_restart_of_the_coordinator_but_not_for_ever() {
-        let total = |random| (1..TRIES_WHILE_AWAY).map(|spent| pause(spent, random)).sum::<Duration>();
-        assert!(total(0.0) >= Duration::from_secs(20), "{:?}", total(0.0));
-        assert!(total(1.0) <= Duration::from_secs(60), "{:?}", total(1.0));
+        let total = |tries, random| (1..tries).map(|spent| pause(spent, random)).sum::<Duration>();
+        let [shortest, longest] = [0.0, 1.0].map(|random| total(TRIES_WHILE_AWAY, random));
+        assert!(shortest >= Duration::from_secs(20) && longest <= Duration::from_secs(60), "{longest:?}");
+        let [shortest, longest] = [0.0, 1.0].map(|random| total(TRIES_WITHOUT_ROOM, random));
+        assert!(shortest >= Duration::from_secs(6 * 60), "{shortest:?}");
+        assert!(longest <= Duration::from_secs(14 * 60), "{longest:?}");
     }
 }

@@ -152,6 +152,34 @@ fn what_is_pinned_when_the_limit_got_lower_is_not_dropped_at_a_start() {
     assert_eq!(store.missing(&[a, c]), []);
 }
 
+#[test]
+fn what_many_threads_store_and_drop_at_once_is_there_if_the_store_says_so() {
+    let (_dir, store) = store(small(12));
+    let blobs: Vec<[u8; 3]> = (0..8).map(|n| [n; 3]).collect();
+    std::thread::scope(|scope| {
+        for first in 0..4 {
+            let (store, blobs) = (store.clone(), &blobs);
+            scope.spawn(move || {
+                for turn in 0..200 {
+                    let bytes = &blobs[(first * 3 + turn) % blobs.len()];
+                    let pin = store.pin([Digest::of(bytes)]);
+                    let digest = match store.put(bytes) {
+                        Ok(digest) => digest,
+                        // All the others hold one, and have reserved room for another.
+                        Err(BlobError::Full { .. }) => continue,
+                        Err(error) => panic!("{error}"),
+                    };
+                    assert_eq!(store.get(&digest).expect("pinned"), bytes);
+                    drop(pin);
+                }
+            });
+        }
+    });
+    let listed: Vec<_> = store.shared.objects.list().expect("readable");
+    assert_eq!(listed.iter().map(|stored| stored.size).sum::<u64>(), store.total_bytes());
+    assert!(listed.iter().all(|stored| store.contains(&stored.name)) && store.total_bytes() <= 12);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]

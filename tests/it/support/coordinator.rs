@@ -10,13 +10,15 @@ use lintmesh::config::{self, Settings, Sources};
 use lintmesh::engine::Handle;
 use lintmesh::engine::clock::SystemClock;
 use lintmesh::proto::v1::coordinator_service_client::CoordinatorServiceClient;
-use lintmesh::server::{self, RunningServer, ServerOptions, StartError, TreePolicy};
+use lintmesh::server::{self, RunningServer, Secrets, ServerOptions, StartError, TreePolicy};
 use lintmesh::store::{EmbeddedOptions, EmbeddedStore};
 use tokio::runtime::Runtime;
 use tokio::sync::{oneshot, watch};
 use tonic::transport::{Channel, Endpoint};
 
 use super::serve::DEADLINE;
+
+const STATE: &str = "state.redb";
 
 /// The coordinator, or the place where there was one.
 pub(crate) struct Coordinator {
@@ -92,8 +94,31 @@ impl Coordinator {
         self.current.subscribe()
     }
 
+    pub(crate) fn engine(&self) -> Handle {
+        self.current.borrow().clone().expect("there is one")
+    }
+
+    /// Its store, while there is no coordinator.
+    pub(crate) fn store(&self) -> EmbeddedStore {
+        assert!(self.running.is_none(), "the coordinator has it");
+        let file = self.dir.path().join(STATE);
+        let patience = std::time::Instant::now() + DEADLINE;
+        loop {
+            match EmbeddedStore::open(&file, EmbeddedOptions::default()) {
+                Ok(store) => return store,
+                Err(trouble) => assert!(std::time::Instant::now() < patience, "{trouble}"),
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.settings.server.listen
+    }
+
+    /// Where nodes join.
+    pub(crate) fn node_listener(&self) -> SocketAddr {
+        self.settings.server.node_listen
     }
 
     pub(crate) fn url(&self) -> String {
@@ -131,9 +156,11 @@ async fn started(settings: &Settings, dir: &Path) -> RunningServer {
 }
 
 async fn attempt(settings: &Settings, dir: &Path) -> Result<RunningServer, String> {
-    let file = dir.join("state.redb");
+    let file = dir.join(STATE);
     let store = EmbeddedStore::open(&file, EmbeddedOptions::default()).map_err(|error| error.to_string())?;
     let options = ServerOptions {
+        secrets: Arc::new(Secrets::new(settings)),
+        node_port: None,
         settings: settings.clone(),
         trees: TreePolicy {
             allowed_roots: Vec::new(),
@@ -145,6 +172,8 @@ async fn attempt(settings: &Settings, dir: &Path) -> Result<RunningServer, Strin
         admin: false,
         toolchain_mode: None,
         blob_dir: dir.join("blobs"),
+        state_dir: Some(dir.to_owned()),
+        free_bytes: Arc::new(server::free_bytes),
         store,
         salvage: false,
         clock: Arc::new(SystemClock::new()),

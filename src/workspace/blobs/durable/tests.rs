@@ -1,68 +1,27 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 
-use super::super::objects::{ObjectError, Objects, Staged, Stored};
-use super::super::{BlobLimits, LocalObjects};
+use super::super::BlobLimits;
+use super::super::testing::{Faults, Faulty};
 use super::*;
 
 const ROOMY: BlobLimits = BlobLimits { max_blob_bytes: 1 << 20, max_total_bytes: 1 << 30 };
 
-/// A folder that notes what is synced, and fails to if it is told to.
-struct Noted {
-    inner: LocalObjects,
-    synced: Arc<Mutex<Vec<Vec<Digest>>>>,
-    fails: Arc<Mutex<bool>>,
-}
-
-impl Objects for Noted {
-    fn stage(&self) -> Result<Box<dyn Staged>, ObjectError> {
-        self.inner.stage()
-    }
-
-    fn open(&self, name: &Digest) -> Result<Option<Box<dyn io::Read + Send>>, ObjectError> {
-        self.inner.open(name)
-    }
-
-    fn delete(&self, name: &Digest) -> Result<(), ObjectError> {
-        self.inner.delete(name)
-    }
-
-    fn list(&self) -> Result<Vec<Stored>, ObjectError> {
-        self.inner.list()
-    }
-
-    fn make_durable(&self, names: &[Digest]) -> Result<(), ObjectError> {
-        self.synced.lock().expect("not poisoned").push(names.to_vec());
-        match *self.fails.lock().expect("not poisoned") {
-            true => Err(ObjectError::Failed { place: "here".into(), source: io::Error::other("as a test") }),
-            false => self.inner.make_durable(names),
-        }
-    }
-
-    fn place(&self) -> String {
-        self.inner.place()
-    }
-}
-
 struct Rig {
     store: BlobStore,
-    synced: Arc<Mutex<Vec<Vec<Digest>>>>,
-    fails: Arc<Mutex<bool>>,
+    faults: Faults,
 }
 
 impl Rig {
     fn in_folder(dir: &Path) -> Self {
-        let inner = LocalObjects::open(dir).expect("opened");
-        let (synced, fails) = (Arc::default(), Arc::default());
-        let noted = Noted { inner, synced: Arc::clone(&synced), fails: Arc::clone(&fails) };
-        Self { store: BlobStore::load(noted, ROOMY).expect("loaded"), synced, fails }
+        let (objects, faults) = Faulty::open(dir);
+        Self { store: BlobStore::load(objects, ROOMY).expect("loaded"), faults }
     }
 
     /// What was synced since it was last asked, call by call.
     fn synced(&self) -> Vec<Vec<Digest>> {
-        std::mem::take(&mut *self.synced.lock().expect("not poisoned"))
+        self.faults.synced()
     }
 }
 
@@ -120,10 +79,10 @@ fn after_a_failed_sync_a_blob_is_written_again_before_it_is_believed() {
     // Held open, so that its number is not given to the next file.
     let _old = rig.store.reader(&digest).expect("there");
     let before = inode();
-    *rig.fails.lock().expect("not poisoned") = true;
+    rig.faults.fail_syncs(true);
     assert!(matches!(rig.store.make_durable(&[digest]), Err(BlobError::Io { .. })));
     assert_eq!(inode(), before);
-    *rig.fails.lock().expect("not poisoned") = false;
+    rig.faults.fail_syncs(false);
     rig.store.make_durable(&[digest]).expect("made durable");
     assert_ne!(inode(), before, "another file, which the failed sync does not concern");
     assert_eq!(

@@ -1,0 +1,36 @@
+//! Where a server keeps bytes, and the room that must be there.
+
+use std::path::{Path, PathBuf};
+
+use super::StartError;
+use crate::config::Settings;
+use crate::server::needed::{Needed, Pinned};
+use crate::server::room::{FreeBytes, Place, Room};
+use crate::workspace::blobs::{BlobError, BlobLimits, BlobStore, LocalObjects};
+
+/// Opens the blob store, and pins what is needed before what is too much is dropped.
+pub(super) async fn open(
+    dir: &Path,
+    settings: &Settings,
+    needed: Needed,
+) -> Result<(BlobStore, Pinned), StartError> {
+    let workspace = &settings.workspace;
+    let limits =
+        BlobLimits { max_blob_bytes: workspace.max_blob_bytes, max_total_bytes: workspace.max_store_bytes };
+    let (place, dir) = (dir.display().to_string(), dir.to_owned());
+    let opened = tokio::task::spawn_blocking(move || {
+        let blobs = BlobStore::load(LocalObjects::open(&dir)?, limits)?;
+        let pinned = needed.pin(&blobs);
+        blobs.trim();
+        Ok::<_, BlobError>((blobs, pinned))
+    });
+    let failed = |error| BlobError::Io { place, source: std::io::Error::other(error) };
+    Ok(opened.await.map_err(failed)??)
+}
+
+/// The room that new runs need in the folders of the state and of the blobs.
+pub(super) fn room(state_dir: PathBuf, blob_dir: PathBuf, needed: u64, free: FreeBytes) -> Room {
+    let state = Place { dir: state_dir, what: "runs", setting: "state.dir" };
+    let blobs = Place { dir: blob_dir, what: "blobs", setting: "workspace.blob_dir" };
+    Room::new(vec![state, blobs], needed, free)
+}
