@@ -207,7 +207,7 @@ async fn seen(handle: &Handle) -> (State, Logs) {
     let mut state = handle.query(|core, _| core.state().clone()).await.expect("runs");
     let logs = state.runs.keys().map(|run| {
         let log = handle.logs().get(run).expect("each run has a log");
-        let events = log.after(0, usize::MAX);
+        let events = log.kept();
         let events = events.iter().map(|logged| (logged.sequence, logged.at, logged.event.clone()));
         (run.clone(), events.collect())
     });

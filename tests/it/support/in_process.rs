@@ -63,6 +63,7 @@ impl InProcess {
                 network: Tcp,
                 connector: link::tcp(),
                 drain: CancellationToken::new(),
+                orphaned: CancellationToken::new(),
                 random: Arc::new(link::jitter),
             };
             tokio::spawn(agent::run(options, nodes.clone()));
@@ -100,9 +101,9 @@ impl InProcess {
         settings.workspace.max_store_bytes = max_store_bytes.unwrap_or(settings.workspace.max_store_bytes);
         let free = Arc::clone(&self.free);
         ServerOptions {
-            settings: config::load(&Sources { file: Some(file), ..Sources::default() })
-                .expect("valid")
-                .settings,
+            secrets: Arc::new(lintmesh::server::Secrets::new(&settings)),
+            node_port: None,
+            settings,
             trees: TreePolicy {
                 allowed_roots: Vec::new(),
                 allow_tree_code: false,
@@ -136,6 +137,8 @@ impl InProcess {
             toolchain: toolchain(&self.world.ruff),
             limits: limits(),
             drain_timeout: Duration::from_secs(5),
+            orphan_grace: Duration::ZERO,
+            state_dir: None,
             work_dir: self.world.work_dir(),
             peers: PeerSettings::default(),
             cpu_slots: 1,
