@@ -60,7 +60,7 @@ impl EmbeddedStore {
         creation::create(path)?;
         let open = || Self::over(FileMedium::new(path));
         if !options.salvage {
-            return open();
+            return open().map_err(|error| salvage::located(error, path));
         }
         let whole = open().and_then(|mut store| store.load().map(|_| store));
         match whole {

@@ -198,6 +198,27 @@ fn a_damaged_record_is_named_and_can_be_left_out() {
     }
 }
 
+#[test]
+fn a_damaged_page_is_told_by_the_records_in_it() {
+    let folder = Folder::new();
+    let mut store = folder.open().expect("opens");
+    let epoch = store.open_epoch().expect("opens");
+    let wide = |number: u64| Record { version: 1, bytes: format!("{number:x>3000}").into_bytes() };
+    store.append(epoch, 0, &(0..9).map(wide).collect::<Vec<_>>()).expect("appends");
+    drop(store);
+    let mut bytes = fs::read(folder.path()).expect("reads");
+    let both = "records 2 to 3 of the log, record 7 of the log";
+    for (damaged, told) in [(2, "record 2 of the log"), (3, "records 2 to 3 of the log"), (7, both)] {
+        let text = wide(damaged).bytes;
+        let at = bytes.windows(text.len()).position(|window| window == text).expect("is there");
+        bytes[at] ^= 1;
+        fs::write(folder.path(), &bytes).expect("writes");
+        let Err(StoreError::Damaged { position, .. }) = load(&folder.path(), false) else { panic!("refused") };
+        assert_eq!(position, told);
+    }
+    assert!(copies(&folder.path()).is_empty(), "nothing was changed");
+}
+
 fn change(path: &Path, change: impl FnOnce(&mut redb::Table<'_, u64, &[u8]>)) {
     let database = Database::open(path).expect("opens");
     let transaction = database.begin_write().expect("begins");
