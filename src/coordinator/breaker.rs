@@ -9,6 +9,8 @@ mod window;
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::types::Tick;
 use window::Window;
 
@@ -58,7 +60,8 @@ pub enum State {
 }
 
 /// Why a breaker opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum TripReason {
     /// Too many hard failures in a row.
     ConsecutiveFailures,
@@ -68,6 +71,29 @@ pub enum TripReason {
     ProbeFailed,
     /// The peer was declared FAILED, by its detector or by an operator.
     DeclaredFailed,
+}
+
+impl TripReason {
+    /// The name as it is written in logs: `CONSECUTIVE_FAILURES`, ...
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            TripReason::ConsecutiveFailures => "CONSECUTIVE_FAILURES",
+            TripReason::SuccessRate => "SUCCESS_RATE",
+            TripReason::ProbeFailed => "PROBE_FAILED",
+            TripReason::DeclaredFailed => "DECLARED_FAILED",
+        }
+    }
+}
+
+/// A breaker that opened and was not closed since: what must be remembered of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tripped {
+    /// Why it opened last.
+    pub reason: TripReason,
+    /// From when a probe is let through.
+    pub probe_at: Tick,
+    /// Probes that failed since it was last Closed.
+    pub failed_probes: u32,
 }
 
 /// What became of a call that was let through.
@@ -128,7 +154,7 @@ pub struct Breaker {
     generation: u64,
     /// Probes that failed since it was last Closed; the exponent of the recovery time.
     failed_probes: u32,
-    trip_reason: Option<TripReason>,
+    tripped: Option<(TripReason, Tick)>,
 }
 
 impl Breaker {
@@ -140,8 +166,23 @@ impl Breaker {
             window: Window::new(settings.window),
             generation: 0,
             failed_probes: 0,
-            trip_reason: None,
+            tripped: None,
         }
+    }
+
+    /// Opens it as an earlier one of the same peer was, which had so much of its time left.
+    pub fn resume(&mut self, now: Tick, reason: TripReason, left: Duration, failed_probes: u32) {
+        self.failed_probes = failed_probes;
+        let next_probe = now + left.min(self.recovery_time(1.0));
+        self.tripped = Some((reason, next_probe));
+        self.enter(Phase::Open { next_probe });
+    }
+
+    /// What must be remembered of it; `None` while Closed. Changes when it opens, opens again, is closed, and when its
+    /// time is cut short; not when its time is simply over.
+    pub fn tripped(&self) -> Option<Tripped> {
+        let failed_probes = self.failed_probes;
+        self.tripped.map(|(reason, probe_at)| Tripped { reason, probe_at, failed_probes })
     }
 
     /// What would be let through at `now`. An Open breaker whose time is over counts as HalfOpen.
@@ -154,8 +195,8 @@ impl Breaker {
     }
 
     /// Why it opened; `None` while Closed.
-    pub const fn trip_reason(&self) -> Option<TripReason> {
-        self.trip_reason
+    pub fn trip_reason(&self) -> Option<TripReason> {
+        self.tripped.map(|(reason, _)| reason)
     }
 
     /// When an Open breaker lets its probe through; `None` in the other states.
@@ -239,6 +280,9 @@ impl Breaker {
     pub fn half_open_now(&mut self) {
         if !matches!(self.phase, Phase::Closed { .. }) {
             self.failed_probes = 0;
+            if let Some((_, probe_at)) = &mut self.tripped {
+                *probe_at = Tick(0);
+            }
             self.enter(Phase::HalfOpen { probing: false });
         }
     }
@@ -246,15 +290,16 @@ impl Breaker {
     /// Closes it and forgets the past.
     pub fn reset(&mut self) {
         self.failed_probes = 0;
-        self.trip_reason = None;
+        self.tripped = None;
         self.window.clear();
         self.enter(Phase::Closed { consecutive_failures: 0 });
     }
 
     fn open(&mut self, now: Tick, reason: TripReason, jitter: f64) {
-        self.trip_reason = Some(reason);
+        let next_probe = now + self.recovery_time(jitter);
+        self.tripped = Some((reason, next_probe));
         self.window.clear();
-        self.enter(Phase::Open { next_probe: now + self.recovery_time(jitter) });
+        self.enter(Phase::Open { next_probe });
     }
 
     fn enter(&mut self, phase: Phase) {

@@ -147,9 +147,10 @@ impl Coordinator {
             cpu_slots: cpu_slots(task.stage),
             capabilities: capabilities.iter().cloned().collect(),
         };
+        let Some(session) = self.presence(node).session else { return false };
+        let admitted = self.change_breaker(draft, node, |now, breaker| breaker.admit(now));
+        let Ok(permit) = admitted else { return false };
         let presence = self.presence(node);
-        let Some(session) = presence.session else { return false };
-        let Ok(permit) = presence.breaker.admit(now) else { return false };
         presence.given += 1;
         presence.running.insert(
             attempt,
@@ -161,6 +162,7 @@ impl Coordinator {
                 capabilities,
                 permit,
                 missed_beats: None,
+                counted_at: now,
             },
         );
         draft.effects.push(Effect::Send {

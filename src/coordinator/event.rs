@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::breaker::TripReason;
 use crate::types::{
     AttemptId, Digest, FaultCause, Incarnation, Measured, NodeId, NodeSpec, NodeStatus, Outcome, Priority,
     RequestKind, RunId, Stage, Summary, TaskId, TaskOutput, ToolError, ToolName, UnixMillis,
@@ -52,6 +53,16 @@ pub enum Event {
         /// Whether it is drained now.
         drained: bool,
     },
+    /// A node's circuit breaker opened, was closed, or lets a probe through before its time. That its time is over is no
+    /// fact: it follows.
+    NodeBreaker {
+        /// The node.
+        node: NodeId,
+        /// When, for display.
+        at: UnixMillis,
+        /// How it is open; none if it is closed.
+        trip: Option<Trip>,
+    },
     /// An operator's request was carried out; kept so that repeating it gives the same answer.
     FaultHandled {
         /// The caller's id for it.
@@ -74,6 +85,17 @@ pub enum Event {
     },
     /// A run that ended long ago was forgotten to make room.
     RunForgotten(RunId),
+}
+
+/// How a node's circuit breaker is open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trip {
+    /// Why it opened.
+    pub reason: TripReason,
+    /// From when it lets a probe through.
+    pub probe_at: UnixMillis,
+    /// Probes that failed since it was last closed: each makes it stay open for longer.
+    pub failed_probes: u32,
 }
 
 /// A step of a node's recovery or of its leaving.

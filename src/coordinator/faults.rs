@@ -36,8 +36,7 @@ impl Coordinator {
         // An operator's word says nothing about the tasks, so it does not count against their budgets.
         let counts = cause != FaultCause::Operator;
         let taken = self.take_work(draft, node, counts, "the node was marked FAILED");
-        let now = draft.now.tick;
-        self.presence(node).breaker.trip(now, TripReason::DeclaredFailed, 0.0);
+        self.change_breaker(draft, node, |now, breaker| breaker.trip(now, TripReason::DeclaredFailed, 0.0));
         taken
     }
 
@@ -64,7 +63,7 @@ impl Coordinator {
                     }
                 }
                 FaultAction::ResetBreaker => {
-                    self.presence(node).breaker.reset();
+                    self.change_breaker(draft, node, |_, breaker| breaker.reset());
                     steps.push(format!("closed the circuit breaker of {node}"));
                 }
                 FaultAction::RebuildConnections => steps.push(if self.rebuild_links(node) {
@@ -95,11 +94,11 @@ impl Coordinator {
             if self.is_leaving(node) {
                 return format!("{node_is}; its process was asked to end: it is ACTIVE once a new one joins");
             }
-            self.presence(node).breaker.reset();
+            self.change_breaker(draft, node, |_, breaker| breaker.reset());
             self.set_status(draft, node, NodeStatus::Active, None);
             return format!("{node_is}: connected, so marked it ACTIVE and closed its circuit breaker");
         }
-        self.presence(node).breaker.half_open_now();
+        self.change_breaker(draft, node, |_, breaker| breaker.half_open_now());
         match self.status(node) {
             // It may have work, and may be only late: its detectors go on watching.
             Some(NodeStatus::Degraded) => {

@@ -148,7 +148,9 @@ impl Coordinator {
         if is_new_process {
             presence.load = Load::default();
             presence.measured = false;
-            presence.breaker.half_open_now();
+        }
+        if is_new_process {
+            self.change_breaker(draft, &node, |_, breaker| breaker.half_open_now());
         }
         self.reconcile(draft, &node, session, hello.incarnation, &hello.running, &hello.unacknowledged);
         if hello.draining {
@@ -341,7 +343,6 @@ impl Coordinator {
         counts: bool,
         reason: &str,
     ) -> Vec<AttemptRef> {
-        let now = draft.now.tick;
         let presence = self.presence(node);
         let session = presence.session;
         let running = std::mem::take(&mut presence.running);
@@ -349,9 +350,11 @@ impl Coordinator {
             running.into_iter().partition(|(id, _)| kept.contains(id));
         presence.running = kept;
         let outcome = if counts { CallOutcome::Failure } else { CallOutcome::Ignored };
-        for attempt in running.values() {
-            presence.breaker.record(now, attempt.permit, outcome, 0.0);
-        }
+        self.change_breaker(draft, node, |now, breaker| {
+            for attempt in running.values() {
+                breaker.record(now, attempt.permit, outcome, 0.0);
+            }
+        });
         let taken: Vec<AttemptRef> = running.iter().map(|(id, running)| running.named(*id)).collect();
         let runs: BTreeSet<RunId> = taken.iter().map(|attempt| attempt.run.clone()).collect();
         for run in runs {

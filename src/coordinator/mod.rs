@@ -40,8 +40,10 @@ mod membership;
 mod overdue;
 mod restart;
 mod results;
+mod retention;
 mod rosters;
 mod runs;
+mod trips;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -202,8 +204,8 @@ impl Coordinator {
             self.revision += 1;
         }
         debug_assert_eq!(self.broken_now(), Vec::<String>::new());
-        self.watch.due = self.next_wake(Some(now.tick));
-        let wake_at = if time_passes { self.watch.due } else { self.next_wake(None) };
+        self.watch.due = self.next_wake(now, Some(now.tick));
+        let wake_at = if time_passes { self.watch.due } else { self.next_wake(now, None) };
         Decision { reply, events: draft.events, effects: draft.effects, wake_at }
     }
 
@@ -214,16 +216,17 @@ impl Coordinator {
         }
         self.watch.sweep_at = draft.now.tick + self.settings.heartbeat_interval;
         self.check_links(draft.now.tick);
+        self.forget_old_runs(draft);
         true
     }
 
     /// The next moment after another at which something may change by itself; of all, those that are due included, if
     /// there is no other.
-    fn next_wake(&self, after: Option<Tick>) -> Option<Tick> {
+    fn next_wake(&self, now: Now, after: Option<Tick>) -> Option<Tick> {
         let has_more = self.has_waiting_work() || self.links.links().next().is_some();
         let moments = self.deadlines.values().copied().chain(has_more.then_some(self.watch.sweep_at));
         let moments = moments.chain(self.recoveries.wakes()).chain(self.drains.wakes());
-        let moments = moments.chain(self.next_figure_change());
+        let moments = moments.chain(self.next_figure_change()).chain(self.next_retention(now));
         let moments = moments.filter(|moment| after.is_none_or(|after| *moment > after));
         moments.chain(self.next_alarm(after)).min()
     }
@@ -267,8 +270,9 @@ impl Coordinator {
         self.watch.now
     }
 
-    /// Results that were dropped.
-    pub fn stale_results(&self) -> u64 {
+    /// Results that were dropped, whatever the reason.
+    #[cfg(test)]
+    pub(crate) fn stale_results(&self) -> u64 {
         self.dropped.values().sum()
     }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::breaker::{Breaker, Permit};
+use super::event::Trip;
 use super::suspicion::Contact;
 use crate::types::{
     AttemptId, AttemptRef, FaultCause, Incarnation, LinkReport, Load, NodeId, NodeSpec, NodeStatus, RunId,
@@ -26,6 +27,9 @@ pub struct Member {
     pub drained: bool,
     /// Its newest known process start; none until it joins.
     pub incarnation: Option<Incarnation>,
+    /// How its circuit breaker is open; none if it is closed.
+    #[serde(default)]
+    pub trip: Option<Trip>,
 }
 
 /// The volatile part of a node.
@@ -91,6 +95,9 @@ pub struct RunningAttempt {
     /// Heartbeats since it was given that did not tell of it; none while the first one is awaited, which may have been
     /// on its way before.
     pub missed_beats: Option<u32>,
+    /// When that was last counted. Heartbeats that waited together to be decided, as they do while nothing can be
+    /// stored, were all sent before the attempt was.
+    pub counted_at: Tick,
 }
 
 impl RunningAttempt {

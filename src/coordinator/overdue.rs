@@ -56,7 +56,8 @@ impl Coordinator {
         node: &NodeId,
         told: &[(AttemptRef, Duration)],
     ) {
-        let patience = self.settings.progress_timeout;
+        let (now, patience) = (draft.now.tick, self.settings.progress_timeout);
+        let apart = self.settings.heartbeat_interval / 2;
         let Some(presence) = self.presences.get_mut(node) else { return };
         // A node that runs something but tells of nothing says nothing about what it was given.
         let is_silent = told.is_empty() && presence.load.running_tasks > 0;
@@ -70,7 +71,9 @@ impl Coordinator {
                         hung.push(attempt);
                     }
                 }
+                None if running.missed_beats.is_some() && now < running.counted_at + apart => {}
                 None => {
+                    running.counted_at = now;
                     let missed = running.missed_beats.map_or(0, |missed| missed + 1);
                     running.missed_beats = Some(missed);
                     if missed >= MISSED_BEATS {

@@ -33,7 +33,7 @@ impl Coordinator {
             core.take_up_drain(node, now.tick);
         }
         // Some alarms are due at once.
-        core.watch.due = core.next_wake(None);
+        core.watch.due = core.next_wake(now, None);
         core
     }
 
@@ -53,6 +53,7 @@ impl Coordinator {
         if status == NodeStatus::Failed {
             self.take_up_recovery(node, cause, now.tick);
         }
+        self.resume_breaker(node, now);
         self.wake(node, now.tick);
     }
 
@@ -86,6 +87,7 @@ impl Coordinator {
                     capabilities: self.settings.required.of(task.stage).clone(),
                     permit: Permit::adopted(),
                     missed_beats: None,
+                    counted_at: now,
                 };
                 (node, attempt, running)
             })

@@ -224,14 +224,15 @@ impl Coordinator {
 
     pub(super) fn release(
         &mut self,
-        draft: &Draft,
+        draft: &mut Draft,
         node: &NodeId,
         attempt: &AttemptRef,
         outcome: CallOutcome,
     ) {
-        let presence = self.presence(node);
-        if let Some(running) = presence.running.remove(&attempt.attempt) {
-            presence.breaker.record(draft.now.tick, running.permit, outcome, 0.0);
+        if let Some(running) = self.presence(node).running.remove(&attempt.attempt) {
+            self.change_breaker(draft, node, |now, breaker| {
+                breaker.record(now, running.permit, outcome, 0.0)
+            });
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::decision::Effect;
+#[cfg(test)]
 use super::links::LinkPlan;
 use super::message::{Message, Peer, Roster};
 use super::{Coordinator, Draft};
@@ -29,7 +30,8 @@ pub(super) struct Rosters {
 
 impl Coordinator {
     /// The planned links.
-    pub const fn link_plan(&self) -> &LinkPlan {
+    #[cfg(test)]
+    pub(crate) const fn link_plan(&self) -> &LinkPlan {
         &self.links
     }
 

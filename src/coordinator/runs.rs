@@ -2,7 +2,7 @@
 
 use super::breaker::CallOutcome;
 use super::decision::{Effect, Refusal, Reply};
-use super::event::{Event, FinishedResult, NewTask, RunEvent, RunOrder, TaskRef};
+use super::event::{FinishedResult, NewTask, RunEvent, RunOrder, TaskRef};
 use super::message::Message;
 use super::{Coordinator, Draft};
 use crate::types::{AttemptRef, NodeId, Outcome, RunId, Stage, TaskId};
@@ -99,30 +99,12 @@ impl Coordinator {
             })
             .collect();
         for (node, attempt) in running {
-            let presence = self.presence(&node);
-            if let Some(released) = presence.running.remove(&attempt.attempt) {
-                presence.breaker.record(draft.now.tick, released.permit, CallOutcome::Ignored, 0.0);
-            }
-            if let Some(session) = presence.session {
+            self.release(draft, &node, &attempt, CallOutcome::Ignored);
+            if let Some(session) = self.presence(&node).session {
                 let message = Message::Revoke { attempt, reason: "its run has ended".into() };
                 draft.effects.push(Effect::Send { node, session, message });
             }
         }
         self.record_run(draft, run, RunEvent::Finished { outcome, result, detail });
-    }
-
-    /// Keeps as many finished runs as the settings say.
-    fn forget_old_runs(&mut self, draft: &mut Draft) {
-        let finished: Vec<RunId> = self
-            .state
-            .order
-            .iter()
-            .filter(|id| self.state.runs.get(*id).is_some_and(|run| !run.is_open()))
-            .cloned()
-            .collect();
-        let surplus = finished.len().saturating_sub(self.settings.kept_runs);
-        for run in finished.into_iter().take(surplus) {
-            self.record(draft, Event::RunForgotten(run));
-        }
     }
 }

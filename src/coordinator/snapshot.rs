@@ -64,10 +64,11 @@ impl State {
             Part::Run { id, mut run } => {
                 run.complete();
                 self.enlist(&id, &run.order);
-                if !run.is_open() {
-                    self.open.retain(|open| *open != id);
+                let ended_at = run.ended_at;
+                self.runs.insert(id.clone(), *run);
+                if let Some(at) = ended_at {
+                    self.retire(&id, at);
                 }
-                self.runs.insert(id, *run);
             }
             Part::Fault { fault_id, body, answer } => {
                 self.faults.insert(fault_id.clone(), (body, answer));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::event::{Event, FaultAnswer, RunEvent, RunOrder};
 use super::node::Member;
 use super::run::Run;
-use crate::types::{Digest, Epoch, NodeId, NodeSpec, NodeStatus, RunId};
+use crate::types::{Digest, Epoch, NodeId, NodeSpec, NodeStatus, RunId, UnixMillis};
 
 /// How many answers to HandleFault are kept for repetitions.
 const KEPT_FAULTS: usize = 1000;
@@ -27,6 +27,8 @@ pub struct State {
     pub order: VecDeque<RunId>,
     /// The runs that have not ended, in the order of their start.
     pub open: Vec<RunId>,
+    /// The runs that have ended, with when; the oldest first.
+    pub ended: BTreeSet<(UnixMillis, RunId)>,
     /// The run each request of each caller started.
     pub requests: BTreeMap<(String, String), RunId>,
     /// Answers to HandleFault by the caller's id.
@@ -73,6 +75,11 @@ impl State {
                     member.drained = *drained;
                 }
             }
+            Event::NodeBreaker { node, trip, .. } => {
+                if let Some(member) = self.members.get_mut(node) {
+                    member.trip.clone_from(trip);
+                }
+            }
             Event::FaultHandled { fault_id, body, answer } => {
                 self.faults.insert(fault_id.clone(), (*body, answer.clone()));
                 self.fault_order.push_back(fault_id.clone());
@@ -88,7 +95,7 @@ impl State {
                     self.enlist(run, order);
                 }
                 if let RunEvent::Finished { .. } = event {
-                    self.open.retain(|open| open != run);
+                    self.retire(run, *at);
                 }
                 if let RunEvent::TaskAssigned { attempt, .. } = event
                     && attempt.epoch == self.epoch
@@ -101,12 +108,19 @@ impl State {
             }
             Event::RunForgotten(run) => {
                 if let Some(forgotten) = self.runs.remove(run) {
+                    if let Some(at) = forgotten.ended_at {
+                        self.ended.remove(&(at, run.clone()));
+                    }
                     let key = (forgotten.order.caller, forgotten.order.request_id);
                     if self.requests.get(&key) == Some(run) {
                         self.requests.remove(&key);
                     }
                 }
-                self.order.retain(|kept| kept != run);
+                // It is among the oldest.
+                if let Some(place) = self.order.iter().position(|kept| kept == run) {
+                    self.order.remove(place);
+                }
+                self.open.retain(|open| open != run);
             }
         }
     }
@@ -120,6 +134,14 @@ impl State {
         }
     }
 
+    /// A run in the lists has ended.
+    pub(super) fn retire(&mut self, run: &RunId, at: UnixMillis) {
+        self.open.retain(|open| open != run);
+        if self.runs.contains_key(run) {
+            self.ended.insert((at, run.clone()));
+        }
+    }
+
     /// The member that is described so, known before or not.
     fn member(&mut self, spec: &NodeSpec) -> &mut Member {
         let member = self.members.entry(spec.node_id.clone()).or_insert_with(|| Member {
@@ -129,6 +151,7 @@ impl State {
             detail: String::new(),
             drained: false,
             incarnation: None,
+            trip: None,
         });
         member.spec.clone_from(spec);
         member

@@ -162,8 +162,12 @@ impl<S: Store> Committer<S> {
         let (store, done) = if blocks {
             match tokio::task::spawn_blocking(perform).await {
                 Ok(performed) => performed,
-                // A store that panicked is gone, and with it whoever relied on it.
-                Err(error) => std::panic::resume_unwind(error.into_panic()),
+                Err(error) => match error.try_into_panic() {
+                    // A store that panicked is gone, and with it whoever relied on it.
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    // The process ends: nothing is stored any more, and nobody asks what became of it.
+                    Err(_) => std::future::pending().await,
+                },
             }
         } else {
             perform()

@@ -15,6 +15,11 @@ pub(super) fn log(event: &Event) {
         Event::NodeRecovery { node, step, detail } => {
             tracing::info!(%node, step = step.as_str(), detail, "node recovery");
         }
+        Event::NodeBreaker { node, trip: Some(trip), .. } => {
+            let reason = trip.reason.as_str();
+            tracing::warn!(%node, reason, failed_probes = trip.failed_probes, "node breaker opened");
+        }
+        Event::NodeBreaker { node, trip: None, .. } => tracing::info!(%node, "node breaker closed"),
         Event::Run { run, event, .. } => match event {
             RunEvent::Started { order, .. } => {
                 tracing::info!(%run, files = order.files, project = order.project, "run started");

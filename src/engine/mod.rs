@@ -297,7 +297,10 @@ impl<S: Store> Engine<S> {
                 | Event::NodeStatusChanged { .. } => {
                     nodes_changed = true;
                 }
-                Event::NodeRecovery { .. } | Event::NodeDrained { .. } | Event::FaultHandled { .. } => {}
+                Event::NodeRecovery { .. }
+                | Event::NodeDrained { .. }
+                | Event::NodeBreaker { .. }
+                | Event::FaultHandled { .. } => {}
             }
         }
         if nodes_changed {

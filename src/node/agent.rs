@@ -152,8 +152,8 @@ pub enum AgentError {
         /// Its stable reason, for example `STALE_INCARNATION`.
         reason: Option<String>,
     },
-    /// Where results are kept.
-    #[error("--state-dir: {0}")]
+    /// The folder for results that nobody acknowledged.
+    #[error("no folder for unacknowledged results: {0}")]
     State(#[from] SpoolError),
     /// A file or folder of this machine.
     #[error("cannot use {}: {reason}", path.display())]

@@ -6,11 +6,11 @@ use prost::Message as _;
 
 use super::exposition::Page;
 use super::service::{Service, stopped};
-use crate::coordinator::Coordinator;
 use crate::coordinator::alert::Rule;
 use crate::coordinator::breaker::State as BreakerState;
 use crate::coordinator::health::MeshHealth;
 use crate::coordinator::metrics::{Figures, Totals};
+use crate::coordinator::{Coordinator, Dropped};
 use crate::engine::{COMMIT_BUCKETS, Handle, Storage};
 use crate::middleware::rpc_metrics::{BUCKETS, Snapshot};
 use crate::proto::v1::FILE_DESCRIPTOR_SET;
@@ -31,7 +31,9 @@ struct Measured {
     totals: Totals,
     /// Process starts that launchers were asked for.
     restarts: u64,
-    stale_results: u64,
+    dropped: BTreeMap<Dropped, u64>,
+    relayed: u64,
+    looks: u64,
     epoch: u64,
 }
 
@@ -41,7 +43,9 @@ pub async fn page(service: &Service) -> Result<String, ApiError> {
         health: core.mesh_health(now, &[]),
         totals: core.totals().clone(),
         restarts: core.recoveries().attempted(),
-        stale_results: core.stale_results(),
+        dropped: core.dropped_results().clone(),
+        relayed: core.relayed_results(),
+        looks: core.looks(),
         epoch: core.state().epoch.0,
     };
     let measured = service.engine.observe(look).await.map_err(stopped)?;
@@ -53,7 +57,14 @@ pub async fn page(service: &Service) -> Result<String, ApiError> {
     page.counter("lintmesh_node_restarts_total", "Restarts of node processes that launchers were asked for.")
         .count(&[], measured.restarts);
     storage(&mut page, &service.engine);
-    refusals(&mut page, service, measured.stale_results);
+    page.counter(
+        "lintmesh_relayed_results_total",
+        "Results that came by another node than the one that made them.",
+    )
+    .count(&[], measured.relayed);
+    page.counter("lintmesh_node_looks_total", "Looks at single nodes: what watching over them costs.")
+        .count(&[], measured.looks);
+    refusals(&mut page, service, &measured.dropped);
     alerts(&mut page, service, &measured.health);
     calls(&mut page, &service.calls.snapshot());
     Ok(page.into_text())
@@ -219,7 +230,7 @@ fn storage(page: &mut Page, engine: &Handle) {
         .count(&[], is_working.into());
 }
 
-fn refusals(page: &mut Page, service: &Service, stale_results: u64) {
+fn refusals(page: &mut Page, service: &Service, dropped: &BTreeMap<Dropped, u64>) {
     let mut family =
         page.counter("lintmesh_refused_connections_total", "Connections closed before their first request.");
     for (reason, count) in service.counts.refused_connections.counts() {
@@ -230,7 +241,9 @@ fn refusals(page: &mut Page, service: &Service, stale_results: u64) {
         family.count(&[("reason", reason)], count);
     }
     let mut reasons: BTreeMap<_, _> = service.counts.refused_messages.counts();
-    *reasons.entry("STALE_ATTEMPT").or_default() += stale_results;
+    for (reason, count) in dropped {
+        *reasons.entry(reason.as_str()).or_default() += count;
+    }
     let mut family =
         page.counter("lintmesh_refused_messages_total", "Messages of nodes dropped, by whom and why.");
     for (reason, count) in reasons {

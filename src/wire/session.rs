@@ -10,6 +10,9 @@ use crate::types::{AttemptRef, Incarnation, ToolName};
 use super::peer::{Assignment, StageInputs, UnfinishedTask, attempt_of};
 use super::specialist;
 
+/// The most attempts of a kind that a node may name: far more than any runs at a time or holds results of.
+const MOST_ATTEMPTS: usize = 1000;
+
 /// A Hello, or all that is wrong with it.
 pub fn hello(message: pb::Hello) -> Result<Hello, Vec<FieldViolation>> {
     let declared = message.specialist.unwrap_or_default();
@@ -23,7 +26,12 @@ pub fn hello(message: pb::Hello) -> Result<Hello, Vec<FieldViolation>> {
                 None
             }
         };
-        refs.iter().enumerate().filter_map(read).collect()
+        let named = refs.iter().take(MOST_ATTEMPTS).enumerate().filter_map(read).collect();
+        if refs.len() > MOST_ATTEMPTS {
+            let text = format!("names {} attempts; {MOST_ATTEMPTS} at most", refs.len());
+            bad.push(FieldViolation::new(format!("hello.{field}"), text));
+        }
+        named
     };
     let running = attempts("running", &message.running);
     let unacknowledged = attempts("unacknowledged", &message.unacknowledged);
@@ -180,5 +188,16 @@ mod tests {
         {
             assert!(!is_endpoint(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_hello_that_names_more_attempts_than_any_node_has_is_refused() {
+        let named = |count: usize| {
+            let attempt = pb::AttemptRef { run_id: "run".into(), task_id: 1, epoch: 1, number: 1 };
+            let unacknowledged = vec![attempt; count];
+            let refused = hello(pb::Hello { unacknowledged, ..Default::default() }).expect_err("says little");
+            refused.iter().any(|violation| violation.field == "hello.unacknowledged")
+        };
+        assert!(!named(MOST_ATTEMPTS) && named(MOST_ATTEMPTS + 1));
     }
 }

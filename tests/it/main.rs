@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its harness too")]
 
+mod adoption;
 mod alerts;
 mod architecture;
 mod authentication;
@@ -41,13 +42,20 @@ mod recovery;
 mod relay;
 mod report_formats;
 mod restarts;
+mod resumed_work;
 mod rig;
 mod runs;
 mod same_result;
 mod session_rules;
 mod settings;
 mod silent_connections;
+mod state_folder;
 mod status_command;
+mod store_conformance;
+mod store_damage;
+mod store_faults;
+mod store_power_cut;
+mod store_refusals;
 mod support;
 mod tls_and_tokens;
 mod tool_configuration;

@@ -1,7 +1,7 @@
 //! A node joins, works, keeps its results over lost connections, and leaves no process behind, however anybody dies.
 
 pub(crate) mod coordinator;
-mod processes;
+pub(crate) mod processes;
 pub(crate) mod world;
 
 use std::fs;

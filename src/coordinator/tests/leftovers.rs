@@ -4,7 +4,7 @@ use super::mesh::*;
 use crate::coordinator::event::{AttemptFault, RunEvent};
 use crate::coordinator::input::{Beat, Ending, Facts, Input};
 use crate::coordinator::message::Assign;
-use crate::types::{AttemptRef, Incarnation, Load, Measured, Outcome, RunId, Stage};
+use crate::types::{AttemptRef, Incarnation, Load, Measured, Outcome, RunId};
 
 /// A run with two LINT tasks on the node for them.
 fn linting() -> (TestMesh, RunId, [Assign; 2]) {
@@ -77,13 +77,12 @@ fn it_is_waited_for_over_further_restarts_of_the_process() {
 
 #[test]
 fn what_nobody_waits_for_is_revoked_so_that_it_is_forgotten() {
-    let (mut mesh, run, [accepted, other]) = linting();
-    let ended = {
-        let ended = mesh.planned(&["flake8"], 1);
-        let task = mesh.running_of(&ended, Stage::Lint).pop().expect("runs");
-        mesh.input(Input::CancelRun { run: ended, reason: "enough".into() });
-        task
-    };
+    let mut mesh = TestMesh::full();
+    let cancelled = mesh.planned(&["flake8"], 1);
+    let ended = mesh.running_on(BACKEND).pop().expect("made for it");
+    mesh.input(Input::CancelRun { run: cancelled, reason: "enough".into() });
+    let run = mesh.planned(&["mypy", "ruff"], 1);
+    let [accepted, other]: [Assign; 2] = mesh.running_on(BACKEND).try_into().expect("both are made for it");
     delivers(&mut mesh, 1, &accepted.attempt);
     let unknown = AttemptRef { run: RunId::new("nowhere").expect("valid"), ..other.attempt.clone() };
     let elsewhere = mesh.running().into_iter().find(|it| mesh.holder(it).as_deref() != Some(BACKEND));
@@ -162,6 +161,8 @@ fn no_more_is_kept_than_its_successor_may_run() {
     mesh.connect(smaller);
     assert_eq!(mesh.core.presences()[&node(BACKEND)].running.len(), 1);
     assert_eq!(mesh.revoked().len(), 1);
+    let kept = [&one, &other].into_iter().find(|assign| is_held(&mesh, assign)).expect("one is kept");
+    delivers(&mut mesh, 1, &kept.attempt);
     mesh.drain();
     assert_eq!(mesh.outcome(&run), Some(Outcome::Clean));
 }

@@ -7,17 +7,24 @@
 //! | `LINTMESH_SIMULATION_SEEDS=5000` | plays so many seeds |
 //! | `LINTMESH_SIMULATION_FIRST=1000` | begins with this one |
 //! | `LINTMESH_SIMULATION_SECONDS=120` | plays seeds until so much time has passed |
+//! | `LINTMESH_SIMULATION_RESTARTS_SECONDS=120` | crashes the coordinator for so long, with new seeds |
 //! | `LINTMESH_SIMULATION_SOAK_SECONDS=3600` | soaks for so long, with new seeds |
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::random::Random;
 use super::simulator::{self, Account, Mode};
-use crate::types::NodeStatus;
+use super::tripping::stored;
+use crate::coordinator::event::Event;
+use crate::coordinator::state::State;
+use crate::types::{Epoch, NodeStatus};
 
 /// A few seconds in a debug build.
 const SEEDS: u64 = 120;
+const RESTARTS_SEEDS: u64 = 25;
+const REPLAYED_SEEDS: u64 = 12;
 const GREY_SEEDS: u64 = 5;
 const SOAKS: u64 = 1;
 /// Virtual time of one seed of the soak.
@@ -61,9 +68,88 @@ fn whatever_happens_every_run_ends_with_each_task_done_once_or_given_up() {
     tell("mixed faults", count, started, &all);
     if count >= SEEDS {
         // A simulation that never meets the hard cases would prove nothing.
-        for hard in HARD {
-            let times = all.met.get(hard).copied().unwrap_or(0);
-            assert!(times >= 5, "the simulations met `{hard}` {times} times only: {:#?}", all.met);
+        met_all(HARD.iter().chain(CRASHES), &all, 5);
+    }
+}
+
+fn met_all<'a>(hard: impl IntoIterator<Item = &'a &'a str>, all: &Account, least: u64) {
+    for hard in hard {
+        let times = all.met.get(hard).copied().unwrap_or(0);
+        assert!(times >= least, "the simulations met `{hard}` {times} times only: {:#?}", all.met);
+    }
+}
+
+/// Each way in which a coordinator can end, and its store fail.
+const CRASHES: &[&str] = &[
+    "batch kept",
+    "batch lost",
+    "batch torn",
+    "breaker closed",
+    "breaker opened",
+    "commit failed",
+    "coordinator lost its power",
+    "crash after a commit",
+    "crash after a snapshot",
+    "crash amid effects",
+    "crash before a commit",
+    "crash while idle",
+    "crash while storing",
+    "orphan ended",
+    "request repeated",
+    "snapshot",
+    "snapshot kept",
+    "snapshot lost",
+    "store away",
+    "store full",
+    "store given up",
+    "store unsure",
+    "task begun again",
+    "torn end cut",
+    "unknown, and not stored",
+    "unknown, and stored",
+    "watched over a restart",
+];
+
+/// Nodes that do nothing wrong, and a coordinator that ends again and again: nobody is FAILED who did not end, and what
+/// runs goes on.
+#[test]
+fn however_often_the_coordinator_crashes_no_task_is_begun_again_that_runs() {
+    let started = Instant::now();
+    let end = variable("RESTARTS_SECONDS").map(|seconds| started + Duration::from_secs(seconds));
+    let (first, seeds) = match variable("SEED") {
+        Some(seed) => (seed, 1),
+        None => (variable("FIRST").unwrap_or(0), end.map_or(RESTARTS_SEEDS, |_| u64::MAX / 2)),
+    };
+    let (mut all, mut count) = (Account::default(), 0);
+    for seed in (first..first + seeds).take_while(|_| end.is_none_or(|end| Instant::now() < end)) {
+        all.add(&simulator::restarts(seed, mode()));
+        count += 1;
+    }
+    tell(&format!("restarts from seed {first}"), count, started, &all);
+    if count >= RESTARTS_SEEDS {
+        met_all(CRASHES.iter().filter(|hard| !hard.starts_with("breaker")), &all, 1);
+    }
+}
+
+/// Whatever part of the events a snapshot stands for, the rest leads to the same state.
+#[test]
+fn the_stored_events_give_the_state_from_any_snapshot_on() {
+    let mut random = Random(7);
+    for seed in 0..REPLAYED_SEEDS {
+        let history = simulator::recorded(seed);
+        let events: Vec<Event> =
+            history.iter().map(|record| serde_json::from_slice(record).expect("reads")).collect();
+        let replayed = |events: &[Event], mut state: State| {
+            events.iter().for_each(|event| state.apply(event));
+            state
+        };
+        // No coordinator has the epoch in which it begins.
+        let epoch = Epoch(u64::MAX);
+        let whole = replayed(&events, State::new(epoch));
+        for _ in 0..10 {
+            let (before, after) = events.split_at(random.below(events.len() + 1));
+            let snapshot = stored(&replayed(before, State::new(epoch)), epoch.0);
+            assert_eq!(replayed(after, snapshot), whole, "seed {seed}, a snapshot after {}", before.len());
         }
     }
 }

@@ -199,6 +199,7 @@ fn an_attempt_that_a_node_does_not_tell_of_is_given_out_again_and_one_that_stand
     let session = mesh.session(BACKEND);
     let beat = |mesh: &mut TestMesh, idle| {
         let attempts = vec![(hung.attempt.clone(), idle)];
+        mesh.pass_answering(&ALL, seconds(5));
         mesh.input(Input::Beat { session, node: node(BACKEND), beat: Beat { attempts, ..Beat::default() } });
     };
     beat(&mut mesh, seconds(0));

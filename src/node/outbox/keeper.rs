@@ -1,7 +1,7 @@
 //! Keeps the spool in step with the outbox, on threads that may block: nothing waits for the disk.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,6 +64,16 @@ impl Keeper {
             Ok(opened) => opened,
             Err(error @ SpoolError::InUse(_)) => {
                 tracing::warn!(%node, %error, "unacknowledged results are in this process's memory only");
+                return Ok(None);
+            }
+            // A disk that is full must not keep a node from working.
+            Err(SpoolError::Io { path, source })
+                if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
+            {
+                tracing::warn!(
+                    %node, path = %path.display(), error = %source,
+                    "unacknowledged results are in this process's memory only"
+                );
                 return Ok(None);
             }
             Err(error) => return Err(error),

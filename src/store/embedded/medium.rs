@@ -103,7 +103,9 @@ pub(super) const FLAGS: usize = MAGIC.len();
 /// The slot that counts is the second.
 pub(super) const SECOND_SLOT: u8 = 1;
 /// Open, or not closed properly.
-pub(super) const LEFT_OPEN: u8 = 2;
+const LEFT_OPEN: u8 = 2;
+/// The slot that counts was synced before it was made to count, so redb looks at no other.
+pub(super) const TRUSTED: u8 = 4;
 /// Where both slots tell their format.
 const SLOTS: [usize; 2] = [64, 192];
 /// redb's format, in which everything was ever written.

@@ -1,7 +1,7 @@
 //! Makes a good file of what can be read of a damaged one.
 //!
-//! redb opens no file with a damaged page, so its check is gone around: the file is read as a process beside its writer
-//! would read it, which trusts everything. Each record is then read on its own, and our checksum says what it is worth.
+//! redb opens no file with a damaged page, so its check is gone around: the file is read as by a process beside its
+//! writer, which checks no page and asks for no repair. Each record is then read on its own, and our checksum says what it is worth.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -15,7 +15,7 @@ use redb::{BackendError, Builder, ConcurrencyMode, ReadOnlyDatabase, StorageBack
 
 use super::contain::{Failure, contained};
 use super::layout::{self, Head, Part};
-use super::medium::{self, FLAGS, LEFT_OPEN, SECOND_SLOT};
+use super::medium::{self, FLAGS, SECOND_SLOT, TRUSTED};
 use super::{CACHE_BYTES, begin, creation, reader};
 use crate::store::{Record, StoreError};
 
@@ -176,7 +176,7 @@ impl StorageBackend for Trusted {
         self.file.read(offset, out)?;
         let at = usize::try_from(offset).ok().and_then(|offset| FLAGS.checked_sub(offset));
         if let Some(flags) = at.and_then(|at| out.get_mut(at)) {
-            *flags = *flags & !(SECOND_SLOT | LEFT_OPEN) | self.slot;
+            *flags = TRUSTED | self.slot;
         }
         Ok(())
     }
@@ -214,8 +214,7 @@ impl StorageBackend for Trusted {
     }
 
     fn query_lock_range(&self, _start: Bound<u64>, _end: Bound<u64>) -> Result<bool, BackendError> {
-        // That the writer is there is what makes redb trust the file.
-        Ok(true)
+        Ok(false)
     }
 }
 

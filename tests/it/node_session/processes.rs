@@ -5,17 +5,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use lintmesh::node::launcher::{LaunchOptions, Launcher, NodeExited};
+use lintmesh::node::launcher::{LaunchOptions, Launcher, NodeExited, Survival};
 use lintmesh::node::secret::Secret;
+use lintmesh::types::Stage;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::sync::mpsc;
 
 use super::coordinator::{Coordinator, DEADLINE, SECRET, Session};
-use super::world::{World, limits, planned, run_of, spec, toolchain};
+use super::world::{World, assignment, limits, planned, run_of, spec, toolchain};
 
 /// The processes whose command line has this argument.
-fn marked(mark: &str) -> Vec<i32> {
+pub(crate) fn marked(mark: &str) -> Vec<i32> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -54,6 +55,10 @@ async fn until_dead(pid: u32) {
 }
 
 fn launch(dir: &Path, uri: &str) -> (Launcher, mpsc::Receiver<NodeExited>) {
+    launch_in(dir, uri, None)
+}
+
+fn launch_in(dir: &Path, uri: &str, survival: Option<Survival>) -> (Launcher, mpsc::Receiver<NodeExited>) {
     let binary = PathBuf::from(env!("CARGO_BIN_EXE_lintmesh"));
     let options = LaunchOptions {
         program: binary.clone(),
@@ -68,7 +73,7 @@ fn launch(dir: &Path, uri: &str) -> (Launcher, mpsc::Receiver<NodeExited>) {
         limits: limits(),
         drain_timeout: DEADLINE,
         work_dir: dir.join("work"),
-        survival: None,
+        survival,
         cpu_slots: 1,
         shim: binary,
         make_secret: Box::new(|_| Secret::new(SECRET)),
@@ -168,4 +173,32 @@ async fn launches_a_node_and_waits() {
     let uri = std::env::var("PARENT_COORDINATOR").expect("started by the other test");
     let _launched = launch(&dir, &uri);
     std::future::pending::<()>().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_that_nobody_acknowledged_outlives_the_kill_of_its_node() {
+    let (mut coordinator, world) = (Coordinator::start().await, World::with_ruff());
+    let nodes = world.dir.path().join("nodes");
+    let survival = Survival { dir: nodes.clone(), grace: Duration::ZERO };
+    let (mut launcher, mut exits) = launch_in(world.dir.path(), &coordinator.uri, Some(survival));
+    let node_id = spec().node_id;
+    let mut session = coordinator.session().await;
+    let run = run_of(&coordinator);
+    let plan = assignment(&run, 9, Stage::Plan);
+    session.assign(&plan).await;
+    let made = session.result().await;
+    assert_eq!(made.incarnation.0, session.hello.incarnation);
+    let kept = nodes.join("backend-dev/outbox/run.9.5.9.result");
+    until("it is kept", || kept.exists()).await;
+    signal(launcher.pid(&node_id).expect("runs"), Signal::SIGKILL);
+    exits.recv().await.expect("an exit");
+
+    launcher.launch(&node_id).expect("started again");
+    let mut session = coordinator.session().await;
+    assert_eq!(session.hello.unacknowledged, [plan.key.to_proto()]);
+    assert!(session.hello.incarnation > made.incarnation.0);
+    assert_eq!(session.result().await, made, "under the process that made it");
+    session.acknowledge(&plan.key).await;
+    until("what is acknowledged is not kept", || !kept.exists()).await;
+    launcher.stop_all(DEADLINE).await;
 }

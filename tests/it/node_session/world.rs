@@ -75,8 +75,13 @@ impl World {
     }
 
     pub(crate) fn settings(&self, coordinator: &Coordinator) -> NodeSettings {
+        self.settings_at(coordinator.uri.clone())
+    }
+
+    /// The settings of a node of any coordinator.
+    pub(crate) fn settings_at(&self, coordinator: String) -> NodeSettings {
         NodeSettings {
-            coordinator: coordinator.uri.clone(),
+            coordinator,
             tls_ca: None,
             spec: spec(),
             mesh_id: "default".into(),

@@ -18,6 +18,8 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::serve::DEADLINE;
 
+const STATE: &str = "state.redb";
+
 /// The coordinator, or the place where there was one.
 pub(crate) struct Coordinator {
     dir: tempfile::TempDir,
@@ -92,8 +94,31 @@ impl Coordinator {
         self.current.subscribe()
     }
 
+    pub(crate) fn engine(&self) -> Handle {
+        self.current.borrow().clone().expect("there is one")
+    }
+
+    /// Its store, while there is no coordinator.
+    pub(crate) fn store(&self) -> EmbeddedStore {
+        assert!(self.running.is_none(), "the coordinator has it");
+        let file = self.dir.path().join(STATE);
+        let patience = std::time::Instant::now() + DEADLINE;
+        loop {
+            match EmbeddedStore::open(&file, EmbeddedOptions::default()) {
+                Ok(store) => return store,
+                Err(trouble) => assert!(std::time::Instant::now() < patience, "{trouble}"),
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.settings.server.listen
+    }
+
+    /// Where nodes join.
+    pub(crate) fn node_listener(&self) -> SocketAddr {
+        self.settings.server.node_listen
     }
 
     pub(crate) fn url(&self) -> String {
@@ -131,7 +156,7 @@ async fn started(settings: &Settings, dir: &Path) -> RunningServer {
 }
 
 async fn attempt(settings: &Settings, dir: &Path) -> Result<RunningServer, String> {
-    let file = dir.join("state.redb");
+    let file = dir.join(STATE);
     let store = EmbeddedStore::open(&file, EmbeddedOptions::default()).map_err(|error| error.to_string())?;
     let options = ServerOptions {
         secrets: Arc::new(Secrets::new(settings)),

@@ -1,5 +1,6 @@
 //! Linters that do what a test needs, in a virtual environment that the product takes as one.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -57,6 +58,11 @@ impl GatedRuff {
 
     /// Its running processes: each run of it has two.
     pub(crate) fn running(&self) -> usize {
+        self.pids().len()
+    }
+
+    /// Their ids.
+    pub(crate) fn pids(&self) -> BTreeSet<i32> {
         let program = self.program();
         let entries = fs::read_dir("/proc").expect("procfs").flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
@@ -67,7 +73,7 @@ impl GatedRuff {
                 // A shell that has forked and is about to become `sleep` looks like its parent for a moment.
                 && parent(*pid).is_none_or(|parent| command_line(parent) != line)
         })
-        .count()
+        .collect()
     }
 
     fn gate(&self) -> PathBuf {

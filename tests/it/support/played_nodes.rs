@@ -86,8 +86,10 @@ impl Node {
     async fn session(&mut self, engine: Handle) -> Result<(), Gone> {
         let (session, mut messages) = engine.sessions().open();
         engine.decide(Input::Joined { session, hello: Box::new(self.hello()) }).await?;
-        for attempt in self.held.keys().cloned().collect::<Vec<_>>() {
-            self.tell(&engine, &attempt).await?;
+        // Beside the rest: results take their time, and a node hears what it is told meanwhile.
+        let mut telling = JoinSet::new();
+        for assign in self.held.values() {
+            telling.spawn(self.tell(&engine, assign));
         }
         let (node, permits) = (self.spec.node_id.clone(), self.permits.clone());
         let mut beats = tokio::time::interval(BEAT);
@@ -114,9 +116,10 @@ impl Node {
                 permit = permits.acquire(), if !self.running.is_empty() => {
                     permit.expect("never closed").forget();
                     let (attempt, assign) = self.running.pop_first().expect("there is one");
-                    self.held.insert(attempt.clone(), assign);
-                    self.tell(&engine, &attempt).await?;
+                    telling.spawn(self.tell(&engine, &assign));
+                    self.held.insert(attempt, assign);
                 }
+                Some(told) = telling.join_next() => told.expect("no panic")?,
                 _ = beats.tick() => {
                     let attempts = self.running.keys().chain(self.held.keys());
                     let attempts = attempts.map(|attempt| (attempt.clone(), Duration::ZERO)).collect();
@@ -147,22 +150,26 @@ impl Node {
     }
 
     /// Brings a result, its output first.
-    async fn tell(&self, engine: &Handle, attempt: &AttemptRef) -> Result<(), Gone> {
-        let assign = &self.held[attempt];
+    fn tell(&self, engine: &Handle, assign: &Assign) -> impl Future<Output = Result<(), Gone>> + use<> {
         let (bytes, facts) = self.made(assign);
-        let mut blobs = WorkspaceServiceClient::new(self.blobs.clone());
-        upload(&mut blobs, std::slice::from_ref(&bytes)).await.map_err(|_| Gone)?;
         let output = TaskOutput { digest: Digest::of(&bytes), size: bytes.len() as u64 };
         let ended = Input::TaskEnded {
             executor: self.spec.node_id.clone(),
             incarnation: Incarnation(1),
-            attempt: attempt.clone(),
+            attempt: assign.attempt.clone(),
             ending: Ending::Made { output, facts },
             measured: Measured::default(),
             via: None,
         };
-        engine.decide(ended).await?;
-        Ok(())
+        let (engine, mut blobs) = (engine.clone(), WorkspaceServiceClient::new(self.blobs.clone()));
+        async move {
+            // Until it works: by a connection that broke the first call fails. Ends with the session at the latest.
+            while upload(&mut blobs, std::slice::from_ref(&bytes)).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            engine.decide(ended).await?;
+            Ok(())
+        }
     }
 
     fn made(&self, assign: &Assign) -> (Vec<u8>, Facts) {

@@ -260,7 +260,8 @@ pub(crate) fn lintmesh() -> Command {
     lintmesh_at(Path::new(env!("CARGO_BIN_EXE_lintmesh")))
 }
 
-fn lintmesh_at(program: &Path) -> Command {
+/// The same at a path of its own.
+pub(crate) fn lintmesh_at(program: &Path) -> Command {
     let mut command = Command::new(program);
     let inherited = std::env::vars_os().map(|(name, _)| name);
     for name in inherited.filter(|name| {

@@ -37,6 +37,12 @@ impl World {
         for run in self.checks.unfinished() {
             trouble.push(format!("{run} is open"));
         }
+        if !self.seat.is_up {
+            trouble.push("the coordinator is down".into());
+        }
+        if self.clients.waiting() > 0 {
+            trouble.push("clients wait for answers".into());
+        }
         if self.seat.queued() > 0 {
             trouble.push("inputs wait".into());
         }

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::coverage::RunLog;
+use super::durable::Durable;
 use super::fault::{Fault, Place};
 use super::host::Host;
 use super::starts::Starts;
 use crate::coordinator::decision::{Decision, Effect, Reply};
-use crate::coordinator::event::{Event, RecoveryStep};
+use crate::coordinator::event::{Event, RecoveryStep, RunEvent};
 use crate::coordinator::input::{FaultAction, FaultRequest, FaultTarget, Input};
 use crate::coordinator::message::Message;
 use crate::coordinator::state::State;
@@ -54,12 +55,13 @@ impl Gist {
 }
 
 pub(super) struct Checks {
-    /// The state by its events alone, which were written and read again.
+    /// The state by its events alone, which were written and read again; of the coordinator that runs, stored or not.
     replayed: State,
+    pub(super) durable: Durable,
     logs: BTreeMap<RunId, RunLog>,
     attempts: BTreeSet<AttemptRef>,
     live: BTreeMap<SessionId, NodeId>,
-    /// Attempts whose node was presumed dead for a while.
+    /// Attempts whose node was presumed dead for a while, or has yet to find a coordinator that began anew.
     doubted: BTreeSet<AttemptId>,
     results: VecDeque<Input>,
     names: Vec<NodeId>,
@@ -67,6 +69,8 @@ pub(super) struct Checks {
     excused: Vec<Tick>,
     /// Until when a node is or was silent.
     silent: Vec<Tick>,
+    /// When the coordinator last began to hear nothing, or to hear again.
+    deaf_at: Tick,
     starts: Starts,
     /// Each change of a status.
     pub(super) changes: Vec<(Tick, NodeId, NodeStatus, Option<FaultCause>)>,
@@ -78,6 +82,7 @@ impl Checks {
     pub(super) fn new(hosts: &[Host]) -> Self {
         Self {
             replayed: State::new(Epoch(1)),
+            durable: Durable::new(),
             logs: BTreeMap::new(),
             attempts: BTreeSet::new(),
             live: BTreeMap::new(),
@@ -86,6 +91,7 @@ impl Checks {
             names: hosts.iter().map(|host| host.node.clone()).collect(),
             excused: vec![Tick(0); hosts.len()],
             silent: vec![Tick(0); hosts.len()],
+            deaf_at: Tick(0),
             starts: Starts::default(),
             changes: Vec::new(),
             met: BTreeMap::new(),
@@ -96,7 +102,7 @@ impl Checks {
         &self.results
     }
 
-    fn meet(&mut self, what: &'static str) {
+    pub(super) fn meet(&mut self, what: &'static str) {
         *self.met.entry(what).or_default() += 1;
     }
 
@@ -117,12 +123,7 @@ impl Checks {
                 }
             }
             Fault::Stall { place: Place::Node(node), .. } => self.silence(*node, now, lasts),
-            Fault::Stall { place: Place::Coordinator, .. } => {
-                // Whoever was silent just before cannot be told from one that went on being silent.
-                for node in 0..self.names.len() {
-                    self.silence(node, now, Duration::ZERO);
-                }
-            }
+            Fault::Stall { place: Place::Coordinator, .. } => self.was_deaf(now),
             Fault::Cut { .. } | Fault::Partition { .. } => {
                 for node in 0..self.names.len() {
                     let (node_at, seat) = (Place::Node(node), Place::Coordinator);
@@ -146,8 +147,33 @@ impl Checks {
                     }
                 }
             }
+            Fault::CrashCoordinator { .. } | Fault::StoreFails { .. } => self.was_deaf(now),
             Fault::Loss { .. } | Fault::Slow { .. } | Fault::Skew { .. } | Fault::Repeat { .. } => {}
         }
+    }
+
+    /// The coordinator hears nothing for a while, or hears again: whoever was silent just before cannot be told from one
+    /// that went on being silent.
+    pub(super) fn was_deaf(&mut self, now: Tick) {
+        for node in 0..self.names.len() {
+            if now < self.silent[node] + BREATH {
+                self.excuse(node, now.max(self.silent[node]));
+            }
+        }
+        self.deaf_at = now;
+    }
+
+    /// The sessions of a coordinator end with it.
+    pub(super) fn no_session_lives(&mut self) {
+        self.live.clear();
+    }
+
+    /// A coordinator begins with what was stored. What it grants anew is granted anew here.
+    pub(super) fn begin_anew(&mut self, now: Tick) {
+        self.replayed = self.durable.state.clone();
+        self.starts = Starts::default();
+        self.doubted.clear();
+        self.was_deaf(now);
     }
 
     fn excuse(&mut self, node: usize, until: Tick) {
@@ -156,7 +182,7 @@ impl Checks {
 
     /// Silences that follow each other are as one.
     fn silence(&mut self, node: usize, now: Tick, lasts: Duration) {
-        if lasts > LONGEST_STALL || now < self.silent[node] + BREATH {
+        if lasts > LONGEST_STALL || now < self.silent[node].max(self.deaf_at) + BREATH {
             self.excuse(node, now + lasts);
         }
         self.silent[node] = self.silent[node].max(now + lasts);
@@ -227,17 +253,11 @@ impl Checks {
                 );
             }
             Event::FaultHandled { .. } => self.meet("fault handled"),
-            Event::Run { run, event, .. } => {
-                let log = self.logs.entry(run.clone()).or_default();
-                let met = log.follow(run, event);
-                self.meet(met);
+            Event::NodeBreaker { trip, .. } => {
+                self.meet(if trip.is_some() { "breaker opened" } else { "breaker closed" });
             }
-            Event::RunForgotten(run) => {
-                let log = self.logs.remove(run).expect("only what was known is forgotten");
-                assert!(log.has_ended(), "{run} was forgotten before its end");
-                self.attempts.retain(|attempt| attempt.run != *run);
-                self.meet("run forgotten");
-            }
+            // When they are stored.
+            Event::Run { .. } | Event::RunForgotten(_) => {}
             Event::NodeRecovery { step, .. } => self.meet(match step {
                 RecoveryStep::GivenUp => "recovery given up",
                 RecoveryStep::Restarted => "restarted",
@@ -252,6 +272,20 @@ impl Checks {
             | Event::NodeForgotten(_)
             | Event::NodeJoined { .. } => {}
         }
+    }
+
+    /// An event of a run is stored.
+    pub(super) fn follow_run(&mut self, run: &RunId, sequence: u64, event: &RunEvent) {
+        let log = self.logs.entry(run.clone()).or_default();
+        let met = log.follow(run, sequence, event);
+        self.meet(met);
+    }
+
+    pub(super) fn forget_run(&mut self, run: &RunId) {
+        let log = self.logs.remove(run).expect("only what was known is forgotten");
+        assert!(log.has_ended(), "{run} was forgotten before its end");
+        self.attempts.retain(|attempt| attempt.run != *run);
+        self.meet("run forgotten");
     }
 
     fn look_at(&mut self, now: Tick, effect: &Effect) {
@@ -309,11 +343,13 @@ impl Checks {
         let mut in_use: BTreeMap<&str, u32> = BTreeMap::new();
         for (node, presence) in presences {
             let cause = core.state().members.get(node).and_then(|member| member.cause);
-            if matches!(cause, Some(FaultCause::Silent | FaultCause::SessionLost)) {
+            let is_silent = matches!(cause, Some(FaultCause::Silent | FaultCause::SessionLost));
+            if is_silent || presence.contact.is_awaited {
                 self.doubted.extend(presence.running.keys());
             }
             for (attempt, running) in &presence.running {
-                if !self.doubted.contains(attempt) {
+                // Until it joins a coordinator that began anew, nobody knows a node's machine.
+                if !self.doubted.contains(attempt) && !presence.host_id.is_empty() {
                     *in_use.entry(&presence.host_id).or_default() += running.cpu_slots;
                 }
             }

@@ -8,7 +8,7 @@ use crate::types::{AttemptId, Outcome, RunId, TaskId};
 /// A run as its events tell it.
 #[derive(Default)]
 pub(super) struct RunLog {
-    length: usize,
+    length: u64,
     created: BTreeSet<TaskId>,
     ended: BTreeMap<TaskId, TaskRef>,
     attempts: BTreeSet<(TaskId, AttemptId)>,
@@ -22,8 +22,9 @@ impl RunLog {
     }
 
     /// Checks the next event. Answers what it was, to be counted.
-    pub(super) fn follow(&mut self, run: &RunId, event: &RunEvent) -> &'static str {
+    pub(super) fn follow(&mut self, run: &RunId, sequence: u64, event: &RunEvent) -> &'static str {
         self.length += 1;
+        assert_eq!(sequence, self.length, "{run}: its events are numbered without gaps");
         assert_eq!(self.outcome, None, "{run}: nothing happens after its end: {event:?}");
         match event {
             RunEvent::Started { .. } => {

@@ -38,6 +38,50 @@ pub(super) enum Fault {
     Operator { node: Option<usize>, order: Order },
     /// Results that arrived once arrive again.
     Repeat { results: usize },
+    /// The coordinator's process ends at the next moment of a kind, and is down for so long; nobody is told if its
+    /// machine lost its power.
+    CrashCoordinator { moment: Moment, power: bool, lasts: Duration },
+    /// The coordinator's store fails.
+    StoreFails { trouble: Trouble, lasts: Duration },
+}
+
+/// When a coordinator's process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// Whatever it is doing.
+    Now,
+    /// It has decided something, of which its store was not told.
+    BeforeCommit,
+    /// Its store is storing it.
+    DuringCommit(Batch),
+    /// It is stored, and nobody was told.
+    AfterCommit,
+    /// Some were told.
+    AmidEffects,
+    /// Its state is written in place of the events that made it.
+    DuringSnapshot,
+    /// It has just been.
+    AfterSnapshot,
+}
+
+/// What becomes of a batch that was not stored yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Batch {
+    Lost,
+    Kept,
+    /// A part of it was written.
+    Torn,
+}
+
+/// How a store fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// There is no room.
+    Full,
+    /// It is not there.
+    Away,
+    /// It does not say whether it did what it was asked.
+    Unknown,
 }
 
 /// Which way a place's traffic is disturbed.
@@ -70,7 +114,9 @@ impl Fault {
             | Fault::Cut { lasts, .. }
             | Fault::Partition { lasts, .. }
             | Fault::Loss { lasts, .. }
-            | Fault::Slow { lasts, .. } => *lasts,
+            | Fault::Slow { lasts, .. }
+            | Fault::CrashCoordinator { lasts, .. }
+            | Fault::StoreFails { lasts, .. } => *lasts,
             _ => Duration::ZERO,
         }
     }
@@ -80,6 +126,7 @@ impl Fault {
         match self {
             Fault::PowerLoss { node, .. } => [from, to].contains(&Place::Node(*node)),
             Fault::Cut { from: cut_from, to: cut_to, .. } => (*cut_from, *cut_to) == (from, to),
+            Fault::CrashCoordinator { power, .. } => *power && [from, to].contains(&Place::Coordinator),
             Fault::Partition { apart, .. } => apart.contains(&from) != apart.contains(&to),
             _ => false,
         }

@@ -15,11 +15,14 @@ use crate::types::{AttemptRef, Load, NodeId, SessionId, Tick};
 
 /// How long the coordinator may take to answer Hello.
 const WELCOME_DEADLINE: Duration = Duration::from_secs(10);
-/// Silence of the coordinator after which a node asks it, and after which it gives its session up.
+/// Silence of the coordinator after which a node asks it, and after which it gives its session up; the same of its
+/// answers, beyond the time between heartbeats, to which it answers.
 const QUIET: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The first pause before a node dials again, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How long a node whose launcher is gone goes on without a session.
+const ORPHAN_GRACE: Duration = Duration::from_secs(60);
 /// A timer that comes later than this tells a process that it was asleep.
 const SLIP: Duration = Duration::from_millis(500);
 
@@ -59,13 +62,17 @@ pub(super) struct Process {
     was_late: bool,
     /// It was asked to end: it takes no new work.
     pub(super) draining: bool,
+    /// Its launcher is gone.
+    pub(super) is_orphan: bool,
+    /// When it last had a session.
+    session_at: Tick,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Session {
     None,
     Dialling { connection: ConnectionId, since: Tick },
-    Joined { connection: ConnectionId, heard_at: Tick },
+    Joined { connection: ConnectionId, heard_at: Tick, answered_at: Tick },
 }
 
 impl Session {
@@ -122,6 +129,7 @@ impl World {
     }
 
     pub(super) fn start_process(&mut self, node: usize) {
+        let now = self.now();
         let host = &mut self.hosts[node];
         host.lives += 1;
         let life = host.lives;
@@ -139,6 +147,8 @@ impl World {
             abstaining: false,
             was_late: false,
             draining: false,
+            is_orphan: false,
+            session_at: now,
         });
         let pause = self.random.duration(Duration::from_millis(100), Duration::from_millis(600));
         self.schedule.after(pause, Happening::Dials { node, life });
@@ -188,12 +198,16 @@ impl World {
             Segment::Syn => return,
         };
         let Some(process) = self.process(node, life) else { return };
-        if let Session::Joined { heard_at, .. } = &mut process.session {
+        if let Session::Joined { heard_at, answered_at, .. } = &mut process.session {
             *heard_at = now;
+            if matches!(said, Said::Here) {
+                *answered_at = now;
+            }
         }
         match said {
             Said::Welcome { heartbeat_interval, probe_interval } => {
-                process.session = Session::Joined { connection, heard_at: now };
+                process.session = Session::Joined { connection, heard_at: now, answered_at: now };
+                process.links.begin_session();
                 process.failures = 0;
                 process.heartbeat_interval = heartbeat_interval;
                 process.probe_interval = probe_interval;
@@ -289,12 +303,15 @@ impl World {
             process.awake_since = now;
         }
         let (mut over, mut ask) = (None, None);
+        let every = process.heartbeat_interval;
         match process.session {
-            Session::Joined { heard_at, connection } => {
+            Session::Joined { heard_at, answered_at, connection } => {
                 // After a sleep its own silence is no sign of the coordinator's.
                 let silence = now.since(heard_at.max(process.awake_since));
-                over = (silence >= PATIENCE).then_some(connection);
-                ask = (silence >= QUIET).then_some(connection);
+                let unanswered = now.since(answered_at.max(process.awake_since));
+                over = (silence >= PATIENCE || unanswered >= PATIENCE + every).then_some(connection);
+                ask = (silence >= QUIET || unanswered >= every + QUIET).then_some(connection);
+                process.session_at = now;
             }
             Session::Dialling { since, connection } => {
                 over = (now >= since + WELCOME_DEADLINE).then_some(connection);
@@ -302,6 +319,10 @@ impl World {
             Session::None => {}
         }
         let interval = process.probe_interval;
+        if process.is_orphan && now >= process.session_at + ORPHAN_GRACE {
+            self.checks.meet("orphan ended");
+            return self.end_process(node);
+        }
         if let Some(connection) = over {
             self.close(connection, End::Dialer);
             self.session_over(node, life);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::fault::{Fault, Order, Place};
+use super::fault::{Fault, Order, Place, Trouble};
 use super::network::{Arrival, Segment};
 use super::world::{Happening, World};
 use crate::coordinator::input::{FaultAction, FaultRequest, FaultTarget, Input};
@@ -31,6 +31,16 @@ impl World {
             Fault::Skew { node, millis } => self.hosts[node].skew_ms = millis,
             Fault::StartsFail { node, times } => self.hosts[node].starts_fail += times,
             Fault::Operator { node, order } => self.operate(number, node, order),
+            Fault::CrashCoordinator { moment, .. } => self.doom(number, moment),
+            Fault::StoreFails { trouble, lasts } => {
+                self.checks.meet(match trouble {
+                    Trouble::Full => "store full",
+                    Trouble::Away => "store away",
+                    Trouble::Unknown => "store unsure",
+                });
+                self.seat.trouble = Some((number, trouble));
+                self.schedule.after(lasts, Happening::Mends(number));
+            }
             Fault::Repeat { results } => {
                 for _ in 0..results {
                     let said = self.checks.results();
@@ -44,10 +54,15 @@ impl World {
         }
     }
 
-    fn disturb(&mut self, number: usize, fault: Fault) {
+    pub(super) fn disturb(&mut self, number: usize, fault: Fault) {
         let lasts = fault.lasts();
         self.network.disturb(number, fault);
         self.schedule.after(lasts, Happening::Mends(number));
+    }
+
+    pub(super) fn mend(&mut self, number: usize) {
+        self.network.mend(number);
+        self.seat.trouble.take_if(|(fault, _)| *fault == number);
     }
 
     /// Both kernels see the end of each connection between two places at once.
@@ -84,7 +99,9 @@ impl World {
     pub(super) fn calm_down(&mut self) {
         self.calm = true;
         self.network.mend_all();
+        (self.seat.trouble, self.seat.doom) = (None, None);
         self.resume_all();
+        self.start_again(self.seat.life);
         let now = self.now();
         for node in 0..self.hosts.len() {
             let host = &mut self.hosts[node];

@@ -26,7 +26,8 @@ impl World {
         }
         let process_id = u32::try_from(process.life).unwrap_or(u32::MAX);
         let pause = self.random.duration(REAPING.0, REAPING.1);
-        self.schedule.after(pause, Happening::Exited { node, process_id });
+        let seat = self.seat.life;
+        self.schedule.after(pause, Happening::Exited { node, process_id, seat });
     }
 
     /// A process is asked to end: it takes no new work, finishes what it has, and waits for leave to go.
@@ -62,11 +63,16 @@ impl World {
 
     pub(super) fn order_start(&mut self, node: usize, start: u64) {
         let pause = self.random.duration(LAUNCHING.0, LAUNCHING.1);
-        self.schedule.after(pause, Happening::Launches { node, start });
+        let seat = self.seat.life;
+        self.schedule.after(pause, Happening::Launches { node, start, seat });
     }
 
-    /// The launcher starts a node's process: one that still runs is ended first.
-    pub(super) fn launch(&mut self, node: usize, start: u64) {
+    /// The launcher starts a node's process: one that still runs is ended first, but for the first start of all.
+    pub(super) fn launch(&mut self, node: usize, start: u64, seat: u64) {
+        // The launcher is gone with its coordinator.
+        if seat != self.seat.life || (start == 0 && self.hosts[node].process.is_some()) {
+            return;
+        }
         let (now, host) = (self.now(), &mut self.hosts[node]);
         let fails = host.starts_fail > 0 || now < host.off_until;
         host.starts_fail = host.starts_fail.saturating_sub(1);
@@ -85,7 +91,10 @@ impl World {
         }
     }
 
-    pub(super) fn tell_exit(&mut self, node: usize, process_id: u32) {
+    pub(super) fn tell_exit(&mut self, node: usize, process_id: u32, seat: u64) {
+        if seat != self.seat.life {
+            return;
+        }
         let node = self.hosts[node].node.clone();
         self.command(Input::ProcessExited { node, process_id });
     }

@@ -79,6 +79,11 @@ impl Links {
         self.out.values().map(|link| (&link.peer.node, link.state))
     }
 
+    /// The rosters of a coordinator are counted; another one may count from the start.
+    pub(super) const fn begin_session(&mut self) {
+        self.version = 0;
+    }
+
     /// A link whose peer answers.
     pub(super) fn live(&self) -> Option<ConnectionId> {
         let mut up = self.out.values().filter(|link| link.state == LinkState::Up);

@@ -3,7 +3,11 @@
 mod calm;
 mod checks;
 mod clients;
+mod commits;
 mod coverage;
+mod crash;
+mod disk;
+mod durable;
 mod fault;
 mod grey;
 mod host;
@@ -50,7 +54,7 @@ fn played(scenario: Scenario, mode: Mode) -> World {
 impl Account {
     fn of(world: &World) -> Self {
         let mut met = world.checks.met.clone();
-        met.insert("stale results", world.seat.core().stale_results());
+        *met.entry("stale results").or_default() += world.seat.core().stale_results();
         met.insert("packets lost", world.network.lost());
         Self {
             seed: world.scenario.seed,
@@ -74,6 +78,17 @@ impl Account {
 /// Anything may happen: see [`Scenario::mixed`].
 pub(super) fn mixed(seed: u64, mode: Mode) -> Account {
     Account::of(&played(Scenario::mixed(seed), mode))
+}
+
+/// A coordinator that crashes, and nothing else: see [`Scenario::restarts`].
+pub(super) fn restarts(seed: u64, mode: Mode) -> Account {
+    Account::of(&played(Scenario::restarts(seed), mode))
+}
+
+/// The events of a simulation, as they were stored.
+pub(super) fn recorded(seed: u64) -> Vec<Vec<u8>> {
+    let world = played(Scenario::mixed(seed), Mode::Nothing);
+    world.checks.durable.history.clone()
 }
 
 /// Loss and stalls of healthy nodes: see [`Scenario::soak`].

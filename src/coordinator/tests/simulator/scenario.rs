@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::random::Random;
-use super::fault::{Fault, Order, Place, Script, Way};
+use super::fault::{Batch, Fault, Moment, Order, Place, Script, Trouble, Way};
 use super::host::Host;
 use crate::coordinator::recovery::RestartPolicy;
 use crate::coordinator::settings::Settings;
@@ -21,6 +21,12 @@ pub(super) struct Scenario {
     /// How long faults go on.
     pub(super) lasts: Duration,
     pub(super) script: Script,
+    /// Whether what the coordinator decides is stored, which takes time, and outlives it.
+    pub(super) is_durable: bool,
+    /// Events after which the state is stored in their place.
+    pub(super) compacts_after: usize,
+    /// Whether nodes do what they are told, all of it and once.
+    pub(super) is_strict: bool,
 }
 
 const fn seconds(seconds: u64) -> Duration {
@@ -35,11 +41,17 @@ impl Scenario {
         let nodes = [2, 3, 4, 4, 4, 4, 5, 7][random.below(8)];
         let lasts = seconds(30 + random.below(90) as u64);
         let faults = random.below(2 + usize::try_from(lasts.as_secs() / 6).unwrap_or(0));
+        let is_durable = random.percent(70);
+        let compacts_after = 20 + random.below(400);
         let mut script: Script = (0..faults)
             .map(|_| {
                 // The mesh has some seconds to come up.
                 let at = random.duration(seconds(3), lasts);
-                (at, drawn(&mut random, nodes))
+                let fault = match is_durable && random.percent(25) {
+                    true => of_the_coordinator(&mut random),
+                    false => drawn(&mut random, nodes),
+                };
+                (at, fault)
             })
             .collect();
         script.sort_by_key(|(at, _)| *at);
@@ -53,7 +65,69 @@ impl Scenario {
             ..Settings::default()
         };
         let asks = Some((Duration::from_millis(500), seconds(8)));
-        Self { seed, nodes, settings, asks, patience: seconds(200), lasts, script }
+        let is_strict = false;
+        Self {
+            seed,
+            nodes,
+            settings,
+            asks,
+            patience: seconds(200),
+            lasts,
+            script,
+            is_durable,
+            compacts_after,
+            is_strict,
+        }
+    }
+
+    /// Nothing goes wrong but with the coordinator and its store: no node may be FAILED that did not end, and no task may
+    /// be begun again while the process that began it lives.
+    pub(super) fn restarts(seed: u64) -> Self {
+        let mut random = Random(seed ^ 0x0c0d_e0fd_0c0d_e0fd);
+        let nodes = 1 + random.below(5);
+        let lasts = seconds(600);
+        let (mut script, mut at) = (Script::new(), seconds(5));
+        while at < lasts {
+            let fault = of_the_coordinator(&mut random);
+            let pause = fault.lasts() + random.duration(Duration::ZERO, seconds(60));
+            script.push((at, fault));
+            at += pause;
+        }
+        let settings = Settings {
+            recovery_timeout: seconds(10),
+            task_timeout: seconds(600),
+            kept_runs: 5 + random.below(20),
+            keep_runs_for: random.duration(seconds(60), seconds(1200)),
+            restart: launching(nodes),
+            ..Settings::default()
+        };
+        Self {
+            nodes,
+            settings,
+            asks: Some((seconds(1), seconds(15))),
+            lasts,
+            script,
+            is_durable: true,
+            compacts_after: 20 + random.below(1000),
+            is_strict: true,
+            ..Self::quiet(seed)
+        }
+    }
+
+    /// Four nodes with work, and nothing that goes wrong.
+    fn quiet(seed: u64) -> Self {
+        Self {
+            seed,
+            nodes: 4,
+            settings: Settings { kept_runs: 20, restart: launching(4), ..Settings::default() },
+            asks: Some((seconds(1), seconds(10))),
+            patience: seconds(900),
+            lasts: seconds(600),
+            script: Script::new(),
+            is_durable: false,
+            compacts_after: usize::MAX,
+            is_strict: false,
+        }
     }
 
     /// Loss of 10 % everywhere, and stalls of up to 25 s of one observer or subject at a time: four nodes and their
@@ -72,16 +146,12 @@ impl Scenario {
             script.push((at, Fault::Stall { place, lasts: stalls }));
             at += stalls + random.duration(seconds(25), seconds(60));
         }
-        let asks = Some((seconds(5), seconds(60)));
-        let settings = Settings { kept_runs: 20, restart: launching(4), ..Settings::default() };
-        Self { seed, nodes: 4, settings, asks, patience: seconds(900), lasts, script }
+        Self { asks: Some((seconds(5), seconds(60))), lasts, script, ..Self::quiet(seed) }
     }
 
     /// Four nodes with work, on a network that is unkind to one of them.
     pub(super) fn grey(seed: u64, script: Script) -> Self {
-        let asks = Some((seconds(1), seconds(10)));
-        let settings = Settings { kept_runs: 20, restart: launching(4), ..Settings::default() };
-        Self { seed, nodes: 4, settings, asks, patience: seconds(900), lasts: seconds(600), script }
+        Self { script, ..Self::quiet(seed) }
     }
 
     /// Every fault of the script, as text to read.
@@ -152,4 +222,30 @@ fn drawn(random: &mut Random, nodes: usize) -> Fault {
         }
         _ => Fault::Repeat { results: 1 + random.below(3) },
     }
+}
+
+/// The end of the coordinator, or trouble with its store.
+fn of_the_coordinator(random: &mut Random) -> Fault {
+    let longest = if random.percent(50) { 10 } else { 90 };
+    let lasts = random.duration(Duration::ZERO, seconds(longest));
+    let trouble = match random.below(100) {
+        0..10 => Trouble::Full,
+        10..20 => Trouble::Away,
+        20..30 => Trouble::Unknown,
+        number => {
+            let moment = match number {
+                30..40 => Moment::Now,
+                40..50 => Moment::BeforeCommit,
+                50..58 => Moment::DuringCommit(Batch::Lost),
+                58..66 => Moment::DuringCommit(Batch::Kept),
+                66..74 => Moment::DuringCommit(Batch::Torn),
+                74..82 => Moment::AfterCommit,
+                82..90 => Moment::AmidEffects,
+                90..95 => Moment::DuringSnapshot,
+                _ => Moment::AfterSnapshot,
+            };
+            return Fault::CrashCoordinator { moment, power: random.percent(20), lasts };
+        }
+    };
+    Fault::StoreFails { trouble, lasts: lasts.min(seconds(45)) }
 }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::checks::Gist;
-use super::fault::Place;
+use super::commits::{Commit, Step};
+use super::disk::{Disk, RunLogs};
+use super::fault::{Moment, Place, Trouble};
 use super::network::{Arrival, ConnectionId, End, Segment};
 use super::scenario::Scenario;
 use super::world::{Happening, Said, World};
@@ -12,7 +14,7 @@ use crate::coordinator::Coordinator;
 use crate::coordinator::decision::{Effect, Refusal, Reply};
 use crate::coordinator::input::{Input, SessionEnding};
 use crate::coordinator::message::Message;
-use crate::types::{Epoch, NodeId, Now, SessionId, Tick};
+use crate::types::{NodeId, Now, SessionId, Tick};
 
 /// Inputs that are decided at one moment, at most.
 const BATCH: usize = 256;
@@ -29,9 +31,35 @@ pub(super) struct Seat {
     core: Coordinator,
     lines: BTreeMap<ConnectionId, Line>,
     /// What launchers, clients and operators want.
-    commands: VecDeque<Input>,
+    commands: VecDeque<(Asker, Input)>,
     turn: u64,
     due: Option<Tick>,
+    /// Whether its process is there; if not, the core is the last one's.
+    pub(super) is_up: bool,
+    /// Counts its processes.
+    pub(super) life: u64,
+    pub(super) disk: Disk,
+    /// Calls of the store so far.
+    pub(super) commits: u64,
+    /// What is being stored; nothing is decided meanwhile.
+    pub(super) commit: Option<Commit>,
+    /// What those who watch runs may see.
+    pub(super) logs: RunLogs,
+    /// When it is to end, and by which fault of the script.
+    pub(super) doom: Option<(usize, Moment)>,
+    /// What is wrong with its store, and by which fault of the script.
+    pub(super) trouble: Option<(usize, Trouble)>,
+    /// Runs that were given a name.
+    pub(super) named: u64,
+}
+
+/// Who waits for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asker {
+    Nobody,
+    Session(SessionId),
+    /// A client, with this request.
+    Client(u64),
 }
 
 /// A node's connection at this end.
@@ -46,13 +74,48 @@ struct Line {
 
 impl Seat {
     pub(super) fn new(scenario: &Scenario) -> Self {
+        let mut disk = Disk::default();
+        let first = disk.open().state.epoch;
         Self {
-            core: Coordinator::new(scenario.settings.clone(), Epoch(1)),
+            core: Coordinator::new(scenario.settings.clone(), first),
             lines: BTreeMap::new(),
             commands: VecDeque::new(),
             turn: 0,
             due: None,
+            is_up: true,
+            life: 1,
+            disk,
+            commits: 0,
+            commit: None,
+            logs: RunLogs::new(),
+            doom: None,
+            trouble: None,
+            named: 0,
         }
+    }
+
+    /// Its process ends; what it knew is gone.
+    pub(super) fn end(&mut self) {
+        self.is_up = false;
+        self.life += 1;
+        self.turn += 1;
+        self.due = None;
+        self.doom = None;
+        self.lines.clear();
+        self.commands.clear();
+        self.logs.clear();
+    }
+
+    /// Another process of it begins.
+    pub(super) fn begin(&mut self, core: Coordinator, logs: RunLogs) {
+        self.is_up = true;
+        self.core = core;
+        self.logs = logs;
+    }
+
+    /// Stores the state in place of the events that made it.
+    pub(super) fn compact(&mut self) {
+        self.disk.compact(self.core.state(), &self.logs);
     }
 
     pub(super) const fn core(&self) -> &Coordinator {
@@ -64,12 +127,20 @@ impl Seat {
         self.commands.len() + self.lines.values().map(|line| line.inbox.len()).sum::<usize>()
     }
 
-    fn batch(&mut self) -> Vec<Input> {
-        let mut batch: Vec<Input> =
-            self.lines.values_mut().filter_map(|line| line.inbox.pop_front()).take(BATCH).collect();
+    fn batch(&mut self) -> Vec<(Asker, Input)> {
+        let said = self.lines.values_mut().filter_map(|line| line.inbox.pop_front());
+        let mut batch: Vec<_> = said.take(BATCH).map(|input| (asker(&input), input)).collect();
         let room = self.commands.len().min(BATCH - batch.len());
         batch.extend(self.commands.drain(..room));
         batch
+    }
+}
+
+/// Who waits for the answer to what a node said.
+const fn asker(input: &Input) -> Asker {
+    match input {
+        Input::Joined { session, .. } => Asker::Session(*session),
+        _ => Asker::Nobody,
     }
 }
 
@@ -78,6 +149,10 @@ impl World {
         let (now, connection) = (self.now(), arrival.connection);
         if !self.network.is_open(connection, End::Acceptor) {
             return;
+        }
+        if !self.seat.is_up {
+            // Nobody listens.
+            return self.close(connection, End::Acceptor);
         }
         let wall = self.wall(Place::Coordinator);
         if let Segment::Fin = arrival.segment {
@@ -118,16 +193,31 @@ impl World {
 
     /// Has something decided that no node said.
     pub(super) fn command(&mut self, input: Input) {
-        self.seat.commands.push_back(input);
-        self.prompt();
+        self.command_of(Asker::Nobody, input);
     }
 
-    fn prompt(&mut self) {
+    pub(super) fn command_of(&mut self, asker: Asker, input: Input) {
+        if self.seat.is_up {
+            self.seat.commands.push_back((asker, input));
+            self.prompt();
+        }
+    }
+
+    pub(super) fn prompt(&mut self) {
         let soon = self.now() + self.random.duration(HANDLING.0, HANDLING.1);
         self.turn_at(soon);
     }
 
+    /// Its timer.
+    pub(super) fn wake_at(&mut self, wake: Tick) {
+        let late = self.random.duration(Duration::ZERO, LATE);
+        self.turn_at(wake.max(self.now()) + late);
+    }
+
     fn turn_at(&mut self, when: Tick) {
+        if !self.seat.is_up || self.seat.commit.is_some() {
+            return;
+        }
         if self.seat.due.is_some_and(|due| due <= when) {
             return;
         }
@@ -137,22 +227,23 @@ impl World {
     }
 
     pub(super) fn take_turn(&mut self, turn: u64) {
-        if turn == self.seat.turn {
+        if turn != self.seat.turn {
+            return;
+        }
+        self.seat.due = None;
+        // What waits is decided when that is stored.
+        if self.seat.is_up && self.seat.commit.is_none() {
             let batch = self.seat.batch();
             self.decide_batch(batch);
         }
     }
 
     /// Decides, commits, performs: as the engine does, time passes once for all.
-    pub(super) fn decide_batch(&mut self, batch: Vec<Input>) {
+    pub(super) fn decide_batch(&mut self, batch: Vec<(Asker, Input)>) {
         let now = Now { tick: self.now(), wall: self.wall(Place::Coordinator) };
         self.seat.due = None;
-        let (mut effects, mut wake_at) = (Vec::new(), None);
-        for input in batch.into_iter().chain([Input::Timer]) {
-            let session = match &input {
-                Input::Joined { session, .. } => Some(*session),
-                _ => None,
-            };
+        let mut step = Step::default();
+        for (asker, input) in batch.into_iter().chain([(Asker::Nobody, Input::Timer)]) {
             self.trace.write(now.tick, &input);
             let gist = Gist::of(&input);
             let decision = self.seat.core.decide(now, input);
@@ -161,28 +252,21 @@ impl World {
             if let Gist::Closed(SessionId(connection)) = gist {
                 self.seat.lines.remove(&connection);
             }
-            effects.extend(decision.effects);
-            wake_at = decision.wake_at;
-            self.answer(session, decision.reply);
+            step.events.extend(decision.events);
+            step.effects.extend(decision.effects);
+            step.wake_at = decision.wake_at;
+            if asker != Asker::Nobody {
+                step.replies.push((asker, decision.reply));
+            }
         }
-        for effect in effects {
-            self.perform(effect);
-        }
-        if let Some(wake) = wake_at {
-            let late = self.random.duration(Duration::ZERO, LATE);
-            self.turn_at(wake.max(now.tick) + late);
-        }
-        if self.seat.queued() > 0 {
-            self.prompt();
-        }
+        self.commit(step);
     }
 
-    fn answer(&mut self, session: Option<SessionId>, reply: Reply) {
-        let Some(SessionId(connection)) = session else {
-            if let Reply::Run(run) = reply {
-                self.clients.has(run);
-            }
-            return;
+    pub(super) fn answer(&mut self, asker: Asker, reply: Reply) {
+        let connection = match asker {
+            Asker::Nobody => return,
+            Asker::Client(request) => return self.answer_client(request, &reply),
+            Asker::Session(SessionId(connection)) => connection,
         };
         match reply {
             Reply::Welcome { heartbeat_interval, probe_interval, .. } => {
@@ -199,7 +283,7 @@ impl World {
         }
     }
 
-    fn perform(&mut self, effect: Effect) {
+    pub(super) fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Send { session: SessionId(connection), message, .. } => {
                 let now = self.now();

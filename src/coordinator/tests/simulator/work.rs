@@ -59,7 +59,8 @@ fn is_cursed(assign: &Assign) -> bool {
 
 impl World {
     pub(super) fn take(&mut self, node: usize, life: u64, assign: Assign) {
-        let (now, is_calm, attempt) = (self.now(), self.calm, assign.attempt.clone());
+        let (now, attempt) = (self.now(), assign.attempt.clone());
+        let is_calm = self.calm || self.scenario.is_strict;
         let most = self.hosts[node].most_tasks;
         let Some(process) = self.process(node, life) else { return };
         let (running, held, draining) = (process.running.len(), process.outbox.len(), process.draining);
@@ -94,6 +95,7 @@ impl World {
         if let Some(process) = self.process(node, life) {
             process.running.insert(attempt.clone(), Running { assign, started: now, fate });
         }
+        self.checks.begun(&self.hosts, node, life, &attempt, self.scenario.is_strict);
         self.schedule.after(pause, Happening::Ends { node, life, attempt });
     }
 
@@ -124,7 +126,8 @@ impl World {
     }
 
     fn made(&mut self, assign: &Assign) -> Ending {
-        let (is_bad, shards) = (!self.calm && self.random.percent(4), self.random.below(4) as u64);
+        let is_calm = self.calm || self.scenario.is_strict;
+        let (is_bad, shards) = (!is_calm && self.random.percent(4), self.random.below(4) as u64);
         let run = self.seat.core().state().runs.get(&assign.attempt.run);
         let facts = match assign.task.stage {
             Stage::Plan => Facts::Plan(plan(run.into_iter().flat_map(|run| run.order.tools.keys()), shards)),

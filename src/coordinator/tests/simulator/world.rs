@@ -82,17 +82,27 @@ pub(super) enum Happening {
     /// An attempt of a node ends.
     Ends { node: usize, life: u64, attempt: AttemptRef },
     /// The launcher of the coordinator's machine was asked to start a node's process.
-    Launches { node: usize, start: u64 },
+    Launches { node: usize, start: u64, seat: u64 },
     /// A node's machine has its power back.
     Boots { node: usize },
     /// A process that was asked to end has had its time.
     Killed { node: usize, life: u64 },
     /// The launcher is told that a process ended.
-    Exited { node: usize, process_id: u32 },
+    Exited { node: usize, process_id: u32, seat: u64 },
+    /// The coordinator's store answers.
+    Stores { commit: u64 },
+    /// The coordinator's process ends while it waits for its store.
+    Dies { life: u64 },
+    /// The coordinator's process is started again.
+    StartsAgain { life: u64 },
     /// A client asks for a run.
     Asks,
+    /// A client that was not answered asks again.
+    AsksAgain { request: u64 },
+    /// A client reads on in the log of its run.
+    Watches(RunId),
     /// A client cancels its run.
-    Cancels(RunId),
+    Cancels { request: u64 },
     /// A fault of the script begins.
     Begins(usize),
     /// A fault of the script is over.
@@ -187,14 +197,19 @@ impl World {
             Happening::Beats { node, life, connection } => self.beat(node, life, connection),
             Happening::Ticks { node, life } => self.tick(node, life),
             Happening::Ends { node, life, attempt } => self.end_attempt(node, life, &attempt),
-            Happening::Launches { node, start } => self.launch(node, start),
+            Happening::Launches { node, start, seat } => self.launch(node, start, seat),
             Happening::Boots { node } => self.boot(node),
             Happening::Killed { node, life } => self.kill(node, life),
-            Happening::Exited { node, process_id } => self.tell_exit(node, process_id),
+            Happening::Exited { node, process_id, seat } => self.tell_exit(node, process_id, seat),
+            Happening::Stores { commit } => self.store_answers(commit),
+            Happening::Dies { life } => self.die(life),
+            Happening::StartsAgain { life } => self.start_again(life),
             Happening::Asks => self.ask(),
-            Happening::Cancels(run) => self.cancel(run),
+            Happening::AsksAgain { request } => self.submit_again(request),
+            Happening::Watches(run) => self.watch(run),
+            Happening::Cancels { request } => self.cancel(request),
             Happening::Begins(number) => self.begin(number),
-            Happening::Mends(number) => self.network.mend(number),
+            Happening::Mends(number) => self.mend(number),
         }
     }
 
@@ -254,7 +269,11 @@ impl World {
             return;
         }
         let Some((_, backlog)) = self.stalled.remove(&place) else { return };
-        if place == Place::Coordinator && self.random.percent(50) {
+        if place == Place::Coordinator
+            && self.seat.is_up
+            && self.seat.commit.is_none()
+            && self.random.percent(50)
+        {
             // Its timer may be noticed before what it was sent.
             self.decide_batch(Vec::new());
         }
@@ -287,7 +306,7 @@ impl World {
 
     fn listens(&self, place: Place) -> bool {
         match place {
-            Place::Coordinator => true,
+            Place::Coordinator => self.seat.is_up,
             Place::Node(node) => self.hosts[node].process.is_some(),
         }
     }
@@ -317,6 +336,7 @@ fn place_of(happening: &Happening) -> Option<Place> {
         // The launcher is part of the coordinator's process.
         Happening::Decides { .. }
         | Happening::Doubts(_)
+        | Happening::Stores { .. }
         | Happening::Launches { .. }
         | Happening::Exited { .. } => Some(Place::Coordinator),
         Happening::Dials { node, .. }
@@ -327,8 +347,12 @@ fn place_of(happening: &Happening) -> Option<Place> {
         | Happening::Resumes { .. }
         | Happening::Boots { .. }
         | Happening::Killed { .. }
+        | Happening::Dies { .. }
+        | Happening::StartsAgain { .. }
         | Happening::Asks
-        | Happening::Cancels(_)
+        | Happening::AsksAgain { .. }
+        | Happening::Watches(_)
+        | Happening::Cancels { .. }
         | Happening::Begins(_)
         | Happening::Mends(_) => None,
     }

@@ -1,0 +1,230 @@
+//! A damaged state file is never taken for a whole one, never ends the process, and gives what is left of it when told to.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use lintmesh::store::{EmbeddedOptions, EmbeddedStore, Loaded, Record, Store, StoreError};
+use lintmesh::types::Epoch;
+use redb::{Database, ReadableTable, TableDefinition};
+use tempfile::TempDir;
+
+use crate::support::disk::Dice;
+use crate::support::stores::{Folder, Place, record, records};
+
+const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("lintmesh.log");
+
+fn open(path: &Path, salvage: bool) -> Result<EmbeddedStore, StoreError> {
+    EmbeddedStore::open(path, EmbeddedOptions { salvage })
+}
+
+fn load(path: &Path, salvage: bool) -> Result<Loaded, StoreError> {
+    open(path, salvage)?.load()
+}
+
+/// The bytes of a file, and what it holds; also what it held one commit before.
+struct Original {
+    bytes: Vec<u8>,
+    loaded: Loaded,
+    before: Loaded,
+}
+
+/// A file that was closed, and the same as a crash leaves it.
+fn originals() -> [Original; 2] {
+    let folder = Folder::new();
+    let mut store = folder.open().expect("opens");
+    let epoch = store.open_epoch().expect("opens");
+    let wide = |number: u64| Record { version: 1, bytes: format!("{number:0>200}").into_bytes() };
+    let wide = |numbers: std::ops::Range<u64>| numbers.map(wide).collect::<Vec<_>>();
+    store.append(epoch, 0, &wide(0..100)).expect("appends");
+    store.snapshot(epoch, 100, &wide(1000..1200)).expect("takes a snapshot");
+    for first in (100..400).step_by(50) {
+        store.append(epoch, first, &wide(first..first + 50)).expect("appends");
+    }
+    let before = store.load().expect("loads");
+    store.append(epoch, 400, &wide(400..402)).expect("appends");
+    let loaded = store.load().expect("loads");
+    let left_open = fs::read(folder.path()).expect("reads");
+    drop(store);
+    let closed = fs::read(folder.path()).expect("reads");
+    assert_ne!(left_open[9], closed[9], "redb notes that a file is open");
+    // To close a file is a commit too.
+    let closed = Original { bytes: closed, before: loaded.clone(), loaded: loaded.clone() };
+    [closed, Original { bytes: left_open, loaded, before }]
+}
+
+/// Damages what is there.
+fn damage(bytes: &[u8], dice: &mut Dice) -> Vec<u8> {
+    let mut damaged = bytes.to_vec();
+    let length = damaged.len() as u64;
+    match dice.below(5) {
+        0 => damaged.truncate(dice.below(length) as usize),
+        1 => {
+            // A page that was never written, or belongs elsewhere.
+            let (from, to) = (dice.below(length / 4096) * 4096, dice.below(length / 4096) * 4096);
+            let page = if dice.is(50) { vec![0; 4096] } else { damaged[from as usize..][..4096].to_vec() };
+            damaged[to as usize..][..4096].copy_from_slice(&page);
+        }
+        2 => {
+            for _ in 0..=dice.below(3) {
+                damaged[dice.below(400) as usize] = dice.next() as u8;
+            }
+        }
+        _ => {
+            for _ in 0..=dice.below(8) {
+                damaged[dice.below(length) as usize] ^= 1 << dice.below(8);
+            }
+        }
+    }
+    damaged
+}
+
+/// Whether `part` are some of the records of `whole`, in its order.
+fn is_some_of(part: &[Record], whole: &[Record]) -> bool {
+    let mut rest = whole.iter();
+    part.iter().all(|record| rest.any(|other| other == record))
+}
+
+fn copies(path: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path.parent().expect("a folder")).expect("is there");
+    entries.map(|entry| entry.expect("is there").path()).filter(|other| other != path).collect()
+}
+
+#[test]
+fn damage_anywhere_is_refused_or_harmless_and_can_be_salvaged() {
+    let (mut harmless, mut refused, mut salvaged_some, mut lost_all) = (0, 0, 0, 0);
+    for original in originals() {
+        for seed in 0..150 {
+            let mut dice = Dice::new(seed);
+            let damaged = damage(&original.bytes, &mut dice);
+            let folder = TempDir::new().expect("a folder");
+            let path = folder.path().join("state.redb");
+            fs::write(&path, &damaged).expect("written");
+            match load(&path, false) {
+                Ok(loaded) => {
+                    let is_whole = [&original.loaded, &original.before].contains(&&loaded);
+                    assert!(is_whole, "seed {seed}: what is read is what was written");
+                    harmless += 1;
+                    continue;
+                }
+                Err(
+                    StoreError::Damaged { .. } | StoreError::Foreign { .. } | StoreError::NewerFormat { .. },
+                ) => {
+                    refused += 1;
+                }
+                Err(error) => panic!("seed {seed}: {error:?}"),
+            }
+            // The attempt to open it may have noted in it that it is open.
+            let damaged = fs::read(&path).expect("reads");
+            match load(&path, true) {
+                Ok(loaded) => {
+                    let whole = &original.loaded;
+                    assert!(is_some_of(&loaded.log, &whole.log), "seed {seed}");
+                    assert!(is_some_of(&loaded.snapshot, &whole.snapshot), "seed {seed}");
+                    assert!(
+                        [whole.position, original.before.position].contains(&loaded.position),
+                        "seed {seed}"
+                    );
+                    assert_eq!(load(&path, false).expect("it is whole again"), loaded, "seed {seed}");
+                    let copies = copies(&path);
+                    let [copy] = copies.as_slice() else { panic!("seed {seed}: {copies:?}") };
+                    assert!(copy.to_string_lossy().contains("state.redb.damaged-"), "{copy:?}");
+                    assert_eq!(fs::read(copy).expect("reads"), damaged, "seed {seed}: it is kept as it was");
+                    salvaged_some += u32::from(!loaded.log.is_empty() || !loaded.snapshot.is_empty());
+                }
+                Err(
+                    StoreError::Damaged { .. } | StoreError::Foreign { .. } | StoreError::NewerFormat { .. },
+                ) => {
+                    lost_all += 1;
+                    assert_eq!(fs::read(&path).expect("reads").len(), damaged.len(), "it is left alone");
+                }
+                Err(error) => panic!("seed {seed}: {error:?}"),
+            }
+        }
+    }
+    let seen = (harmless, refused, salvaged_some, lost_all);
+    assert!(harmless > 10 && refused > 100 && salvaged_some > 50, "all must be seen: {seen:?}");
+}
+
+#[test]
+fn a_damaged_record_is_named_and_can_be_left_out() {
+    type Damage = fn(&Path);
+    let changed: Damage = |path| {
+        change(path, |table| {
+            let mut sealed = table.get(4).expect("reads").expect("is there").value().to_vec();
+            *sealed.last_mut().expect("not empty") ^= 1;
+            table.insert(4, sealed.as_slice()).expect("put");
+        });
+    };
+    let moved: Damage = |path| {
+        change(path, |table| {
+            let sealed = table.get(3).expect("reads").expect("is there").value().to_vec();
+            table.insert(4, sealed.as_slice()).expect("put");
+        });
+    };
+    let missing: Damage = |path| {
+        change(path, |table| drop(table.remove(4).expect("removed")));
+    };
+    let cases =
+        [(changed, "its checksum is wrong"), (moved, "its checksum is wrong"), (missing, "it is missing")];
+    for (damage, why) in cases {
+        let folder = Folder::new();
+        let mut store = folder.open().expect("opens");
+        let epoch = store.open_epoch().expect("opens");
+        store.append(epoch, 0, &records(0..2)).expect("appends");
+        store.snapshot(epoch, 2, &records(100..102)).expect("takes a snapshot");
+        store.append(epoch, 2, &records(2..9)).expect("appends");
+        drop(store);
+        damage(&folder.path());
+        match load(&folder.path(), false) {
+            Err(StoreError::Damaged { position, reason, .. }) => {
+                assert_eq!((position.as_str(), reason.as_str()), ("record 4 of the log", why));
+            }
+            other => panic!("{other:?}"),
+        }
+        let mut store = open(&folder.path(), true).expect("salvages");
+        let mut left = records(2..9);
+        left.remove(2);
+        let whole = Loaded { snapshot: records(100..102), log: left.clone(), position: 9 };
+        assert_eq!(store.load().expect("loads"), whole);
+        assert_eq!(store.position(epoch).expect("its epoch is known"), 9);
+        assert_eq!(store.open_epoch().expect("opens"), Epoch(epoch.0 + 1), "which rises");
+        store.append(Epoch(epoch.0 + 1), 9, &[record(9)]).expect("goes on");
+        drop(store);
+        left.push(record(9));
+        let loaded = load(&folder.path(), false).expect("nothing is damaged any more");
+        assert_eq!(loaded, Loaded { log: left, position: 10, ..whole });
+    }
+}
+
+fn change(path: &Path, change: impl FnOnce(&mut redb::Table<'_, u64, &[u8]>)) {
+    let database = Database::open(path).expect("opens");
+    let transaction = database.begin_write().expect("begins");
+    change(&mut transaction.open_table(LOG).expect("is there"));
+    transaction.commit().expect("commits");
+}
+
+#[test]
+fn to_salvage_what_is_whole_changes_nothing() {
+    let folder = Folder::new();
+    let mut store = folder.open().expect("opens");
+    let epoch = store.open_epoch().expect("opens");
+    store.append(epoch, 0, &records(0..3)).expect("appends");
+    assert!(matches!(open(&folder.path(), true), Err(StoreError::InUse { .. })), "not while it is in use");
+    drop(store);
+    let mut store = open(&folder.path(), true).expect("opens");
+    assert_eq!(store.load().expect("loads"), Loaded { snapshot: vec![], log: records(0..3), position: 3 });
+    assert_eq!(copies(&folder.path()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_file_in_use_is_not_salvaged_however_damaged() {
+    let folder = Folder::new();
+    let mut store = folder.open().expect("opens");
+    let epoch = store.open_epoch().expect("opens");
+    store.append(epoch, 0, &records(0..3)).expect("appends");
+    let file = OpenOptions::new().write(true).open(folder.path()).expect("opens");
+    file.write_all_at(&[0xff; 2000], 8192).expect("writes");
+    assert!(matches!(open(&folder.path(), true), Err(StoreError::InUse { .. })));
+    assert_eq!(copies(&folder.path()), Vec::<PathBuf>::new());
+}
