@@ -72,18 +72,6 @@ async fn nodes_and_linters_go_on_under_the_successor_and_under_its_own() {
         node.status() == NodeStatus::Active && ![0, killed.process_id].contains(&node.process_id)
     };
     serve.until_node("backend-dev", "is started anew", is_new).await;
-    // One that hangs is FAILED when its time is over; here an operator says so.
-    let stopped = serve.node("api-docs").await;
-    signal(stopped.process_id, Signal::SIGSTOP);
-    for action in [FaultAction::Fail, FaultAction::Recover] {
-        let order =
-            HandleFaultRequest { action: action.into(), node_id: "api-docs".into(), ..Default::default() };
-        serve.coordinator().handle_fault(order).await.expect("done");
-    }
-    let is_new = |node: &NodeInfo| {
-        node.status() == NodeStatus::Active && ![0, stopped.process_id].contains(&node.process_id)
-    };
-    serve.until_node("api-docs", "is started anew", is_new).await;
     assert_eq!(nodes(&serve).len(), 4);
 
     // Its own and the adopted ones end with it when it is told to end.
@@ -91,6 +79,24 @@ async fn nodes_and_linters_go_on_under_the_successor_and_under_its_own() {
     assert!(serve.ended().await.success());
     assert!(serve.processes().is_empty(), "{:?}", serve.processes());
     assert_eq!(ruff.running(), 0);
+}
+
+#[tokio::test]
+async fn an_adopted_node_that_hangs_is_replaced() {
+    let settings =
+        format!("{}[mesh]\nheartbeat_interval = 0.5\nmessage_timeout = 3\n", GatedRuff::new().settings());
+    let mut serve = Serve::start(&settings).await;
+    serve.crash().await;
+    serve.again(&settings, &[]).await;
+    assert!(serve.ready().await.ready);
+    let hangs = serve.node("api-docs").await;
+    signal(hangs.process_id, Signal::SIGSTOP);
+    let is_new = |node: &NodeInfo| {
+        node.status() == NodeStatus::Active && ![0, hangs.process_id].contains(&node.process_id)
+    };
+    serve.until_node("api-docs", "is started anew", is_new).await;
+    assert!(!nodes(&serve).contains(&i32::try_from(hangs.process_id).expect("a pid")));
+    assert_eq!(nodes(&serve).len(), 4);
 }
 
 #[tokio::test]

@@ -30,8 +30,13 @@ fn refused(mut command: Command, dir: &Path) -> String {
     let Output { status, stderr, .. } = command.output().expect("the binary is built");
     let said = String::from_utf8_lossy(&stderr).into_owned();
     assert_eq!(status.code(), Some(2), "{said}");
-    assert_eq!(said.lines().count(), 1, "one line: {said}");
-    said
+    let errors: Vec<&str> = said.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(
+        (errors.len(), errors.last().copied()),
+        (1, said.lines().last()),
+        "one line, the last: {said}"
+    );
+    errors.concat()
 }
 
 #[tokio::test]
