@@ -41,7 +41,8 @@ pub(super) struct ServeArgs {
     /// environment
     #[arg(long, value_name = "SOURCE")]
     toolchain: Option<String>,
-    /// Where runs, reports and the state of the mesh are kept over a restart
+    /// Where runs, reports and the state of the mesh are kept over a restart; by default `lintmesh` in the user's folder
+    /// for state, ~/.local/state
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
     /// If the state is damaged, go on without what is damaged, once; a copy of the damaged file is kept beside it

@@ -26,6 +26,9 @@ impl StateDir {
         // Nodes work in other folders than this process.
         let path = std::path::absolute(&path).unwrap_or(path);
         let denied = |source| StoreError::Denied { action: "make", path: path.clone(), source };
+        if path.is_file() {
+            return Err(denied(io::ErrorKind::NotADirectory.into()).into());
+        }
         DirBuilder::new().recursive(true).mode(PRIVATE).create(&path).map_err(denied)?;
         make_private(&path);
         Ok(Self(path))

@@ -20,7 +20,10 @@ impl Moment {
     /// The moment itself; one before the beginning of time is that.
     pub(super) fn at(&self, now: SystemTime) -> Timestamp {
         match self {
-            Moment::Ago(ago) => now.checked_sub(*ago).unwrap_or(SystemTime::UNIX_EPOCH).into(),
+            Moment::Ago(ago) => {
+                let begin = SystemTime::UNIX_EPOCH;
+                now.checked_sub(*ago).map_or(begin, |at| at.max(begin)).into()
+            }
             Moment::At(time) => *time,
         }
     }

@@ -20,6 +20,8 @@ impl Coordinator {
         let is_gap = !self.is_responsive(node, now.tick);
         let presence = self.presence(node);
         presence.heard_at = Some((now.tick, now.wall));
+        // Not before: whoever gave up while its Hello waited to be decided on is still on its way here.
+        presence.contact.is_awaited = false;
         if is_gap || presence.contact.since.is_none() {
             presence.contact.since = Some(now.tick);
         }

@@ -131,7 +131,7 @@ impl Coordinator {
         }
         presence.contact.since = Some(now.tick);
         // It is here: what was to be excused is over.
-        (presence.contact.is_awaited, presence.contact.is_excused) = (false, false);
+        presence.contact.is_excused = false;
         (presence.contact.probes, presence.contact.probed_at) = (0, None);
         presence.heard_at = Some((now.tick, now.wall));
         presence.host_id = hello.host_id;
@@ -148,8 +148,6 @@ impl Coordinator {
         if is_new_process {
             presence.load = Load::default();
             presence.measured = false;
-        }
-        if is_new_process {
             self.change_breaker(draft, &node, |_, breaker| breaker.half_open_now());
         }
         self.reconcile(draft, &node, session, hello.incarnation, &hello.running, &hello.unacknowledged);

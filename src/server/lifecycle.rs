@@ -1,5 +1,6 @@
 //! A server from its start to its bounded end.
 
+mod binding;
 mod stop;
 mod storage;
 
@@ -13,6 +14,8 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
+
+use binding::{bind, bind_again};
 
 use super::alert_post::ClientError;
 use super::alertmanager::Alertmanager;
@@ -333,33 +336,6 @@ impl RunningServer {
             options,
             self.listening.clone(),
         )));
-    }
-}
-
-async fn bind<B: Bind>(
-    network: &B,
-    address: SocketAddr,
-    setting: &'static str,
-) -> Result<(B::Listener, SocketAddr), StartError> {
-    network.bind(address).await.map_err(|source| StartError::Bind { address, setting, source })
-}
-
-/// The node listener: on the port where nodes already look for it, if any would do.
-async fn bind_again<B: Bind>(
-    network: &B,
-    address: SocketAddr,
-    port: Option<u16>,
-) -> Result<(B::Listener, SocketAddr), StartError> {
-    let setting = "server.node_listen";
-    let Some(port) = port.filter(|_| address.port() == 0) else {
-        return bind(network, address, setting).await;
-    };
-    match bind(network, SocketAddr::new(address.ip(), port), setting).await {
-        Ok(bound) => Ok(bound),
-        Err(error) => {
-            tracing::warn!(%error, "nodes must look elsewhere for this coordinator than for the one before");
-            bind(network, address, setting).await
-        }
     }
 }
 

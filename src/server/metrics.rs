@@ -56,7 +56,6 @@ pub async fn page(service: &Service) -> Result<String, ApiError> {
     totals(&mut page, &measured.totals);
     page.counter("lintmesh_node_restarts_total", "Restarts of node processes that launchers were asked for.")
         .count(&[], measured.restarts);
-    storage(&mut page, &service.engine);
     page.counter(
         "lintmesh_relayed_results_total",
         "Results that came by another node than the one that made them.",
@@ -64,6 +63,7 @@ pub async fn page(service: &Service) -> Result<String, ApiError> {
     .count(&[], measured.relayed);
     page.counter("lintmesh_node_looks_total", "Looks at single nodes: what watching over them costs.")
         .count(&[], measured.looks);
+    storage(&mut page, &service.engine);
     refusals(&mut page, service, &measured.dropped);
     alerts(&mut page, service, &measured.health);
     calls(&mut page, &service.calls.snapshot());

@@ -3,6 +3,10 @@
 //! One call that changes something is one transaction, synced before it returns. redb locks the file, so that one process
 //! at a time owns it; that the file is still the one at its path is asked before each change. After an error the file is
 //! closed, and opened anew by the next call: what is there then is what happened.
+//!
+//! A commit is synced once, with a checksum over all of it, so that after a crash the last one counts only if it is whole.
+//! Thus damage to the pages of the last commit before a crash, and to no others, looks like a commit that was cut short;
+//! all other damage is found when the file is opened.
 
 mod contain;
 mod creation;
@@ -56,7 +60,7 @@ impl EmbeddedStore {
         creation::create(path)?;
         let open = || Self::over(FileMedium::new(path));
         if !options.salvage {
-            return open();
+            return open().map_err(|error| salvage::located(error, path));
         }
         let whole = open().and_then(|mut store| store.load().map(|_| store));
         match whole {

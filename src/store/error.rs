@@ -62,7 +62,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// The file system refuses.
-    #[error("cannot {action} the state in {}: {source}; see to its owner and permissions, or choose another state.dir", path.display())]
+    #[error("cannot {action} the state in {}: {source}; see to its owner, permissions and mount, or choose another state.dir", path.display())]
     Denied {
         /// `read`, `write` or `make`.
         action: &'static str,

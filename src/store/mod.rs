@@ -37,25 +37,27 @@ pub struct Loaded {
 /// Keeps records in order.
 ///
 /// Positions count records from 0 and never start anew. Of several coordinators only the one with the newest epoch can
-/// change anything: it opened the store last.
+/// change anything: it opened the store last. A call that names another epoch answers [`StoreError::Fenced`], whatever
+/// else it says. [`StoreError::remedy`] tells of every error what is left to do.
 pub trait Store: Send + 'static {
     /// Raises the epoch for a new coordinator start and answers it. When it has returned, the raise is durable, and every
-    /// older epoch is fenced.
+    /// older epoch is fenced. If the outcome is unknown it is called again: an epoch that nobody got does no harm.
     fn open_epoch(&mut self) -> Result<Epoch, StoreError>;
 
-    /// Everything that is kept.
+    /// Everything that is kept, as it was given. A record that is not is an error that names it.
     fn load(&mut self) -> Result<Loaded, StoreError>;
 
     /// Appends a batch as one: all of it or nothing, durable when this has returned. `expected` is the position of its
-    /// first record.
+    /// first record; anything else than the log's end answers [`StoreError::Gap`]. An empty batch changes nothing.
     fn append(&mut self, epoch: Epoch, expected: u64, batch: &[Record]) -> Result<(), StoreError>;
 
     /// Replaces everything before `position`, where the log must end, by these records: all of them or nothing, durable
-    /// when this has returned. Positions go on as if nothing had happened.
+    /// when this has returned. Positions go on as if nothing had happened. If the outcome is unknown nobody needs to know
+    /// it: the records stand for what they replace.
     fn snapshot(&mut self, epoch: Epoch, position: u64, records: &[Record]) -> Result<(), StoreError>;
 
-    /// Where the log ends. Settles what became of a call whose outcome is unknown, and whether this epoch still owns the
-    /// store.
+    /// Where the log ends. Settles what became of an append whose outcome is unknown, and whether this epoch still owns
+    /// the store.
     fn position(&mut self, epoch: Epoch) -> Result<u64, StoreError>;
 
     /// Whether what is stored outlives the process.

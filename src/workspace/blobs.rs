@@ -152,13 +152,14 @@ impl BlobStore {
 
     /// Reads a blob in pieces. The end of a damaged blob is an error of kind `InvalidData`, and the blob is removed.
     pub fn reader(&self, digest: &Digest) -> Result<BlobReader, BlobError> {
-        if !self.contains(digest) {
-            return Err(BlobError::Missing(*digest));
-        }
+        let entry = {
+            let mut index = self.index();
+            index.touch(digest).and_then(|_| index.entry(digest)).ok_or(BlobError::Missing(*digest))?
+        };
         match self.shared.objects.open(digest)? {
-            Some(object) => Ok(BlobReader::new(self.clone(), *digest, object)),
+            Some(object) => Ok(BlobReader::new(self.clone(), (*digest, entry), object)),
             None => {
-                self.index().remove(digest);
+                self.discard(digest, entry);
                 Err(BlobError::Missing(*digest))
             }
         }
@@ -230,11 +231,17 @@ impl BlobStore {
         }
     }
 
-    /// Forgets a blob whose bytes are not what its name says.
-    fn discard_damaged(&self, digest: &Digest) {
-        tracing::warn!(%digest, "a damaged blob was removed from the store");
+    /// Forgets a blob whose bytes are gone or are not what its name says; not one that was stored anew meanwhile.
+    fn discard(&self, digest: &Digest, entry: u64) {
         let claim = self.claim(*digest);
-        self.index().remove(digest);
+        {
+            let mut index = self.index();
+            if index.entry(digest) != Some(entry) {
+                return;
+            }
+            index.remove(digest);
+        }
+        tracing::warn!(%digest, "a blob that was damaged or deleted is not in the store any more");
         self.delete(&claim);
     }
 }

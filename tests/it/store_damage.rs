@@ -9,6 +9,7 @@ use lintmesh::types::Epoch;
 use redb::{Database, ReadableTable, TableDefinition};
 use tempfile::TempDir;
 
+use crate::support::captured_logs::logs_of;
 use crate::support::disk::Dice;
 use crate::support::stores::{Folder, Place, record, records};
 
@@ -197,11 +198,58 @@ fn a_damaged_record_is_named_and_can_be_left_out() {
     }
 }
 
+#[test]
+fn a_damaged_page_is_told_by_the_records_in_it() {
+    let folder = Folder::new();
+    let mut store = folder.open().expect("opens");
+    let epoch = store.open_epoch().expect("opens");
+    let wide = |number: u64| Record { version: 1, bytes: format!("{number:x>3000}").into_bytes() };
+    store.append(epoch, 0, &(0..9).map(wide).collect::<Vec<_>>()).expect("appends");
+    drop(store);
+    let mut bytes = fs::read(folder.path()).expect("reads");
+    let both = "records 2 to 3 of the log, record 7 of the log";
+    for (damaged, told) in [(2, "record 2 of the log"), (3, "records 2 to 3 of the log"), (7, both)] {
+        let text = wide(damaged).bytes;
+        let at = bytes.windows(text.len()).position(|window| window == text).expect("is there");
+        bytes[at] ^= 1;
+        fs::write(folder.path(), &bytes).expect("writes");
+        let Err(StoreError::Damaged { position, .. }) = load(&folder.path(), false) else { panic!("refused") };
+        assert_eq!(position, told);
+    }
+    assert!(copies(&folder.path()).is_empty(), "nothing was changed");
+}
+
 fn change(path: &Path, change: impl FnOnce(&mut redb::Table<'_, u64, &[u8]>)) {
     let database = Database::open(path).expect("opens");
     let transaction = database.begin_write().expect("begins");
     change(&mut transaction.open_table(LOG).expect("is there"));
     transaction.commit().expect("commits");
+}
+
+#[test]
+fn what_is_cut_or_left_out_is_told() {
+    let folder = Folder::new();
+    let mut store = folder.open().expect("opens");
+    let epoch = store.open_epoch().expect("opens");
+    store.append(epoch, 0, &records(0..9)).expect("appends");
+    let copy = folder.path().with_file_name("copy");
+    fs::copy(folder.path(), &copy).expect("copied");
+    drop(store);
+    let told = logs_of(|| drop(open(&copy, false).expect("opens")));
+    assert!(told.contains("WARN") && told.contains("cut to its last whole commit"), "{told}");
+    assert!(told.contains("position=9"), "{told}");
+    let told = logs_of(|| drop(open(&copy, false).expect("opens")));
+    assert_eq!(told, "", "this time it was closed");
+    change(&folder.path(), |table| {
+        for position in [2, 3, 7] {
+            drop(table.remove(position).expect("removed"));
+        }
+    });
+    let told = logs_of(|| drop(open(&folder.path(), true).expect("salvages")));
+    assert!(told.contains("record 2 of the log"), "{told}");
+    assert!(told.contains("first=2 last=3") && told.contains("first=7 last=7"), "{told}");
+    assert!(told.contains("kept=6 left_out=3"), "{told}");
+    assert!(told.contains("state.redb.damaged-"), "{told}");
 }
 
 #[test]

@@ -105,7 +105,7 @@ fn a_file_that_may_not_be_written_is_refused() {
     fs::set_permissions(&path, Permissions::from_mode(0o444)).expect("its own");
     let error = unprivileged(move || refusal(&path));
     assert!(matches!(&error, StoreError::Denied { action: "write", .. }), "{error:?}");
-    assert!(error.to_string().contains("see to its owner and permissions"), "{error}");
+    assert!(error.to_string().contains("see to its owner, permissions and mount"), "{error}");
 }
 
 #[test]

@@ -130,6 +130,7 @@ fn claiming_results_without_ever_delivering_them_holds_up_nothing_for_longer_tha
         mesh.input(Input::Beat { session, node: node(BACKEND), beat });
     };
     for _ in 0..3 {
+        mesh.pass_answering(&ALL, seconds(5));
         beat(&mut mesh);
     }
     let faults = |mesh: &TestMesh| -> Vec<_> {

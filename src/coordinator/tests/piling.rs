@@ -2,7 +2,7 @@
 
 use super::mesh::*;
 use crate::coordinator::input::{Beat, Input};
-use crate::types::Stage;
+use crate::types::{Outcome, Stage};
 
 #[test]
 fn heartbeats_that_waited_together_do_not_make_an_attempt_lost_that_was_sent_after_them() {
@@ -27,4 +27,24 @@ fn heartbeats_that_waited_together_do_not_make_an_attempt_lost_that_was_sent_aft
         silent_beat(&mut mesh);
     }
     assert_eq!(mesh.holder(&given), None);
+}
+
+#[test]
+fn a_node_that_gave_up_while_its_hello_waited_to_be_decided_on_is_still_awaited() {
+    let others = [ARCHITECT, DOCS, INTEGRATION];
+    let mut mesh = TestMesh::full();
+    let run = mesh.planned(&["ruff"], 1);
+    let given = mesh.running_on(BACKEND).pop().expect("made for it");
+    mesh.crash(seconds(5));
+    for name in others {
+        mesh.reconnect(name, &[], &[]);
+    }
+    mesh.pass_with(&others, seconds(12));
+    mesh.reconnect(BACKEND, &[&given], &[]);
+    mesh.disconnect(BACKEND);
+    mesh.pass_with(&others, seconds(4));
+    assert_eq!(mesh.running_of(&run, Stage::Lint), [given.clone()], "not doubled: it dials again");
+    mesh.reconnect(BACKEND, &[&given], &[]);
+    mesh.drain();
+    assert_eq!(mesh.outcome(&run), Some(Outcome::Clean));
 }

@@ -86,5 +86,14 @@ impl RunningServer {
             }
         }
         self.engine_abort.abort();
+        // Its store is closed with it; else the next start would find it as after a crash.
+        let ended = async {
+            let mut engine = self.engine.lock().await;
+            if !engine.is_finished() {
+                // Cancelled, as it was told to be.
+                let _ = (&mut *engine).await;
+            }
+        };
+        let _ = tokio::time::timeout(STOPPING_BOUND, ended).await;
     }
 }

@@ -19,15 +19,30 @@ use super::medium::{self, FLAGS, SECOND_SLOT, TRUSTED};
 use super::{CACHE_BYTES, begin, creation, reader};
 use crate::store::{Record, StoreError};
 
+/// How many damaged places an error names.
+const NAMED_PLACES: usize = 3;
+
+/// The same error, which says of a damaged page which records are in it, as far as that can be found out.
+pub(super) fn located(error: StoreError, path: &Path) -> StoreError {
+    let StoreError::Damaged { place, position, reason } = error else { return error };
+    let found = locked(path).and_then(|damaged| best(&damaged, path));
+    let position = found.ok().and_then(|(_, salvaged)| salvaged.lost()).unwrap_or(position);
+    StoreError::Damaged { place, position, reason }
+}
+
+/// The damaged file, locked as redb does, so that no coordinator works on it meanwhile.
+fn locked(path: &Path) -> Result<File, StoreError> {
+    let damaged = medium::open(path)?;
+    match damaged.try_lock() {
+        Ok(()) => Ok(damaged),
+        Err(fs::TryLockError::WouldBlock) => Err(StoreError::InUse { path: path.to_owned() }),
+        Err(fs::TryLockError::Error(source)) => Err(Failure::Io(source).on_opening(path)),
+    }
+}
+
 /// Keeps the damaged file under another name, and puts a good one in its place.
 pub(super) fn salvage(path: &Path) -> Result<(), StoreError> {
-    let damaged = medium::open(path)?;
-    // As redb does, so that no coordinator works on it meanwhile.
-    match damaged.try_lock() {
-        Ok(()) => {}
-        Err(fs::TryLockError::WouldBlock) => return Err(StoreError::InUse { path: path.to_owned() }),
-        Err(fs::TryLockError::Error(source)) => return Err(Failure::Io(source).on_opening(path)),
-    }
+    let damaged = locked(path)?;
     let aside = set_aside(path).map_err(|source| creation::refused("write", path, source))?;
     let (mut head, salvaged) = best(&damaged, path)?;
     for (part, lost) in [(Part::Snapshot, &salvaged.snapshot.lost), (Part::Log, &salvaged.log.lost)] {
@@ -80,6 +95,24 @@ struct Salvaged {
 impl Salvaged {
     fn kept(&self) -> usize {
         self.snapshot.kept.len() + self.log.kept.len()
+    }
+
+    /// What was not read, in words; none if all was.
+    fn lost(&self) -> Option<String> {
+        let parts = [(Part::Snapshot, &self.snapshot.lost), (Part::Log, &self.log.lost)];
+        let places = parts.into_iter().flat_map(|(part, lost)| {
+            ranges(lost).into_iter().map(move |range| match (range.start, range.end - 1) {
+                (first, last) if first == last => format!("record {first} of the {}", part.name()),
+                (first, last) => format!("records {first} to {last} of the {}", part.name()),
+            })
+        });
+        let mut named: Vec<String> = places.collect();
+        let more = named.len().saturating_sub(NAMED_PLACES);
+        named.truncate(NAMED_PLACES);
+        if more > 0 {
+            named.push(format!("{more} more places"));
+        }
+        (!named.is_empty()).then(|| named.join(", "))
     }
 }
 

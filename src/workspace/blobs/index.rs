@@ -138,6 +138,11 @@ impl Index {
         }
     }
 
+    /// Which entry a blob has; another one if it is stored anew.
+    pub(super) fn entry(&self, digest: &Digest) -> Option<u64> {
+        self.entries.get(digest).map(|entry| entry.entered)
+    }
+
     /// Marks a blob as just used and answers its size, if it is there.
     pub(super) fn touch(&mut self, digest: &Digest) -> Option<u64> {
         let entry = self.entries.get_mut(digest)?;

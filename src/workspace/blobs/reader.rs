@@ -13,13 +13,19 @@ use crate::types::Digest;
 pub struct BlobReader {
     store: BlobStore,
     digest: Digest,
+    /// Which of the blobs that were stored under the digest it is.
+    entry: u64,
     hasher: Sha256,
     object: Box<dyn Read + Send>,
 }
 
 impl BlobReader {
-    pub(super) fn new(store: BlobStore, digest: Digest, object: Box<dyn Read + Send>) -> Self {
-        Self { store, digest, hasher: Sha256::new(), object }
+    pub(super) fn new(
+        store: BlobStore,
+        (digest, entry): (Digest, u64),
+        object: Box<dyn Read + Send>,
+    ) -> Self {
+        Self { store, digest, entry, hasher: Sha256::new(), object }
     }
 }
 
@@ -30,7 +36,7 @@ impl Read for BlobReader {
         if count == 0 && !buffer.is_empty() {
             let actual = Digest::from_bytes(self.hasher.clone().finalize().into());
             if actual != self.digest {
-                self.store.discard_damaged(&self.digest);
+                self.store.discard(&self.digest, self.entry);
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidData,
                     format!("blob {} was damaged", self.digest),

@@ -96,6 +96,21 @@ fn a_damaged_blob_is_removed_and_missing() {
 }
 
 #[test]
+fn whoever_finds_a_blob_damaged_late_does_not_remove_the_one_stored_since() {
+    let (_dir, store) = store(ROOMY);
+    let digest = store.put(b"abc").expect("stored");
+    let path = path(&store, &digest);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("changed");
+    fs::write(&path, "abX").expect("damaged");
+    let mut late = store.reader(&digest).expect("there");
+    assert!(matches!(store.get(&digest), Err(BlobError::Missing(_))));
+    store.put(b"abc").expect("stored again");
+    let found = late.read_to_end(&mut Vec::new()).expect_err("damaged");
+    assert_eq!(found.kind(), io::ErrorKind::InvalidData);
+    assert_eq!(store.get(&digest).expect("there"), b"abc");
+}
+
+#[test]
 fn the_least_recently_used_blob_that_is_not_pinned_makes_room() {
     let (_dir, store) = store(small(9));
     let [a, b, c] = [b"aaa", b"bbb", b"ccc"].map(|bytes| store.put(bytes).expect("stored"));

@@ -12,8 +12,8 @@ use super::*;
 
 /// Replaces what is stored by what a snapshot holds of runs whose events were given up, all but the newest of the open
 /// ones.
-fn give_up_events(coordinator: &Coordinator, newest: usize) {
-    let mut store = coordinator.store();
+async fn give_up_events(coordinator: &Coordinator, newest: usize) {
+    let mut store = coordinator.store().await;
     let epoch = store.open_epoch().expect("owned");
     let loaded = store.load().expect("readable");
     assert!(loaded.snapshot.is_empty(), "so few records are not worth a snapshot");
@@ -60,7 +60,7 @@ async fn a_position_that_is_gone_is_told_with_the_oldest_one_kept() {
     nodes.permits.add_permits(3);
     until("three tasks are done", || nodes.permits.available_permits() == 0).await;
     coordinator.stop().await;
-    give_up_events(&coordinator, 4);
+    give_up_events(&coordinator, 4).await;
     coordinator.begin().await;
 
     for after in [0, 1, end - 1] {

@@ -99,16 +99,16 @@ impl Coordinator {
     }
 
     /// Its store, while there is no coordinator.
-    pub(crate) fn store(&self) -> EmbeddedStore {
+    pub(crate) async fn store(&self) -> EmbeddedStore {
         assert!(self.running.is_none(), "the coordinator has it");
         let file = self.dir.path().join(STATE);
-        let patience = std::time::Instant::now() + DEADLINE;
+        let patience = tokio::time::Instant::now() + DEADLINE;
         loop {
             match EmbeddedStore::open(&file, EmbeddedOptions::default()) {
                 Ok(store) => return store,
-                Err(trouble) => assert!(std::time::Instant::now() < patience, "{trouble}"),
+                Err(trouble) => assert!(tokio::time::Instant::now() < patience, "{trouble}"),
             }
-            std::thread::sleep(Duration::from_millis(10));
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 

@@ -142,6 +142,10 @@ impl<S: Store> Store for FaultyStore<S> {
         self.call("position", |store| store.position(epoch))
     }
 
+    fn is_durable(&self) -> bool {
+        self.inner.as_ref().is_some_and(S::is_durable)
+    }
+
     fn blocks(&self) -> bool {
         self.inner.as_ref().is_some_and(S::blocks)
     }

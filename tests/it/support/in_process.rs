@@ -15,7 +15,7 @@ use lintmesh::node::link;
 use lintmesh::node::secret::Secret;
 use lintmesh::proto::v1::coordinator_service_client::CoordinatorServiceClient;
 use lintmesh::proto::v1::workspace_service_client::WorkspaceServiceClient;
-use lintmesh::server::{self, MESH_ID, RunningServer, ServerOptions, StartError, TreePolicy};
+use lintmesh::server::{self, MESH_ID, RunningServer, Secrets, ServerOptions, StartError, TreePolicy};
 use lintmesh::store::{MemoryLog, MemoryStore};
 use lintmesh::transport::listener::Tcp;
 use lintmesh::types::Digest;
@@ -101,7 +101,7 @@ impl InProcess {
         settings.workspace.max_store_bytes = max_store_bytes.unwrap_or(settings.workspace.max_store_bytes);
         let free = Arc::clone(&self.free);
         ServerOptions {
-            secrets: Arc::new(lintmesh::server::Secrets::new(&settings)),
+            secrets: Arc::new(Secrets::new(&settings)),
             node_port: None,
             settings,
             trees: TreePolicy {
@@ -138,8 +138,8 @@ impl InProcess {
             limits: limits(),
             drain_timeout: Duration::from_secs(5),
             orphan_grace: Duration::ZERO,
-            state_dir: None,
             work_dir: self.world.work_dir(),
+            state_dir: None,
             peers: PeerSettings::default(),
             cpu_slots: 1,
             shim: env!("CARGO_BIN_EXE_lintmesh").into(),

@@ -2,6 +2,7 @@
 
 mod cache;
 pub(crate) mod calls;
+pub(crate) mod captured_logs;
 pub(crate) mod coordinator;
 pub(crate) mod decisions;
 pub(crate) mod disk;

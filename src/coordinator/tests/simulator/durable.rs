@@ -16,8 +16,8 @@ use crate::types::{AttemptId, AttemptRef, Epoch, RunId, TaskId, Tick};
 pub(super) struct Durable {
     /// What the stored events say.
     pub(super) state: State,
-    /// All of them, in order, as they are written.
-    pub(super) history: Vec<Vec<u8>>,
+    /// All of them, in order.
+    pub(super) history: Vec<Event>,
     forgotten: BTreeSet<RunId>,
     /// Processes that began to work on each task.
     executions: BTreeMap<(RunId, TaskId), Vec<Executed>>,
@@ -45,9 +45,8 @@ impl Checks {
     /// A batch is stored.
     pub(super) fn stored(&mut self, events: &[Event]) {
         for event in events {
-            let record = serde_json::to_vec(event).expect("writes");
             self.durable.state.apply(event);
-            self.durable.history.push(record);
+            self.durable.history.push(event.clone());
             match event {
                 Event::Run { run, sequence, event, .. } => {
                     let is_known = !self.durable.forgotten.contains(run);

@@ -26,6 +26,7 @@ mod world;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::coordinator::event::Event;
 pub(super) use grey::ALL as GREY;
 use scenario::Scenario;
 pub(super) use trace::Mode;
@@ -86,7 +87,7 @@ pub(super) fn restarts(seed: u64, mode: Mode) -> Account {
 }
 
 /// The events of a simulation, as they were stored.
-pub(super) fn recorded(seed: u64) -> Vec<Vec<u8>> {
+pub(super) fn recorded(seed: u64) -> Vec<Event> {
     let world = played(Scenario::mixed(seed), Mode::Nothing);
     world.checks.durable.history.clone()
 }

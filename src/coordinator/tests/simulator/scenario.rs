@@ -85,7 +85,7 @@ impl Scenario {
     pub(super) fn restarts(seed: u64) -> Self {
         let mut random = Random(seed ^ 0x0c0d_e0fd_0c0d_e0fd);
         let nodes = 1 + random.below(5);
-        let lasts = seconds(600);
+        let lasts = seconds(300);
         let (mut script, mut at) = (Script::new(), seconds(5));
         while at < lasts {
             let fault = of_the_coordinator(&mut random);
@@ -96,7 +96,7 @@ impl Scenario {
         let settings = Settings {
             recovery_timeout: seconds(10),
             task_timeout: seconds(600),
-            kept_runs: 5 + random.below(20),
+            kept_runs: 2 + random.below(8),
             keep_runs_for: random.duration(seconds(60), seconds(1200)),
             restart: launching(nodes),
             ..Settings::default()
@@ -213,8 +213,8 @@ fn drawn(random: &mut Random, nodes: usize) -> Fault {
         86..94 => {
             let order = match random.below(10) {
                 0..3 => Order::Fail,
-                3..7 => Order::Recover,
-                7 => Order::Drain,
+                3..5 => Order::Recover,
+                5..8 => Order::Drain,
                 8 => Order::ResetBreaker,
                 _ => Order::RebuildConnections,
             };
