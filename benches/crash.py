@@ -149,9 +149,7 @@ def inline(tree: Path) -> tuple[str, workspace_pb2.Workspace]:
     """The tree in the request: nobody else has its files."""
     names = [path for path in sorted(tree.rglob("*.py")) if path.is_relative_to(tree / "src")]
     names += [path for path in [tree / "pyproject.toml"] if path.exists()]
-    files = [
-        workspace_pb2.InlineFile(path=str(path.relative_to(tree)), data=path.read_bytes()) for path in names
-    ]
+    files = [workspace_pb2.InlineFile(path=str(path.relative_to(tree)), data=path.read_bytes()) for path in names]
     return "inline", workspace_pb2.Workspace(inline=workspace_pb2.InlineSource(files=files))
 
 
@@ -196,7 +194,9 @@ class Story:
         print(f"  at the kills: {self.running_before} linters ran, {self.accepted_before} tasks had been accepted,")
         print(f"    {self.unanswered} requests for a run had no answer yet")
         print(f"  {self.runs} runs, {self.events} recorded events, {self.resumed} streams taken up again")
-        print(f"  {self.tasks} LINT tasks, {self.attempts} attempts, {self.processes} linter processes, {self.expected} expected")
+        print(
+            f"  {self.tasks} LINT tasks, {self.attempts} attempts, {self.processes} linter processes, {self.expected} expected"
+        )
         if self.faults:
             print(f"  faults told: {', '.join(f'{name} {count}' for name, count in sorted(self.faults.items()))}")
         spread("kill to the end of its run", self.to_end)
@@ -315,7 +315,8 @@ class Service:
         self.log = home / "log"
         config = home / "lintmesh.toml"
         config.write_text(
-            f'{settings}[workspace]\nallowed_roots = ["/"]\n[toolchain]\nmode = "{chosen.toolchain}"\n', encoding="utf-8"
+            f'{settings}[workspace]\nallowed_roots = ["/"]\n[toolchain]\nmode = "{chosen.toolchain}"\n',
+            encoding="utf-8",
         )
         api, admin = free_addresses(2)
         self.api = api

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 
 use super::arguments::{ConfigArgs, load};
+use super::error::UsageError;
 use super::exit::Exit;
 use super::interrupt::Interrupt;
 use super::linters;
@@ -82,6 +83,11 @@ impl ServeArgs {
 pub(super) async fn run(args: ServeArgs, interrupt: &Interrupt) -> anyhow::Result<Exit> {
     let settings = args.settings()?;
     let keeping = match settings.state.store {
+        StoreKind::Memory if args.state_dir.is_some() || args.salvage => {
+            let text = "--state-dir and --salvage are for a state that is kept, and state.store is \"memory\"; leave them \
+                        out, or set state.store = \"embedded\"";
+            return Err(UsageError(text.to_owned()).into());
+        }
         StoreKind::Memory => Keeping::Nothing,
         StoreKind::Embedded => {
             Keeping::State { dir: StateDir::open(settings.state.dir.as_deref())?, salvage: args.salvage }

@@ -183,9 +183,7 @@ def scene(
     shutil.rmtree(scratch, ignore_errors=True)
     with (
         Network([COORDINATOR, *nodes], options.seed) as network,
-        Mesh(
-            network, options.binary, scratch, settings, options.toolchain, list(nodes), state, prefix or []
-        ) as mesh,
+        Mesh(network, options.binary, scratch, settings, options.toolchain, list(nodes), state, prefix or []) as mesh,
         Client(API, mesh.authority) as client,
     ):
         try:

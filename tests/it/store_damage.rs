@@ -213,7 +213,9 @@ fn a_damaged_page_is_told_by_the_records_in_it() {
         let at = bytes.windows(text.len()).position(|window| window == text).expect("is there");
         bytes[at] ^= 1;
         fs::write(folder.path(), &bytes).expect("writes");
-        let Err(StoreError::Damaged { position, .. }) = load(&folder.path(), false) else { panic!("refused") };
+        let Err(StoreError::Damaged { position, .. }) = load(&folder.path(), false) else {
+            panic!("refused")
+        };
         assert_eq!(position, told);
     }
     assert!(copies(&folder.path()).is_empty(), "nothing was changed");
