@@ -1,11 +1,14 @@
 //! A node as the coordinator knows it: what is durable of it, and what is only known while it is connected.
 
+mod running;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::breaker::{Breaker, Permit};
 use super::suspicion::Contact;
+pub use running::Running;
 use crate::types::{
     AttemptId, AttemptRef, FaultCause, Incarnation, LinkReport, Load, NodeId, NodeSpec, NodeStatus, RunId,
     SessionId, TaskId, Tick, ToolName, UnixMillis,
@@ -54,7 +57,7 @@ pub struct Presence {
     /// What tells whether it is there.
     pub contact: Contact,
     /// What it runs.
-    pub running: BTreeMap<AttemptId, RunningAttempt>,
+    pub running: Running,
     /// Its machine.
     pub host_id: String,
     /// The cores of its machine.
@@ -115,7 +118,7 @@ impl Presence {
             links: BTreeMap::new(),
             clock_offset_ms: None,
             contact: Contact::default(),
-            running: BTreeMap::new(),
+            running: Running::default(),
             host_id: String::new(),
             cpu_slots: 0,
             toolchain_id: String::new(),
@@ -134,14 +137,12 @@ impl Presence {
 
     /// Cores its attempts use.
     pub fn cpu_slots_in_use(&self) -> u32 {
-        self.running.values().map(|attempt| attempt.cpu_slots).sum()
+        self.running.cpu_slots()
     }
 
     /// The parts of its load score, and the score.
     pub fn load_score(&self, spec: &NodeSpec) -> LoadScore {
-        let in_use: BTreeSet<&String> =
-            self.running.values().flat_map(|attempt| &attempt.capabilities).collect();
-        let in_use = in_use.iter().filter(|name| spec.capabilities.contains(**name)).count();
+        let in_use = self.running.uses_of(&spec.capabilities);
         LoadScore::new(
             ratio(self.running.len(), spec.max_concurrent_tasks as usize),
             ratio(in_use, spec.capabilities.len()),

@@ -61,18 +61,17 @@ impl Coordinator {
         // A node that runs something but tells of nothing says nothing about what it was given.
         let is_silent = told.is_empty() && presence.load.running_tasks > 0;
         let (mut lost, mut hung) = (Vec::new(), Vec::new());
-        for (id, running) in presence.running.iter_mut().filter(|_| !is_silent) {
-            let attempt = running.named(*id);
+        for (attempt, missed_beats) in presence.running.beats().filter(|_| !is_silent) {
             match told.iter().find(|(known, _)| *known == attempt) {
                 Some((_, idle)) => {
-                    running.missed_beats = Some(0);
+                    *missed_beats = Some(0);
                     if *idle >= patience {
                         hung.push(attempt);
                     }
                 }
                 None => {
-                    let missed = running.missed_beats.map_or(0, |missed| missed + 1);
-                    running.missed_beats = Some(missed);
+                    let missed = missed_beats.map_or(0, |missed| missed + 1);
+                    *missed_beats = Some(missed);
                     if missed >= MISSED_BEATS {
                         lost.push(attempt);
                     }
