@@ -27,6 +27,9 @@ WORKDIR /var/lib/lintmesh
 ENV HOME=/var/lib/lintmesh \
     LINTMESH__TOOLCHAIN__CACHE_DIR=/var/lib/lintmesh/cache
 RUN lintmesh toolchain install
+# What is to outlive the container: a volume that is mounted here takes over the folder's owner.
+ENV LINTMESH__STATE__DIR=/var/lib/lintmesh/state
+RUN mkdir -m 700 /var/lib/lintmesh/state
 
 # The API, and health. Both listen on loopback until a configuration says otherwise; README.md, "In a container".
 EXPOSE 50051 50052

@@ -190,6 +190,7 @@ def serve(binary: Path, home: Path, flags: Sequence[str] = (), page: str = "read
     for listener in held:
         listener.close()
     flags = [*flags, "--listen", api, "--admin-listen", admin, "--node-listen", nodes]
+    flags += ["--state-dir", str(home / "state")]
     with (home / "log").open("wb") as log:
         process = subprocess.Popen([binary, "serve", *flags], cwd=home, stdout=log, stderr=log)
     try:

@@ -43,6 +43,9 @@ impl Server {
         let mut child = Command::new(env!("CARGO_BIN_EXE_lintmesh"))
             .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
             .env("LINTMESH__SERVER__MAX_STREAMS_PER_CLIENT", (watchers + 10).to_string())
+            .env("XDG_STATE_HOME", dir.path())
+            // It is killed in the end, and its nodes with it.
+            .env("LINTMESH__NODES__ORPHAN_GRACE", "0")
             .current_dir(dir.path())
             .stdin(Stdio::null())
             .stderr(Stdio::piped())

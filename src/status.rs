@@ -39,6 +39,15 @@ pub struct Precondition {
     pub description: String,
 }
 
+/// Less room than is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shortage {
+    /// Bytes that are free.
+    pub free: u64,
+    /// Bytes that must be (`state.min_free_bytes`).
+    pub needed: u64,
+}
+
 /// Everything the API can answer instead of a result; the variant says what the caller can do about it.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ApiError {
@@ -86,12 +95,15 @@ pub enum ApiError {
         /// After which time trying again makes sense.
         retry: Duration,
     },
-    /// The disk that keeps blobs is full; the same request can succeed when there is room.
-    #[error(
-        "the disk of the blob store is full; free some space there, or choose another folder with \
-         workspace.blob_dir or TMPDIR"
-    )]
+    /// There is too little room on a disk; the same request can succeed when there is more.
+    #[error("{}", disk_full_text(what, setting, *.shortage))]
     DiskFull {
+        /// What is kept there, for example `blobs`.
+        what: &'static str,
+        /// The setting that names the folder.
+        setting: &'static str,
+        /// How much is free; none if there is nothing left at all.
+        shortage: Option<Shortage>,
         /// After which time trying again makes sense.
         retry: Duration,
     },
@@ -176,6 +188,16 @@ fn precondition_text(conditions: &[Precondition]) -> String {
     format!("a precondition does not hold: {}", texts.join("; "))
 }
 
+fn disk_full_text(what: &str, setting: &str, shortage: Option<Shortage>) -> String {
+    let missing = match shortage {
+        None => format!("there is no space left where {what} are kept"),
+        Some(Shortage { free, needed }) => format!(
+            "only {free} bytes are free where {what} are kept; new runs need {needed} (state.min_free_bytes)"
+        ),
+    };
+    format!("{missing}: free some space there, or choose another folder with {setting}")
+}
+
 /// Details travel in one response header, and gRPC clients may refuse more than 8 KiB of headers: longer
 /// lists are cut to this many bytes, and the metadata says how long they were.
 const MAX_DETAILS_BYTES: usize = 4096;
@@ -242,9 +264,14 @@ impl ApiError {
             ApiError::IdReused { field, id } => vec![(*field, id.clone())],
             ApiError::InvalidArgument(violations) => vec![("violations", violations.len().to_string())],
             ApiError::FailedPrecondition(conditions) => vec![("violations", conditions.len().to_string())],
-            ApiError::DiskFull { .. } | ApiError::Unavailable { .. } | ApiError::Unauthenticated(_) => {
-                Vec::new()
+            ApiError::DiskFull { what, setting, shortage, .. } => {
+                let place = [("what", (*what).to_owned()), ("setting", (*setting).to_owned())];
+                let bytes = shortage.map(|Shortage { free, needed }| {
+                    [("free_bytes", free.to_string()), ("needed_bytes", needed.to_string())]
+                });
+                place.into_iter().chain(bytes.into_iter().flatten()).collect()
             }
+            ApiError::Unavailable { .. } | ApiError::Unauthenticated(_) => Vec::new(),
         };
         pairs.into_iter().map(|(key, value)| (key.to_owned(), shortened(value, 256))).collect()
     }
@@ -278,7 +305,7 @@ impl From<ApiError> for Status {
                 }
             }
             ApiError::ResourceExhausted { retry, .. }
-            | ApiError::DiskFull { retry }
+            | ApiError::DiskFull { retry, .. }
             | ApiError::Unavailable { retry, .. } => {
                 details.set_retry_info(Some(retry));
             }
@@ -341,7 +368,7 @@ mod tests {
         let retry = Duration::from_secs(7);
         for error in [
             ApiError::ResourceExhausted { what: "requests in flight", limit: 3, retry },
-            ApiError::DiskFull { retry },
+            ApiError::DiskFull { what: "blobs", setting: "workspace.blob_dir", shortage: None, retry },
             ApiError::Unavailable { reason: "CIRCUIT_OPEN", message: "node is down".into(), retry },
         ] {
             let details = Status::from(error).get_error_details();

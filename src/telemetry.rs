@@ -1,10 +1,14 @@
 //! Logs of this process: text on a terminal, JSON otherwise, always on standard error.
 
+mod aside;
+
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, stderr};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+
+pub use aside::Aside;
 
 /// Why logs could not be set up. The user must fix the environment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,10 +1,12 @@
 //! Fetches the report of a run.
 
-use anyhow::{Context as _, bail};
+use std::time::Duration;
 
+use anyhow::{Context as _, bail};
 use serde::Deserialize;
 
 use super::connect::Connection;
+use super::reconnect;
 use crate::linters::report::{Execution, Report, SCHEMA_VERSION};
 use crate::proto::v1::{DownloadReportRequest, ReportFormat};
 use crate::types::RunResult;
@@ -13,8 +15,13 @@ use crate::types::RunResult;
 const MAX_BYTES: usize = 2 * 1024 * 1024 * 1024;
 
 /// The whole report, ready to be written in any format.
-pub(super) async fn parsed(connection: &Connection, run_id: &str) -> anyhow::Result<Report> {
-    let bytes = report(connection, run_id, ReportFormat::Json).await?;
+pub(super) async fn parsed(
+    connection: &Connection,
+    run_id: &str,
+    patience: Duration,
+    notice: impl FnMut(&str),
+) -> anyhow::Result<Report> {
+    let bytes = report(connection, run_id, ReportFormat::Json, patience, notice).await?;
     parse(&bytes)
 }
 
@@ -37,25 +44,31 @@ fn parse(bytes: &[u8]) -> anyhow::Result<Report> {
     Ok(Report { result: document.result, execution: document.execution })
 }
 
-/// The bytes of a report in one of the server's forms.
+/// The bytes of a report in one of the server's forms. If the connection breaks it is begun anew: it is soon done.
 pub(super) async fn report(
     connection: &Connection,
     run_id: &str,
     format: ReportFormat,
+    patience: Duration,
+    notice: impl FnMut(&str),
 ) -> anyhow::Result<Vec<u8>> {
     let request = DownloadReportRequest { run_id: run_id.to_owned(), format: format.into() };
-    let mut pieces = connection
-        .coordinator()
-        .download_report(request)
-        .await
-        .context("downloading the report")?
-        .into_inner();
-    let mut bytes = Vec::new();
-    while let Some(piece) = pieces.message().await.context("downloading the report")? {
-        if bytes.len() + piece.data.len() > MAX_BYTES {
-            bail!("the report of run {run_id} is larger than {MAX_BYTES} bytes");
+    let bytes = reconnect::repeated(patience, notice, || {
+        let (mut client, request) = (connection.coordinator(), request.clone());
+        async move {
+            let mut pieces = client.download_report(request).await?.into_inner();
+            let mut bytes = Vec::new();
+            while let Some(piece) = pieces.message().await? {
+                if bytes.len() + piece.data.len() > MAX_BYTES {
+                    return Ok(None);
+                }
+                bytes.extend_from_slice(&piece.data);
+            }
+            Ok(Some(bytes))
         }
-        bytes.extend_from_slice(&piece.data);
-    }
+    });
+    let Some(bytes) = bytes.await.context("downloading the report")? else {
+        bail!("the report of run {run_id} is larger than {MAX_BYTES} bytes");
+    };
     Ok(bytes)
 }

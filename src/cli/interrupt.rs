@@ -1,7 +1,7 @@
 //! Ctrl-C and SIGTERM: the first asks for an orderly end, the second ends the process at once.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -14,11 +14,15 @@ use super::exit::Exit;
 pub struct Interrupted;
 
 /// Tells whether the user wants the command to end.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Interrupt {
     token: CancellationToken,
     signal: Arc<AtomicI32>,
+    at_once: Arc<Mutex<Option<LastAct>>>,
 }
+
+/// What is done before the process ends at once.
+type LastAct = Box<dyn FnOnce() + Send>;
 
 impl Interrupt {
     /// Starts to listen for SIGINT and SIGTERM. Their default action is gone from here on.
@@ -34,13 +38,25 @@ impl Interrupt {
                     _ = term.recv() => SignalKind::terminate().as_raw_value(),
                 };
                 if seen.token.is_cancelled() {
-                    // Children notice that their parent is gone and end too.
+                    if let Some(act) = seen.last_act().take() {
+                        act();
+                    }
+                    // Other children notice that their parent is gone and end too.
                     std::process::exit(i32::from(Exit::Signal(number).code()));
                 }
                 seen.raise(number);
             }
         });
         Ok(interrupt)
+    }
+
+    /// Has something done before the second signal ends the process. It must not take long.
+    pub fn before_ending_at_once(&self, act: impl FnOnce() + Send + 'static) {
+        *self.last_act() = Some(Box::new(act));
+    }
+
+    fn last_act(&self) -> std::sync::MutexGuard<'_, Option<LastAct>> {
+        self.at_once.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Behaves as if the signal had arrived.

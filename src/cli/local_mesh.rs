@@ -1,6 +1,8 @@
 //! A coordinator in this process, and the nodes it launches on this machine.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +12,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::linters;
+use super::reserve::Reserve;
+use super::state_dir::StateDir;
 use super::supervisor::Supervisor;
 use crate::config::{Launch, Settings};
 use crate::engine::clock::SystemClock;
@@ -17,10 +21,11 @@ use crate::linters::toolchain::Toolchain;
 use crate::middleware::auth::Token;
 use crate::node::host;
 use crate::node::launcher::command::RestartCommand;
-use crate::node::launcher::{LaunchOptions, Launcher};
+use crate::node::launcher::{Inheritance, LaunchOptions, Launcher, Record, Survival};
 use crate::node::secret::Secret;
-use crate::server::{self, MESH_ID, RunningServer, ServerOptions, TreePolicy};
-use crate::store::MemoryStore;
+use crate::server::{self, MESH_ID, RunningServer, Secrets, ServerOptions, TreePolicy};
+use crate::store::{EmbeddedOptions, EmbeddedStore, MemoryStore, Store};
+use crate::types::Epoch;
 
 /// How long nodes may take to join.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -37,6 +42,54 @@ pub(super) struct MeshOptions {
     pub(super) admin: bool,
     /// The linters of the nodes that are launched; none if nodes are external.
     pub(super) toolchain: Option<Toolchain>,
+    /// What outlives the process.
+    pub(super) keeping: Keeping,
+}
+
+/// What of a mesh outlives its process.
+pub(super) enum Keeping {
+    /// Nothing: it is in memory and in a temporary folder, and its nodes end with it.
+    Nothing,
+    /// The state, the blobs, and for a while the nodes.
+    State {
+        /// Where.
+        dir: StateDir,
+        /// Go on without what is damaged.
+        salvage: bool,
+    },
+}
+
+impl Keeping {
+    /// The store. Nobody else can open it until it is dropped, so that all else in the folder is ours too.
+    fn store(&self) -> anyhow::Result<Box<dyn Store>> {
+        Ok(match self {
+            Keeping::Nothing => Box::new(MemoryStore::new()),
+            Keeping::State { dir, salvage } => {
+                Box::new(EmbeddedStore::open(&dir.store(), EmbeddedOptions { salvage: *salvage })?)
+            }
+        })
+    }
+
+    const fn dir(&self) -> Option<&StateDir> {
+        match self {
+            Keeping::Nothing => None,
+            Keeping::State { dir, .. } => Some(dir),
+        }
+    }
+
+    const fn salvage(&self) -> bool {
+        matches!(self, Keeping::State { salvage: true, .. })
+    }
+}
+
+/// What a coordinator has at its start.
+pub(super) struct Holdings {
+    /// Its epoch.
+    pub(super) epoch: Epoch,
+    /// Runs that go on.
+    pub(super) open: usize,
+    /// Runs that have ended.
+    pub(super) finished: usize,
 }
 
 /// A running coordinator and the nodes it launched.
@@ -44,42 +97,64 @@ pub(super) struct LocalMesh {
     server: Arc<RunningServer>,
     supervisor: JoinHandle<()>,
     stopping: CancellationToken,
-    /// Blobs and the nodes' scratch folders; gone with the mesh.
+    /// What is not kept; gone with the mesh.
     _folder: TempDir,
 }
 
 impl LocalMesh {
     /// Starts the coordinator, then its nodes. Does not wait for them.
     pub(super) async fn start(options: MeshOptions) -> anyhow::Result<Self> {
-        let MeshOptions { settings, trees, tokens, admin, toolchain } = options;
+        let MeshOptions { settings, trees, tokens, admin, toolchain, keeping } = options;
         let folder = tempfile::Builder::new()
             .prefix("lintmesh-")
             .tempdir()
             .context("a folder for temporary files cannot be made; is the disk full, or TMPDIR wrong?")?;
-        let blob_dir = settings.workspace.blob_dir.clone().unwrap_or_else(|| folder.path().join("blobs"));
-        let launch = settings.nodes.launch == Launch::Local;
+        // First of all: who has it may touch what is beside it.
+        let store = keeping.store()?;
+        let toolchain_mode = toolchain.as_ref().map(|toolchain| toolchain.mode.clone());
+        let secrets = Arc::new(Secrets::new(&settings));
+        let specs = settings.nodes.specs();
+        let launched = toolchain.filter(|_| settings.nodes.launch == Launch::Local);
+        let mut launch = match launched {
+            None => None,
+            Some(toolchain) => Some(launch_options(&settings, &secrets, toolchain, folder.path(), &keeping)?),
+        };
+        let inheritance = match keeping.dir() {
+            None => None,
+            Some(dir) => Some(inherit(dir, &settings, launch.as_mut()).await),
+        };
+        for (node, secret) in inheritance.iter().flat_map(Inheritance::secrets) {
+            secrets.inherit(node, secret);
+        }
+        let blob_dir = settings.workspace.blob_dir.clone();
         let server = server::start(ServerOptions {
             settings: settings.clone(),
             trees,
             tokens,
             admin,
-            toolchain_mode: toolchain.as_ref().map(|toolchain| toolchain.mode.clone()),
-            blob_dir,
-            store: MemoryStore::new(),
-            salvage: false,
+            toolchain_mode,
+            blob_dir: blob_dir.unwrap_or_else(|| {
+                keeping.dir().map_or_else(|| folder.path().join("blobs"), StateDir::blobs)
+            }),
+            store,
+            salvage: keeping.salvage(),
+            secrets,
+            node_port: inheritance.as_ref().and_then(Inheritance::node_listener).map(|at| at.port()),
+            state_dir: keeping.dir().map(|dir| dir.path().to_owned()),
+            free_bytes: Arc::new(server::free_bytes),
             clock: Arc::new(SystemClock::new()),
             random: Arc::new(random),
         })
         .await?;
-        let stopping = CancellationToken::new();
-        let server = Arc::new(server);
-        let launched = match toolchain.filter(|_| launch) {
-            None => None,
-            Some(toolchain) => {
-                let work_dir = folder.path().join("nodes");
-                std::fs::create_dir_all(&work_dir).context("a folder for the nodes cannot be made")?;
-                let options = launch_options(&settings, &server, toolchain, work_dir)?;
-                Some(Launcher::start(settings.nodes.specs(), options)?)
+        let address = server.node_address();
+        let launched = match (launch, inheritance) {
+            (None, _) => None,
+            (Some(mut launch), inheritance) => {
+                launch.coordinator = coordinator_url(&settings, address);
+                Some(match inheritance {
+                    None => Launcher::start(specs, launch)?,
+                    Some(left) => Launcher::succeed(specs, launch, left, address).await?,
+                })
             }
         };
         let command = RestartCommand {
@@ -87,9 +162,26 @@ impl LocalMesh {
             bound: settings.nodes.restart_timeout,
         };
         let command = Some(command).filter(|command| !command.words.is_empty());
+        let stopping = CancellationToken::new();
+        let server = Arc::new(server);
+        if let Some(dir) = keeping.dir() {
+            let reserve = Reserve::new(dir.path(), settings.state.min_free_bytes);
+            tokio::spawn(reserve.keep(server.engine().storage_changes()));
+        }
         let supervisor = Supervisor::new(server.clone(), launched, command);
         let supervisor = tokio::spawn(supervisor.run(stopping.clone()));
         Ok(Self { server, supervisor, stopping, _folder: folder })
+    }
+
+    /// How many runs are open and how many have ended, and the epoch of this start.
+    pub(super) async fn holdings(&self) -> anyhow::Result<Holdings> {
+        let engine = self.server.engine();
+        let held = engine.query(|core, _| {
+            let state = core.state();
+            let open = state.open.len();
+            Holdings { epoch: state.epoch, open, finished: state.runs.len() - open }
+        });
+        Ok(held.await?)
     }
 
     /// Where clients call.
@@ -167,24 +259,48 @@ fn random() -> u128 {
     u128::from_ne_bytes(bytes)
 }
 
-fn launch_options(
-    settings: &Settings,
-    server: &RunningServer,
-    toolchain: Toolchain,
-    work_dir: std::path::PathBuf,
-) -> anyhow::Result<LaunchOptions> {
-    let program = std::env::current_exe().context("the path of this program is not known")?;
-    let host_id = host::host_id();
-    let secrets = server.secrets();
-    let address = server.node_address();
+/// What an earlier coordinator with this folder left, after the end of those nodes that this one has no use for.
+async fn inherit(dir: &StateDir, settings: &Settings, launch: Option<&mut LaunchOptions>) -> Inheritance {
+    let record = Record::read(&dir.launched());
+    let wanted = match (launch, record.node_listener()) {
+        (Some(launch), Some(known)) => {
+            let mut expected = settings.server.node_listen;
+            if expected.port() == 0 {
+                expected.set_port(known.port());
+            }
+            launch.coordinator = coordinator_url(settings, expected);
+            launch.survivors(&settings.nodes.specs())
+        }
+        _ => BTreeMap::new(),
+    };
+    Inheritance::take(record, &wanted, &dir.nodes()).await
+}
+
+/// Where launched nodes look for the coordinator whose node listener has this address.
+fn coordinator_url(settings: &Settings, address: SocketAddr) -> String {
     let beyond_loopback = !address.ip().is_loopback();
     let authority = settings.server.advertise.clone().filter(|_| beyond_loopback);
     let scheme = if beyond_loopback { "https" } else { "http" };
+    format!("{scheme}://{}", authority.unwrap_or_else(|| address.to_string()))
+}
+
+/// All but the coordinator's address, which is not known before it listens.
+fn launch_options(
+    settings: &Settings,
+    secrets: &Arc<Secrets>,
+    toolchain: Toolchain,
+    temporary: &Path,
+    keeping: &Keeping,
+) -> anyhow::Result<LaunchOptions> {
+    let program = std::env::current_exe().context("the path of this program is not known")?;
+    let host_id = host::host_id();
+    let beyond_loopback = !settings.server.node_listen.ip().is_loopback();
+    let secrets = secrets.clone();
     Ok(LaunchOptions {
         shim: program.clone(),
         program,
         arguments: vec!["node".into(), "--launched".into()],
-        coordinator: format!("{scheme}://{}", authority.unwrap_or_else(|| address.to_string())),
+        coordinator: String::new(),
         tls_ca: settings.server.tls.cert.clone().filter(|_| beyond_loopback),
         mesh_id: MESH_ID.to_owned(),
         failure_domain: host_id.clone(),
@@ -193,7 +309,8 @@ fn launch_options(
         toolchain,
         limits: linters::limits(settings),
         drain_timeout: settings.nodes.drain_timeout,
-        work_dir,
+        work_dir: temporary.to_owned(),
+        survival: keeping.dir().map(|dir| Survival { dir: dir.nodes(), grace: settings.nodes.orphan_grace }),
         cpu_slots: host::cpu_slots(),
         make_secret: Box::new(move |node| {
             let text = secret();

@@ -19,11 +19,14 @@ pub mod node;
 mod node_args;
 pub mod output;
 mod private_mesh;
+pub mod reconnect;
 mod report;
+mod reserve;
 pub mod run_view;
 mod runs;
 mod schema;
 mod serve;
+mod state_dir;
 mod status;
 mod supervisor;
 mod terminal;
@@ -32,6 +35,7 @@ mod toolchain;
 mod watch;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -40,6 +44,9 @@ use crate::proto::v1::{Outcome, Stage, TaskRef};
 use crate::telemetry;
 use exit::Exit;
 use interrupt::Interrupt;
+
+/// How long the last log lines of a launched node may take to be read.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Lints a Python tree with flake8, pylint, ruff, mypy and bandit, and gives one report.
 ///
@@ -142,6 +149,9 @@ fn usage_exit(error: &clap::Error) -> Exit {
 }
 
 fn start(command: Command) -> anyhow::Result<Exit> {
+    if matches!(&command, Command::Node(args) if args.is_launched()) {
+        return launched(command.log_default());
+    }
     telemetry::init(command.log_default(), || output::LogLines)?;
     // A node chooses its own runtime.
     if let Command::Node(args) = command {
@@ -155,6 +165,20 @@ fn start(command: Command) -> anyhow::Result<Exit> {
     // Blocking work that nobody waits for any more (a read of a dead mount) must not hold the process.
     runtime.shutdown_background();
     exit
+}
+
+/// A node with a launcher, whose standard error it shares. When that is gone, whoever read it may be gone too, or read no
+/// more: nothing that is said there may hold the node up.
+fn launched(log_default: &'static str) -> anyhow::Result<Exit> {
+    let log = telemetry::Aside::start(output::LogLines).context("cannot start the thread that logs")?;
+    let lines = log.clone();
+    telemetry::init(log_default, move || lines.clone())?;
+    let ended = node::node(node::NodeCommand::Launched);
+    if let Err(error) = &ended {
+        tracing::error!("{}", error::render(error));
+    }
+    log.flush(LAST_WORDS);
+    Ok(if ended.is_ok() { Exit::Success } else { Exit::Error })
 }
 
 async fn run(command: Command) -> anyhow::Result<Exit> {

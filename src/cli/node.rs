@@ -19,16 +19,18 @@ pub enum NodeCommand {
     Configured(Box<NodeSettings>),
 }
 
-/// Runs the node until its coordinator or its launcher ends it, it is refused, or a signal asks it to: the first SIGTERM
+/// Runs the node until its coordinator or its launcher ends it, it is left alone by both, it is refused, or a signal asks it to: the first SIGTERM
 /// or SIGINT lets it finish what it runs, within `nodes.drain_timeout`; the second ends it at once.
 pub fn node(command: NodeCommand) -> anyhow::Result<()> {
-    let (stop, drain) = (CancellationToken::new(), CancellationToken::new());
+    let [stop, drain, orphaned] = [(); 3].map(|()| CancellationToken::new());
     let settings = match command {
         NodeCommand::Configured(settings) => *settings,
         NodeCommand::Launched => {
             let mut input = BufReader::new(std::io::stdin());
-            let settings = lifetime::read_settings(&mut input)?;
-            lifetime::end_with(input, stop.clone()).context("cannot watch standard input")?;
+            let settings: NodeSettings = lifetime::read_settings(&mut input)?;
+            let may_survive = !settings.orphan_grace.is_zero();
+            lifetime::follow(input, may_survive, stop.clone(), orphaned.clone())
+                .context("cannot watch standard input")?;
             settings
         }
     };
@@ -45,6 +47,7 @@ pub fn node(command: NodeCommand) -> anyhow::Result<()> {
             network: Tcp,
             connector: link::tcp(),
             drain,
+            orphaned,
             random: Arc::new(link::jitter),
         };
         agent::run(options, stop).await.map_err(anyhow::Error::from)

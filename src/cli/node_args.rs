@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 
@@ -58,6 +59,9 @@ pub(super) struct NodeArgs {
     /// Where the node makes its private folder
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
+    /// Where results that the coordinator does not have yet outlive the node's process
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
     /// Started by a launcher, which tells the rest by standard input
     #[arg(long, hide = true)]
     launched: bool,
@@ -101,7 +105,10 @@ impl NodeArgs {
             toolchain,
             limits: linters::limits(&settings),
             drain_timeout: settings.nodes.drain_timeout,
+            // Nobody launched it whose end would be its own.
+            orphan_grace: Duration::ZERO,
             work_dir: self.work_dir.unwrap_or_else(std::env::temp_dir),
+            state_dir: self.state_dir,
             cpu_slots: host::cpu_slots(),
             shim: std::env::current_exe().context("this program's own path is not known")?,
             peers,

@@ -9,7 +9,7 @@ use super::connect::{self, Connection};
 use super::interrupt::Interrupt;
 use super::lint::Progress;
 use super::linters;
-use super::local_mesh::{self, LocalMesh, MeshOptions};
+use super::local_mesh::{self, Keeping, LocalMesh, MeshOptions};
 use crate::config::Settings;
 use crate::linters::toolchain::Toolchain;
 use crate::middleware::auth::{Role, Token};
@@ -54,6 +54,7 @@ impl PrivateMesh {
             }],
             admin: false,
             toolchain: Some(toolchain),
+            keeping: Keeping::Nothing,
             settings: own,
         })
         .await?;

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use super::connect::ServerArgs;
 use super::exit::Exit;
 use super::lint::rendered;
+use super::reconnect::ReconnectArgs;
 use super::terminal::{self, ColorChoice};
 use super::{download, output};
 use crate::linters::report::{Format, Options};
@@ -43,14 +44,18 @@ pub(super) struct ReportArgs {
     color: ColorChoice,
     #[command(flatten)]
     server: ServerArgs,
+    #[command(flatten)]
+    reconnect: ReconnectArgs,
 }
 
 pub(super) async fn run(args: ReportArgs) -> anyhow::Result<Exit> {
     let connection = args.server.connect().await?;
+    let patience = args.reconnect.reconnect;
+    let notice = |text: &str| output::say(&format!("lintmesh: {text}"));
     let bytes = if args.result {
-        download::report(&connection, &args.run, ReportFormat::Result).await?
+        download::report(&connection, &args.run, ReportFormat::Result, patience, notice).await?
     } else {
-        let report = download::parsed(&connection, &args.run).await?;
+        let report = download::parsed(&connection, &args.run, patience, notice).await?;
         let cwd = std::env::current_dir().context("the current folder cannot be read")?;
         let root = args.root.unwrap_or_else(|| project_root(&cwd, &[]));
         let color = args.color.wanted(std::io::stdout().is_terminal());

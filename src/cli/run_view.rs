@@ -137,6 +137,13 @@ impl RunView {
         }
     }
 
+    /// Goes on after an event without those before it.
+    pub fn skip_to(&mut self, run_id: &str, sequence: u64) {
+        run_id.clone_into(&mut self.run_id);
+        self.last_sequence = sequence;
+        self.provisional.clear();
+    }
+
     /// The stream broke and is watched again after [`RunView::last_sequence`].
     pub fn resumed(&mut self) {
         self.provisional.clear();

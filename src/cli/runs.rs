@@ -1,4 +1,6 @@
-//! `lintmesh runs`: the newest runs.
+//! `lintmesh runs`: the newest runs, or those of a time, a project, a state.
+
+use std::time::SystemTime;
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
@@ -6,21 +8,45 @@ use serde_json::{Value, json};
 use super::connect::ServerArgs;
 use super::exit::Exit;
 use super::run_view::QueueView;
+use super::time::Moment;
 use super::{outcome_name, output, time};
 use crate::proto::v1::{ListRunsRequest, Run, RunState};
 
 /// The most that one page of the server holds.
 const PAGE: u32 = 500;
 
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum State {
+    /// They have work to do
+    Open,
+    /// They have ended
+    Finished,
+}
+
 /// Arguments of `runs`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+        lintmesh runs --state open                               what the service works on\n  \
+        lintmesh runs --since 2h --project ledger                the runs of a project in the last two hours\n  \
+        lintmesh runs --since 2026-11-20 --until 2026-11-21      the runs of a day\n  \
+        lintmesh watch RUN, lintmesh report RUN                  what happened in one, and what it found")]
 pub(super) struct RunsArgs {
     /// Only runs with this label
     #[arg(long, value_name = "LABEL", default_value = "", hide_default_value = true)]
     project: String,
-    /// Only runs that have not ended
-    #[arg(long)]
+    /// Only runs that are open, or only those that have ended
+    #[arg(long, value_name = "STATE", value_enum)]
+    state: Option<State>,
+    /// The same as --state open
+    #[arg(long, conflicts_with = "state")]
     open: bool,
+    /// Only runs that were accepted then or later: a time before now (30m, 2h, 7d), a day (2026-11-20, in UTC), or a time
+    /// (2026-11-20T12:00:00Z)
+    #[arg(long, value_name = "TIME")]
+    since: Option<Moment>,
+    /// Only runs that were accepted before then; of a day this is its beginning
+    #[arg(long, value_name = "TIME")]
+    until: Option<Moment>,
     /// How many to list, newest first
     #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     limit: u32,
@@ -32,6 +58,15 @@ pub(super) struct RunsArgs {
 }
 
 pub(super) async fn run(args: RunsArgs) -> anyhow::Result<Exit> {
+    let now = SystemTime::now();
+    let moment = |time: &Option<Moment>| time.as_ref().map(|time| time.at(now));
+    let (started_after, started_before) = (moment(&args.since), moment(&args.until));
+    let state = match args.state {
+        Some(State::Finished) => RunState::Finished,
+        Some(State::Open) => RunState::Open,
+        None if args.open => RunState::Open,
+        None => RunState::Unspecified,
+    };
     let connection = args.server.connect().await?;
     let mut client = connection.coordinator();
     let mut runs: Vec<Run> = Vec::new();
@@ -40,7 +75,9 @@ pub(super) async fn run(args: RunsArgs) -> anyhow::Result<Exit> {
         let wanted = args.limit.saturating_sub(u32::try_from(runs.len()).unwrap_or(u32::MAX));
         let request = ListRunsRequest {
             project: args.project.clone(),
-            state: if args.open { RunState::Open } else { RunState::Unspecified }.into(),
+            state: state.into(),
+            started_after,
+            started_before,
             page_size: i32::try_from(wanted.min(PAGE)).unwrap_or(i32::MAX),
             page_token,
         };
@@ -116,6 +153,7 @@ fn as_json(run: &Run) -> Value {
         "files": run.summary.as_ref().map(|summary| summary.files),
         "diagnostics": run.summary.as_ref().map(|summary| summary.diagnostics),
         "report_digest": run.report_digest,
+        "detail": run.detail,
     })
 }
 

@@ -1,13 +1,17 @@
 //! `lintmesh serve`: the service.
 
+use std::path::PathBuf;
+
 use anyhow::Context as _;
 
 use super::arguments::{ConfigArgs, load};
 use super::exit::Exit;
 use super::interrupt::Interrupt;
 use super::linters;
-use super::local_mesh::{LocalMesh, MeshOptions};
-use crate::config::{Launch, Overrides, Settings, Sources};
+use super::local_mesh::{Holdings, Keeping, LocalMesh, MeshOptions};
+use super::state_dir::StateDir;
+use crate::config::{Launch, Overrides, Settings, Sources, StoreKind};
+use crate::node::launcher::Record;
 use crate::server::TreePolicy;
 
 /// Arguments of `serve`.
@@ -15,7 +19,8 @@ use crate::server::TreePolicy;
 #[command(after_help = "Examples:\n  \
 lintmesh serve\n  \
 lintmesh serve --listen 127.0.0.1:9000 --allow-root /srv/checkouts\n  \
-lintmesh serve --config /etc/lintmesh/lintmesh.toml --launch external")]
+lintmesh serve --config /etc/lintmesh/lintmesh.toml --launch external\n  \
+lintmesh serve --state-dir /var/lib/lintmesh")]
 pub(super) struct ServeArgs {
     /// Where the API listens; beyond loopback it needs TLS and a token (see the settings)
     #[arg(long, value_name = "IP:PORT")]
@@ -36,6 +41,12 @@ pub(super) struct ServeArgs {
     /// environment
     #[arg(long, value_name = "SOURCE")]
     toolchain: Option<String>,
+    /// Where runs, reports and the state of the mesh are kept over a restart
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// If the state is damaged, go on without what is damaged, once; a copy of the damaged file is kept beside it
+    #[arg(long)]
+    salvage: bool,
     #[command(flatten)]
     config: ConfigArgs,
 }
@@ -55,6 +66,9 @@ impl ServeArgs {
                 overrides.set(flag, key, value.clone());
             }
         }
+        if let Some(dir) = &self.state_dir {
+            overrides.set("--state-dir", "state.dir", dir.to_string_lossy());
+        }
         if !self.allow_root.is_empty() {
             let roots: Vec<String> = self.allow_root.iter().map(|root| format!("{root:?}")).collect();
             overrides.set("--allow-root", "workspace.allowed_roots", format!("[{}]", roots.join(", ")));
@@ -66,6 +80,18 @@ impl ServeArgs {
 /// Serves until SIGINT or SIGTERM, which is a good end.
 pub(super) async fn run(args: ServeArgs, interrupt: &Interrupt) -> anyhow::Result<Exit> {
     let settings = args.settings()?;
+    let keeping = match settings.state.store {
+        StoreKind::Memory => Keeping::Nothing,
+        StoreKind::Embedded => {
+            Keeping::State { dir: StateDir::open(settings.state.dir.as_deref())?, salvage: args.salvage }
+        }
+    };
+    let kept = Kept::of(&settings, &keeping);
+    if let Keeping::State { dir, .. } = &keeping {
+        let launched = dir.launched();
+        // Who ends the service twice does not want its nodes to wait for the next one.
+        interrupt.before_ending_at_once(move || Record::read(&launched).kill_all());
+    }
     let toolchain = match settings.nodes.launch {
         Launch::External => None,
         Launch::Local => {
@@ -92,13 +118,15 @@ pub(super) async fn run(args: ServeArgs, interrupt: &Interrupt) -> anyhow::Resul
         admin: true,
         toolchain,
         settings,
+        keeping,
     })
     .await?;
+    kept.tell(&mesh.holdings().await?);
     tracing::info!(
         api = %mesh.api_address(),
         admin = mesh.admin_address().map(tracing::field::display),
         nodes = %mesh.node_address(),
-        "serving; runs and reports are kept in memory"
+        "serving"
     );
     let failure = tokio::select! {
         () = interrupt.requested() => None,
@@ -111,6 +139,56 @@ pub(super) async fn run(args: ServeArgs, interrupt: &Interrupt) -> anyhow::Resul
     match failure {
         None => Ok(Exit::Success),
         Some(reason) => Err(anyhow::anyhow!(reason)),
+    }
+}
+
+/// What outlives the process, for whoever starts it.
+struct Kept {
+    dir: Option<PathBuf>,
+    blobs: PathBuf,
+    blob_bytes: u64,
+    runs: u32,
+    days: f64,
+}
+
+impl Kept {
+    fn of(settings: &Settings, keeping: &Keeping) -> Self {
+        let dir = match keeping {
+            Keeping::Nothing => None,
+            Keeping::State { dir, .. } => Some(dir),
+        };
+        let blobs = settings.workspace.blob_dir.clone();
+        Self {
+            blobs: blobs.or_else(|| dir.map(StateDir::blobs)).unwrap_or_else(std::env::temp_dir),
+            dir: dir.map(|dir| dir.path().to_owned()),
+            blob_bytes: settings.workspace.max_store_bytes,
+            runs: settings.runs.keep,
+            days: settings.runs.keep_for.as_secs_f64() / (24.0 * 3600.0),
+        }
+    }
+
+    fn tell(&self, held: &Holdings) {
+        let Self { dir, blobs, blob_bytes, runs, days } = self;
+        match dir {
+            Some(dir) => tracing::info!(
+                dir = %dir.display(),
+                keeps_runs = runs,
+                keeps_days = days,
+                blobs = %blobs.display(),
+                blob_bytes,
+                epoch = held.epoch.0,
+                open_runs = held.open,
+                finished_runs = held.finished,
+                "the state is kept over restarts"
+            ),
+            None => tracing::info!(
+                keeps_runs = runs,
+                keeps_days = days,
+                blobs = %blobs.display(),
+                blob_bytes,
+                "runs and reports are kept in memory, and go with this process"
+            ),
+        }
     }
 }
 

@@ -2,8 +2,9 @@
 
 use super::connect::ServerArgs;
 use super::exit::Exit;
-use super::follow::{self, FollowError, Start, Watcher};
+use super::follow::{self, FollowError, Manner, Start, Watcher};
 use super::interrupt::Interrupt;
+use super::reconnect::ReconnectArgs;
 use super::run_view::RunView;
 use super::{outcome_name, output, task_name, time};
 use crate::proto::v1::run_event::Event;
@@ -15,11 +16,13 @@ pub(super) struct WatchArgs {
     /// The run, as `lintmesh runs` names it
     #[arg(value_name = "RUN")]
     run: String,
-    /// Start after this event
+    /// Start after this event: the number at the start of its line
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     after: u64,
     #[command(flatten)]
     server: ServerArgs,
+    #[command(flatten)]
+    reconnect: ReconnectArgs,
 }
 
 struct Lines {
@@ -64,7 +67,8 @@ pub(super) async fn run(args: WatchArgs, interrupt: &Interrupt) -> anyhow::Resul
     let start = Start::Existing(WatchRunRequest { run_id: args.run, after_sequence: args.after });
     let mut lines = Lines { place: None, closed: None, interrupt: interrupt.clone() };
     let mut view = RunView::default();
-    match follow::follow(&connection, start, false, interrupt, &mut lines, &mut view).await {
+    let manner = Manner { cancel: false, patience: args.reconnect.reconnect };
+    match follow::follow(&connection, start, manner, interrupt, &mut lines, &mut view).await {
         Ok(finished) => Ok(match finished.outcome() {
             Outcome::Clean => Exit::Success,
             Outcome::Findings => Exit::Findings,

@@ -42,7 +42,8 @@ section! {
         max_concurrent_requests: u32 = 256, AT_LEAST_ONE;
         /// Streams that one client may have open; more are refused.
         max_streams_per_client: u32 = 64, AT_LEAST_ONE;
-        /// Seconds that open runs get to end when the server stops; then they are cancelled.
+        /// Seconds that open runs get to end when the server stops. Those that have not ended then go on at the next start;
+        /// with `state.store = "memory"` they are cancelled.
         drain_timeout: Duration = Duration::from_secs(15), any("seconds");
         /// Seconds that open requests get to end when the server stops, after the runs.
         shutdown_grace: Duration = Duration::from_secs(10), any("seconds");

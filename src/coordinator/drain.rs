@@ -135,9 +135,13 @@ impl Coordinator {
         text
     }
 
-    /// Takes up a drain that was ordered under an earlier coordinator: what the node still runs gets its time anew.
-    pub(super) fn resume_drain(&mut self, node: &NodeId, now: Tick) {
-        self.drains.deadlines.insert(node.clone(), now + self.settings.drain_timeout);
+    /// Takes up a drain that was ordered under an earlier coordinator: what the node still runs gets its time anew. If it
+    /// runs nothing, that was told already.
+    pub(super) fn take_up_drain(&mut self, node: &NodeId, now: Tick) {
+        let runs = self.presences.get(node).is_some_and(|presence| !presence.running.is_empty());
+        if runs && self.is_drained(node) {
+            self.drains.deadlines.insert(node.clone(), now + self.settings.drain_timeout);
+        }
     }
 
     /// Takes the drain of a node back. Answers whether there was one.

@@ -1,6 +1,6 @@
 //! Durable facts. State changes by applying these and by nothing else, so replaying them gives the state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,10 @@ use crate::types::{
 pub enum Event {
     /// A node belongs to the mesh.
     NodeDeclared(NodeSpec),
+    /// The nodes that configuration declares.
+    MeshConfigured(BTreeSet<NodeId>),
+    /// A node belongs to the mesh no more.
+    NodeForgotten(NodeId),
     /// A node's process joined, for the first time in this incarnation.
     NodeJoined {
         /// The node, as it describes itself.

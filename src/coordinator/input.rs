@@ -15,6 +15,9 @@ use crate::types::{
 pub enum Input {
     /// Somebody declares nodes of the mesh.
     Declare(Vec<NodeSpec>),
+    /// The nodes that configuration declares, at the coordinator's start. Those of an earlier configuration that it does
+    /// not have any more leave the mesh.
+    Configure(Vec<NodeSpec>),
     /// A node's Hello arrived.
     Joined {
         /// The new connection.

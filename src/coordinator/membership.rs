@@ -7,19 +7,21 @@ use super::decision::{Effect, Refusal, Reply};
 use super::event::{AttemptFault, Event, RunEvent};
 use super::input::{Hello, SessionEnding};
 use super::message::Message;
+use super::node::Presence;
 use super::run::Task;
 use super::suspicion::Contact;
 use super::{Coordinator, Draft};
 use crate::types::{
-    AttemptRef, FaultCause, Incarnation, Load, NodeId, NodeSpec, NodeStatus, RunId, SessionId, Tick,
+    AttemptId, AttemptRef, FaultCause, Incarnation, Load, NodeId, NodeSpec, NodeStatus, RunId, SessionId,
+    Tick,
 };
 
 impl Coordinator {
     pub(super) fn declare(&mut self, draft: &mut Draft, specs: Vec<NodeSpec>) -> Reply {
         for spec in &specs {
             if let Some(member) = self.state.members.get(&spec.node_id)
-                && member.incarnation.is_some()
                 && member.spec != *spec
+                && self.presences.get(&spec.node_id).is_some_and(|presence| presence.session.is_some())
             {
                 return Reply::Refused(Refusal::DeclaredOtherwise(spec.node_id.clone()));
             }
@@ -35,6 +37,37 @@ impl Coordinator {
         }
         self.refit();
         Reply::Done
+    }
+
+    /// Declares what configuration has, and lets go of what an earlier one had and this one has not, unless it has joined
+    /// by itself meanwhile.
+    pub(super) fn configure(&mut self, draft: &mut Draft, specs: Vec<NodeSpec>) -> Reply {
+        let configured: BTreeSet<NodeId> = specs.iter().map(|spec| spec.node_id.clone()).collect();
+        // A process that was there before and may come back is what it was started as, until another takes its place.
+        let is_awaited =
+            |spec: &NodeSpec| self.presences.get(&spec.node_id).is_some_and(|at| at.contact.is_awaited);
+        let specs = specs.into_iter().filter(|spec| !is_awaited(spec)).collect();
+        let reply = self.declare(draft, specs);
+        if reply != Reply::Done || configured == self.state.configured {
+            return reply;
+        }
+        let gone: Vec<NodeId> = self.state.configured.difference(&configured).cloned().collect();
+        for node in gone {
+            if self.presences.get(&node).is_none_or(|presence| presence.session.is_none()) {
+                self.forget_node(draft, &node);
+            }
+        }
+        self.record(draft, Event::MeshConfigured(configured));
+        self.refit();
+        Reply::Done
+    }
+
+    fn forget_node(&mut self, draft: &mut Draft, node: &NodeId) {
+        self.take_work(draft, node, false, "its node belongs to the mesh no more");
+        self.clear_suspicion(node, draft.now.tick);
+        self.presences.remove(node);
+        self.relink(node);
+        self.record(draft, Event::NodeForgotten(node.clone()));
     }
 
     fn too_many_nodes(&self, new: usize) -> Option<Refusal> {
@@ -79,10 +112,9 @@ impl Coordinator {
             draft.effects.push(Effect::CloseSession(older));
         }
         if is_new_process {
-            // A process that is gone took its work with it.
-            self.take_work(draft, &node, true, "its process was started again");
-        }
-        if is_new_process {
+            // A process that is gone took its work with it, but for the results that its successor found.
+            let kept = self.left_results(&node, &hello);
+            self.take_work_but(draft, &node, &kept, true, "its process was started again");
             let joined = Event::NodeJoined { spec: hello.spec, incarnation: hello.incarnation };
             self.record(draft, joined);
         }
@@ -98,7 +130,8 @@ impl Coordinator {
             presence.links.clear();
         }
         presence.contact.since = Some(now.tick);
-        presence.contact.is_awaited = false;
+        // It is here: what was to be excused is over.
+        (presence.contact.is_awaited, presence.contact.is_excused) = (false, false);
         (presence.contact.probes, presence.contact.probed_at) = (0, None);
         presence.heard_at = Some((now.tick, now.wall));
         presence.host_id = hello.host_id;
@@ -149,7 +182,19 @@ impl Coordinator {
         })
     }
 
-    /// Compares what a node says it has with what it should have.
+    /// The attempts of a node's former processes whose results its new process holds: as many as it may run, for they
+    /// take their places until they are delivered.
+    fn left_results(&self, node: &NodeId, hello: &Hello) -> BTreeSet<AttemptId> {
+        let given = self.presences.get(node).into_iter().flat_map(Presence::attempts);
+        given
+            .filter(|attempt| hello.unacknowledged.contains(attempt))
+            .map(|attempt| attempt.attempt)
+            .take(hello.spec.max_concurrent_tasks as usize)
+            .collect()
+    }
+
+    /// Compares what a node says it has with what it should have. What it runs is of its present process; results may be
+    /// of a former one.
     fn reconcile(
         &mut self,
         draft: &mut Draft,
@@ -159,22 +204,20 @@ impl Coordinator {
         running: &[AttemptRef],
         unacknowledged: &[AttemptRef],
     ) {
-        for attempt in running {
-            if !self.is_current(attempt, node, incarnation) {
-                draft.effects.push(Effect::Send {
-                    node: node.clone(),
-                    session,
-                    message: Message::Revoke {
-                        attempt: attempt.clone(),
-                        reason: "given to another node".into(),
-                    },
-                });
-            }
+        let given: BTreeSet<AttemptRef> = self.presence(node).attempts().collect();
+        let (runs, strays): (Vec<_>, Vec<_>) =
+            running.iter().partition(|attempt| self.is_current(attempt, node, incarnation));
+        let strays = strays.into_iter().map(|attempt| (attempt, "given to another node"));
+        // It need not bring what would only be dropped.
+        let unwanted = unacknowledged.iter().filter(|attempt| !given.contains(attempt));
+        let unwanted = unwanted.map(|attempt| (attempt, "nobody waits for its result"));
+        for (attempt, reason) in strays.chain(unwanted) {
+            let message = Message::Revoke { attempt: attempt.clone(), reason: reason.into() };
+            draft.effects.push(Effect::Send { node: node.clone(), session, message });
         }
-        let lost: Vec<AttemptRef> = self
-            .presence(node)
-            .attempts()
-            .filter(|attempt| !running.contains(attempt) && !unacknowledged.contains(attempt))
+        let lost: Vec<AttemptRef> = given
+            .into_iter()
+            .filter(|attempt| !runs.contains(&attempt) && !unacknowledged.contains(attempt))
             .collect();
         for attempt in lost {
             self.attempt_failed(
@@ -286,10 +329,22 @@ impl Coordinator {
         counts: bool,
         reason: &str,
     ) -> Vec<AttemptRef> {
+        self.take_work_but(draft, node, &BTreeSet::new(), counts, reason)
+    }
+
+    /// The same, but for some of them.
+    fn take_work_but(
+        &mut self,
+        draft: &mut Draft,
+        node: &NodeId,
+        kept: &BTreeSet<AttemptId>,
+        counts: bool,
+        reason: &str,
+    ) -> Vec<AttemptRef> {
         let now = draft.now.tick;
         let presence = self.presence(node);
         let session = presence.session;
-        let running = std::mem::take(&mut presence.running);
+        let running = presence.running.take_but(kept);
         let outcome = if counts { CallOutcome::Failure } else { CallOutcome::Ignored };
         for attempt in running.values() {
             presence.breaker.record(now, attempt.permit, outcome, 0.0);

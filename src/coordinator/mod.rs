@@ -138,6 +138,7 @@ impl Coordinator {
         );
         let reply = match input {
             Input::Declare(specs) => self.declare(&mut draft, specs),
+            Input::Configure(specs) => self.configure(&mut draft, specs),
             Input::Joined { session, hello } => self.join(&mut draft, session, *hello),
             Input::SessionClosed { session, node, ending } => {
                 self.session_closed(&mut draft, session, &node, ending)

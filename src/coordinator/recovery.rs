@@ -98,6 +98,9 @@ impl Recoveries {
                     _ => {}
                 }
             }
+            Event::NodeForgotten(node) => {
+                self.nodes.remove(node);
+            }
             Event::NodeJoined { spec, .. } => {
                 let recovery = self.nodes.entry(spec.node_id.clone()).or_default();
                 let asked = match recovery.stage {
@@ -160,6 +163,20 @@ impl Coordinator {
             }
         }
         can
+    }
+
+    /// Takes up the recovery of a node that was FAILED under an earlier coordinator, with a new budget: it is started
+    /// unless it comes by itself within the start's grace. An operator's word stands.
+    pub(super) fn take_up_recovery(&mut self, node: &NodeId, cause: Option<FaultCause>, now: Tick) {
+        let policy = &self.settings.restart;
+        let is_startable = policy.can_start(node) && policy.budget > 0 && !self.is_drained(node);
+        let stage = match cause {
+            Some(FaultCause::Operator) => Stage::Idle,
+            _ if is_startable => Stage::Waiting { due: now + self.settings.message_timeout },
+            _ => Stage::GivenUp,
+        };
+        let recovery = self.recoveries.nodes.entry(node.clone()).or_default();
+        (recovery.stage, recovery.cause) = (stage, cause);
     }
 
     /// A process that its launcher had started ended in order: another takes its place.

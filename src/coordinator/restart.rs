@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use super::breaker::Permit;
-use super::event::Event;
 use super::input::SessionEnding;
 use super::node::RunningAttempt;
 use super::run::{Execution, Run};
@@ -30,14 +29,18 @@ impl Coordinator {
         for id in &runs {
             core.take_up(id, now);
         }
-        core.watch.due = core.next_wake(Some(now.tick));
+        for node in &nodes {
+            core.take_up_drain(node, now.tick);
+        }
+        // Some alarms are due at once.
+        core.watch.due = core.next_wake(None);
         core
     }
 
     /// A member whose process may still be there.
     fn await_node(&mut self, node: &NodeId, now: Now) {
         let Some(member) = self.state.members.get(node) else { return };
-        let (status, cause, drained) = (member.status, member.cause, member.drained);
+        let (status, cause) = (member.status, member.cause);
         let was_there = matches!(status, NodeStatus::Active | NodeStatus::Degraded);
         let presence = self.presence(node);
         if was_there {
@@ -48,11 +51,7 @@ impl Coordinator {
             presence.contact.is_awaited = true;
         }
         if status == NodeStatus::Failed {
-            let failed = Event::NodeStatusChanged { node: node.clone(), status, cause };
-            self.recoveries.follow(now.tick, &failed);
-        }
-        if drained {
-            self.resume_drain(node, now.tick);
+            self.take_up_recovery(node, cause, now.tick);
         }
         self.wake(node, now.tick);
     }

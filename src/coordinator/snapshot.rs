@@ -3,19 +3,23 @@
 //! Parts are facts too: applied in their order to a state in which nothing has happened, they give the state they were
 //! taken of. A part's meaning never changes.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::event::FaultAnswer;
 use super::node::Member;
 use super::run::Run;
 use super::state::State;
-use crate::types::{Digest, RunId};
+use crate::types::{Digest, NodeId, RunId};
 
 /// A part of the state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Part {
     /// A node.
     Member(Box<Member>),
+    /// The members that configuration declares.
+    Configured(BTreeSet<NodeId>),
     /// A run. Runs come in the order of their start.
     Run {
         /// Its id.
@@ -46,7 +50,8 @@ impl State {
             let (body, answer) = self.faults.get(fault_id)?;
             Some(Part::Fault { fault_id: fault_id.clone(), body: *body, answer: answer.clone() })
         });
-        members.chain(runs).chain(faults)
+        let configured = std::iter::once(Part::Configured(self.configured.clone()));
+        members.chain(configured).chain(runs).chain(faults)
     }
 
     /// Takes in a part.
@@ -55,6 +60,7 @@ impl State {
             Part::Member(member) => {
                 self.members.insert(member.spec.node_id.clone(), *member);
             }
+            Part::Configured(nodes) => self.configured = nodes,
             Part::Run { id, mut run } => {
                 run.complete();
                 self.enlist(&id, &run.order);

@@ -1,6 +1,6 @@
 //! The durable state, and the one function that changes it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::event::{Event, FaultAnswer, RunEvent, RunOrder};
 use super::node::Member;
@@ -19,6 +19,8 @@ pub struct State {
     pub attempts: u64,
     /// By name.
     pub members: BTreeMap<NodeId, Member>,
+    /// The members that configuration declares.
+    pub configured: BTreeSet<NodeId>,
     /// By id.
     pub runs: BTreeMap<RunId, Run>,
     /// Run ids in the order of their start.
@@ -44,6 +46,10 @@ impl State {
         match event {
             Event::NodeDeclared(spec) => {
                 self.member(spec);
+            }
+            Event::MeshConfigured(nodes) => self.configured.clone_from(nodes),
+            Event::NodeForgotten(node) => {
+                self.members.remove(node);
             }
             Event::NodeJoined { spec, incarnation } => {
                 self.member(spec).incarnation = Some(*incarnation);

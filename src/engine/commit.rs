@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::figures::StoreCounts;
 use crate::store::{Record, Remedy, Store, StoreError};
 use crate::types::Epoch;
 
@@ -14,6 +15,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How long a store may fail before the coordinator stops; another may do better. One that is only full is waited for:
 /// a new coordinator would find it full too.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often the store is asked who owns it, at most: whoever raises that doubt may be lying.
+const CHECK_EVERY: Duration = Duration::from_secs(10);
 
 /// The store, and where its log ends.
 pub(super) struct Committer<S> {
@@ -23,6 +26,9 @@ pub(super) struct Committer<S> {
     position: u64,
     /// Records since the last snapshot.
     loose: u64,
+    counts: StoreCounts,
+    /// When the store was last asked who owns it.
+    checked: Option<Instant>,
 }
 
 /// What is asked of the store.
@@ -35,8 +41,13 @@ enum Call {
 
 impl<S: Store> Committer<S> {
     /// For the epoch that owns the store.
-    pub(super) const fn new(store: S, epoch: Epoch, position: u64, loose: u64) -> Self {
-        Self { store: Some(store), epoch, position, loose }
+    pub(super) fn new(store: S, epoch: Epoch, position: u64, loose: u64) -> Self {
+        Self { store: Some(store), epoch, position, loose, counts: StoreCounts::default(), checked: None }
+    }
+
+    /// How it does.
+    pub(super) fn counts(&self) -> StoreCounts {
+        self.counts.clone()
     }
 
     /// Records since the last snapshot.
@@ -50,17 +61,39 @@ impl<S: Store> Committer<S> {
         batch: Arc<[Record]>,
         stalled: impl FnMut(Option<&StoreError>),
     ) -> Result<(), StoreError> {
-        let records = batch.len() as u64;
+        let (records, began) = (batch.len() as u64, Instant::now());
         self.settle(Call::Append(batch), records, stalled).await?;
         self.position += records;
-        self.loose += records;
+        self.loose = self.loose.saturating_add(records);
+        self.counts.committed(records, began.elapsed());
         Ok(())
+    }
+
+    /// Asks the store whether this epoch still owns it, unless it was asked lately. A store that does not say so now is
+    /// asked another time; an append would be refused anyway.
+    pub(super) async fn check(&mut self) -> Result<(), StoreError> {
+        if self.checked.is_some_and(|at| at.elapsed() < CHECK_EVERY) {
+            return Ok(());
+        }
+        self.checked = Some(Instant::now());
+        match self.call(Call::Position).await {
+            Ok(end) if end == self.position => Ok(()),
+            Ok(actual) => Err(StoreError::Gap { expected: self.position, actual }),
+            Err(error) if error.remedy() == Remedy::Stop => Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "the store does not say who owns it");
+                Ok(())
+            }
+        }
     }
 
     /// Replaces all records so far. If the store has no room for both there is simply no snapshot yet.
     pub(super) async fn snapshot(&mut self, records: Arc<[Record]>) -> Result<(), StoreError> {
         match self.call(Call::Snapshot(records)).await {
-            Ok(_) => self.loose = 0,
+            Ok(_) => {
+                self.loose = 0;
+                self.counts.compacted();
+            }
             Err(error) if error.remedy() == Remedy::Stop => return Err(error),
             // Either of two equal states; the next attempt comes with more records.
             Err(error) => {
@@ -136,6 +169,12 @@ impl<S: Store> Committer<S> {
             perform()
         };
         self.store = Some(store);
+        if done.is_err() {
+            self.counts.failed();
+        }
         done
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch as channel};
 
 use super::clock::Clock;
+use super::figures::{StoreCounts, StoreFigures};
 use super::probes::Probes;
 use super::sessions::Sessions;
 use super::watch::{Progress, RunLog, RunLogs};
@@ -13,7 +14,7 @@ use crate::coordinator::Coordinator;
 use crate::coordinator::decision::Reply;
 use crate::coordinator::input::Input;
 use crate::store::StoreError;
-use crate::types::{Now, RunId};
+use crate::types::{Epoch, Now, RunId};
 
 /// Whether facts can be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,10 +47,18 @@ pub struct Handle {
     pub(super) logs: RunLogs,
     pub(super) revision: channel::Receiver<u64>,
     pub(super) storage: channel::Receiver<Storage>,
+    pub(super) stored: StoreCounts,
+    pub(super) is_durable: bool,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) epoch: Epoch,
 }
 
 impl Handle {
+    /// This start of the coordinator.
+    pub const fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
     /// Has an input decided; answers once the facts are committed.
     pub async fn decide(&self, input: Input) -> Result<Reply, Stopped> {
         self.decide_all(vec![input]).await?.pop().ok_or(Stopped)
@@ -87,9 +96,32 @@ impl Handle {
         answer.await.map_err(|_| Stopped)
     }
 
+    /// Whether runs outlive this process.
+    pub const fn is_durable(&self) -> bool {
+        self.is_durable
+    }
+
+    /// How the store does.
+    pub fn store_figures(&self) -> StoreFigures {
+        self.stored.figures()
+    }
+
+    /// Has the store asked whether this coordinator still owns it; it stops if not. Who asks again within seconds is
+    /// answered at once.
+    pub async fn check_ownership(&self) -> Result<(), Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::CheckOwnership(reply)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
     /// Whether facts can be stored now.
     pub fn storage(&self) -> Storage {
         *self.storage.borrow()
+    }
+
+    /// Changes with [`Handle::storage`].
+    pub fn storage_changes(&self) -> channel::Receiver<Storage> {
+        self.storage.clone()
     }
 
     /// How far a run is, after the newest change at least.

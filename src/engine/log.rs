@@ -39,7 +39,11 @@ pub(super) fn log(event: &Event) {
             }
             RunEvent::TasksCreated { .. } | RunEvent::NodeFault { .. } => {}
         },
+        Event::NodeForgotten(node) => {
+            tracing::info!(%node, "node left the mesh: configuration has it no more")
+        }
         Event::NodeDeclared(_)
+        | Event::MeshConfigured(_)
         | Event::NodeDrained { .. }
         | Event::FaultHandled { .. }
         | Event::RunForgotten(_) => {}

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod codec;
 mod commit;
 mod compaction;
+mod figures;
 mod handle;
 mod log;
 pub mod probes;
@@ -30,6 +31,7 @@ use crate::store::{Record, Store, StoreError};
 use crate::types::{NodeId, Now, RunId, Tick};
 use clock::Clock;
 use commit::Committer;
+pub use figures::{COMMIT_BUCKETS, StoreFigures};
 pub use handle::{Handle, Storage};
 use log::log;
 use probes::Probes;
@@ -63,6 +65,8 @@ enum Command {
     /// To be decided one after the other, and committed together.
     Inputs(Vec<Input>, oneshot::Sender<Vec<Reply>>),
     Query(Query),
+    /// Has the store asked who owns it; answered if it is this coordinator.
+    CheckOwnership(oneshot::Sender<()>),
 }
 
 /// The engine has stopped.
@@ -134,6 +138,8 @@ impl<S: Store> Engine<S> {
         let (revision, revised) = channel::channel(0);
         let (storage, stored) = channel::channel(Storage::Works);
         let sessions = Sessions::default();
+        let is_durable = store.is_durable();
+        let committer = Committer::new(store, epoch, loaded.position, loose);
         let handle = Handle {
             commands: sender,
             observer,
@@ -142,9 +148,11 @@ impl<S: Store> Engine<S> {
             logs: logs.clone(),
             revision: revised,
             storage: stored,
+            stored: committer.counts(),
+            is_durable,
             clock: clock.clone(),
+            epoch,
         };
-        let committer = Committer::new(store, epoch, loaded.position, loose);
         let positions = BTreeMap::new();
         let engine = Self {
             core,
@@ -208,12 +216,14 @@ impl<S: Store> Engine<S> {
             effects.extend(decision.effects);
             (decision.reply, decision.wake_at)
         };
+        let mut checks = Vec::new();
         for command in batch {
             match command {
                 Command::Inputs(inputs, reply) => {
                     replies.push((reply, inputs.into_iter().map(|input| decide(input).0).collect()));
                 }
                 Command::Query(query) => queries.push(query),
+                Command::CheckOwnership(reply) => checks.push(reply),
             }
         }
         // Time passes with every batch: a notification is a hint, the sweep is the rule.
@@ -232,6 +242,13 @@ impl<S: Store> Engine<S> {
         }
         for query in queries {
             query(&self.core, now);
+        }
+        if !checks.is_empty() {
+            let Self { core, committer, looks, clock, .. } = self;
+            answering(looks, core, &**clock, committer.check()).await?;
+        }
+        for reply in checks {
+            let _ = reply.send(());
         }
         Ok(wake_at)
     }
@@ -273,7 +290,11 @@ impl<S: Store> Engine<S> {
                     changed.insert(run);
                 }
                 Event::RunForgotten(run) => forgotten.push(run),
-                Event::NodeDeclared(_) | Event::NodeJoined { .. } | Event::NodeStatusChanged { .. } => {
+                Event::NodeDeclared(_)
+                | Event::MeshConfigured(_)
+                | Event::NodeForgotten(_)
+                | Event::NodeJoined { .. }
+                | Event::NodeStatusChanged { .. } => {
                     nodes_changed = true;
                 }
                 Event::NodeRecovery { .. } | Event::NodeDrained { .. } | Event::FaultHandled { .. } => {}

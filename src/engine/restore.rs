@@ -70,6 +70,10 @@ pub(super) fn restore(loaded: &Loaded, epoch: Epoch, salvage: bool) -> Result<Re
             Err(source) => return Err(RestoreError::Record { part: "log", position, source }),
         }
     }
+    // The events of some may be gone; those who ask for them are told so.
+    for (id, run) in &restored.state.runs {
+        restored.logs.complete(id, run.sequence, run.ended_at);
+    }
     for run in &restored.lost {
         restored.state.apply(&Event::RunForgotten(run.clone()));
         restored.logs.forget(run);

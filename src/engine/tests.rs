@@ -1,5 +1,7 @@
 //! Tests of the engine in paused time: what is seen when, and by whom.
 
+mod ownership;
+mod restarting;
 mod rig;
 
 use crate::coordinator::input::{Beat, SessionEnding};
@@ -168,16 +170,12 @@ async fn watchers_read_every_event_once_in_order_whenever_they_come() {
             loop {
                 changes.mark_unchanged();
                 loop {
-                    let events = log.after(last, most);
+                    let events = log.after(last, most).expect("kept");
                     let Some(newest) = events.last() else { break };
                     last = newest.sequence;
                     seen.extend(events.iter().map(|event| event.sequence));
                 }
-                let is_over = log
-                    .after(last - 1, 1)
-                    .iter()
-                    .any(|event| matches!(event.event, RunEvent::Finished { .. }));
-                if is_over {
+                if log.has_ended() && last == log.newest() {
                     return seen;
                 }
                 changes.changed().await.expect("the log stays");
@@ -203,7 +201,7 @@ async fn watchers_read_every_event_once_in_order_whenever_they_come() {
             _ => None,
         })
         .collect();
-    let logged: Vec<_> = log.after(0, usize::MAX).iter().map(|event| event.event.clone()).collect();
+    let logged: Vec<_> = log.kept().iter().map(|event| event.event.clone()).collect();
     assert_eq!(logged, stored, "the log is what was committed");
     worker.abort();
 }
@@ -220,7 +218,7 @@ async fn watchers_of_a_run_that_ends_and_is_forgotten_at_once_see_its_end() {
     let (cancelled, started) = tokio::join!(rig.handle.decide(cancel), rig.handle.decide(start("run-b")));
     assert!(matches!((cancelled, started), (Ok(Reply::Run(_)), Ok(Reply::Run(_)))));
     timeout(Duration::from_secs(1), changes.changed()).await.expect("told").expect("the log is there");
-    let last = log.after(0, usize::MAX).last().map(|event| event.event.clone());
+    let last = log.kept().last().map(|event| event.event.clone());
     assert!(matches!(last, Some(RunEvent::Finished { .. })), "{last:?}");
     assert!(rig.handle.logs().get(&run).is_none(), "forgotten");
 }

@@ -3,16 +3,24 @@
 //! Watchers pull: they read the log at their own pace and are only told that something changed. So a slow one misses
 //! progress, never an event, and costs no memory; and progress, which takes as long as the run has tasks, is made only
 //! when somebody asks, once for all who do.
+//!
+//! Logs are bounded: of a long run the newest events are kept, and of the runs that have ended those that ended last. What
+//! is gone is said to be gone, never left out.
+
+mod logs;
+mod window;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
 use crate::coordinator::event::RunEvent;
 use crate::coordinator::run::ToolProgress;
-use crate::types::{NodeId, RunId, ToolName, UnixMillis};
+use crate::types::{NodeId, ToolName, UnixMillis};
+pub use logs::RunLogs;
+pub use window::Expired;
+use window::Window;
 
 /// A numbered event.
 #[derive(Debug)]
@@ -56,7 +64,7 @@ pub struct NodePart {
 /// The events of one run.
 #[derive(Debug)]
 pub struct RunLog {
-    events: Mutex<Vec<Arc<LoggedEvent>>>,
+    window: Mutex<Window>,
     /// Counts the changes of its progress.
     changes: watch::Sender<u64>,
     /// The newest progress that somebody asked for, and the change that it is of.
@@ -65,18 +73,32 @@ pub struct RunLog {
 
 impl RunLog {
     fn new() -> Self {
-        Self { events: Mutex::default(), changes: watch::Sender::new(0), progress: Mutex::default() }
+        Self { window: Mutex::default(), changes: watch::Sender::new(0), progress: Mutex::default() }
     }
 
-    /// The events after a number, at most `most` of them.
-    pub fn after(&self, sequence: u64, most: usize) -> Vec<Arc<LoggedEvent>> {
-        let from = usize::try_from(sequence).unwrap_or(usize::MAX);
-        self.lock().iter().skip(from).take(most).cloned().collect()
+    /// The events after a number, at most `most` of them; an error if some of them are not kept any more.
+    pub fn after(&self, sequence: u64, most: usize) -> Result<Vec<Arc<LoggedEvent>>, Expired> {
+        self.window().after(sequence, most)
     }
 
-    /// The number of the newest event.
+    /// All events that are kept.
+    pub fn kept(&self) -> Vec<Arc<LoggedEvent>> {
+        self.window().kept()
+    }
+
+    /// The number of the oldest event that is kept; one more than the newest if none is.
+    pub fn oldest(&self) -> u64 {
+        self.window().oldest()
+    }
+
+    /// The number of the newest event, whether it is kept or not.
     pub fn newest(&self) -> u64 {
-        self.lock().len() as u64
+        self.window().newest()
+    }
+
+    /// Whether the run has ended: there will be no newer event.
+    pub fn has_ended(&self) -> bool {
+        self.window().ended_at().is_some()
     }
 
     /// Changes whenever the run has a new event, or its progress is another.
@@ -106,56 +128,7 @@ impl RunLog {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<LoggedEvent>>> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The logs of all runs that are remembered.
-#[derive(Debug, Clone, Default)]
-pub struct RunLogs {
-    logs: Arc<Mutex<BTreeMap<RunId, Arc<RunLog>>>>,
-    /// How many events they have together.
-    events: Arc<AtomicU64>,
-}
-
-impl RunLogs {
-    /// The log of a run.
-    pub fn get(&self, run: &RunId) -> Option<Arc<RunLog>> {
-        self.lock().get(run).cloned()
-    }
-
-    pub(super) fn append(&self, run: &RunId, sequence: u64, at: UnixMillis, event: RunEvent) {
-        let log = self.lock().entry(run.clone()).or_insert_with(|| Arc::new(RunLog::new())).clone();
-        let mut events = log.lock();
-        self.events.fetch_add(1, Ordering::Relaxed);
-        events.push(Arc::new(LoggedEvent { sequence, at, event }));
-    }
-
-    /// How many events are kept, of all runs.
-    pub(super) fn events(&self) -> u64 {
-        self.events.load(Ordering::Relaxed)
-    }
-
-    /// The events that are kept.
-    pub(super) fn all(&self) -> Vec<(RunId, Vec<Arc<LoggedEvent>>)> {
-        self.lock().iter().map(|(run, log)| (run.clone(), log.lock().clone())).collect()
-    }
-
-    /// Tells the watchers of a run that something changed.
-    pub(super) fn touch(&self, run: &RunId) {
-        if let Some(log) = self.get(run) {
-            log.changes.send_modify(|changes| *changes += 1);
-        }
-    }
-
-    pub(super) fn forget(&self, run: &RunId) {
-        if let Some(log) = self.lock().remove(run) {
-            self.events.fetch_sub(log.newest(), Ordering::Relaxed);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<RunId, Arc<RunLog>>> {
-        self.logs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn window(&self) -> MutexGuard<'_, Window> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

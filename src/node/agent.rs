@@ -16,6 +16,9 @@ use super::executor::Executor;
 use super::held::Held;
 use super::inputs::{Inputs, Sources};
 use super::link::{Connector, Links, links};
+use super::orphan;
+use super::outbox::keeper::Keeper;
+use super::outbox::spool::SpoolError;
 use super::peers::{self, ListenError, PeerOptions, PeerTls, Peers};
 use super::relay::Relay;
 use super::secret::Secret;
@@ -39,9 +42,10 @@ const STOP_BOUND: Duration = Duration::from_secs(5);
 const GOOD_SESSION: Duration = Duration::from_secs(1);
 /// Results and acknowledgements of peers that may wait.
 const FROM_PEERS: usize = 256;
-/// Pauses between attempts to open a session.
+/// Pauses between attempts to open a session. The longest is far below the coordinator's `mesh.message_timeout`, which is
+/// what a node has to find its way back after a restart of it.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Everything a node is told at its start, as plain data, so that a launcher can hand it over.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -69,8 +73,15 @@ pub struct NodeSettings {
     pub limits: Limits,
     /// How long it may go on with what it runs once it is asked to end.
     pub drain_timeout: Duration,
+    /// How long it goes on without a session once its launcher is gone. Zero: it ends with its launcher.
+    #[serde(default)]
+    pub orphan_grace: Duration,
     /// Where it makes its private folder, which it removes at its end.
     pub work_dir: PathBuf,
+    /// Where results that nobody acknowledged outlive its process, in a folder of the node's name; none: they are in its
+    /// memory only.
+    #[serde(default)]
+    pub state_dir: Option<PathBuf>,
     /// The cores of its machine that linters may use.
     pub cpu_slots: u32,
     /// The lintmesh binary, which is also the shim around linters.
@@ -110,6 +121,8 @@ pub struct NodeOptions<B> {
     pub connector: Connector,
     /// Cancelled when it should finish what it has and then end.
     pub drain: CancellationToken,
+    /// Cancelled when its launcher is gone and it may go on without; never for a node that nobody launched.
+    pub orphaned: CancellationToken,
     /// Randomness for pauses; [`super::link::jitter`] but for tests.
     pub random: Random,
 }
@@ -139,6 +152,9 @@ pub enum AgentError {
         /// Its stable reason, for example `STALE_INCARNATION`.
         reason: Option<String>,
     },
+    /// Where results are kept.
+    #[error("--state-dir: {0}")]
+    State(#[from] SpoolError),
     /// A file or folder of this machine.
     #[error("cannot use {}: {reason}", path.display())]
     Local {
@@ -209,7 +225,7 @@ impl Identity {
 ///
 /// Everything it started is gone when it returns, or within seconds.
 pub async fn run<B: Bind>(options: NodeOptions<B>, stop: CancellationToken) -> Result<(), AgentError> {
-    let NodeOptions { settings, network, connector, drain, random } = options;
+    let NodeOptions { settings, network, connector, drain, orphaned, random } = options;
     let local = |path: &PathBuf| {
         let path = path.clone();
         move |error: &dyn std::fmt::Display| AgentError::Local { path, reason: error.to_string() }
@@ -250,7 +266,7 @@ pub async fn run<B: Bind>(options: NodeOptions<B>, stop: CancellationToken) -> R
         .map_err(|error| local(&settings.work_dir)(&error))?;
     let inputs = Inputs::new(Sources {
         link: blobs,
-        held,
+        held: held.clone(),
         peers: peers.clone(),
         way: way.clone(),
         random: random.clone(),
@@ -261,6 +277,11 @@ pub async fn run<B: Bind>(options: NodeOptions<B>, stop: CancellationToken) -> R
         .map_err(|error| local(&settings.work_dir)(&error))?;
     let executor =
         Executor::new(spec.node_id.clone(), incarnation, spec.max_concurrent_tasks, Arc::new(stages));
+    let keeper = match &settings.state_dir {
+        Some(dir) => Keeper::open(dir, &spec.node_id, &executor, &held).await?,
+        None => None,
+    };
+    let keeping = keeper.map(|keeper| tokio::spawn(keeper.run(linked.clone())));
     let mut lasting = Lasting {
         identity: Identity::new(&settings, incarnation, envelope, listening.endpoint),
         link: session,
@@ -275,7 +296,8 @@ pub async fn run<B: Bind>(options: NodeOptions<B>, stop: CancellationToken) -> R
         connections: 0,
         drain: drain.clone(),
     };
-    let relay = Relay { executor: executor.clone(), inputs, peers, way }.run(said_by_peers);
+    let given_up = orphan::is_given_up(&orphaned, &way, settings.orphan_grace);
+    let relay = Relay { executor: executor.clone(), inputs, peers, way: way.clone() }.run(said_by_peers);
     let relaying = tokio::spawn(async move { linked.run_until_cancelled(relay).await });
     let overdue = async {
         drain.cancelled().await;
@@ -289,9 +311,18 @@ pub async fn run<B: Bind>(options: NodeOptions<B>, stop: CancellationToken) -> R
             tracing::warn!(node = %settings.spec.node_id, unfinished, "the time to finish is over");
             Ok(())
         }
+        () = given_up => {
+            tracing::warn!(node = %settings.spec.node_id, "no coordinator came; ending");
+            Ok(())
+        }
     };
     executor.stop(STOP_BOUND).await;
     drop(linking);
+    if let Some(keeping) = keeping
+        && let Err(error) = keeping.await
+    {
+        tracing::error!(%error, "keeping results on disk failed");
+    }
     if let Err(error) = relaying.await {
         tracing::error!(%error, "passing results on failed");
     }
@@ -316,7 +347,7 @@ async fn stay_joined(
     loop {
         let started = Instant::now();
         let end = session::run(lasting, stop).await;
-        lasting.way.closed();
+        lasting.way.closed(Instant::now());
         match end {
             SessionEnd::Stopped => return Ok(()),
             SessionEnd::Shutdown(reason) => {

@@ -10,14 +10,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Unacknowledged};
 use super::stages::{StageProduct, StageRunner};
 use crate::linters::process::Progress;
 use crate::types::{AttemptRef, Digest, Incarnation, Measured, NodeId};
 use crate::wire::peer::{Assignment, AttemptResult, Ending};
 
 /// Results kept for a coordinator that is away: some times what a node runs at once, at most 256 KiB each.
-const OUTBOX_CAPACITY: usize = 64;
+pub(super) const OUTBOX_CAPACITY: usize = 64;
 
 /// How long a cancelled stage may take to end its linter before its task is dropped, which kills the linter too.
 const KILL_BOUND: Duration = Duration::from_secs(5);
@@ -46,6 +46,8 @@ struct Shared {
     stages: Arc<dyn StageRunner>,
     work: Mutex<Work>,
     results_changed: Notify,
+    /// What the outbox holds changed; for whoever keeps it on disk.
+    outbox_changed: Notify,
     /// Something ended, or was acknowledged.
     less: Notify,
     tasks: TaskTracker,
@@ -94,6 +96,7 @@ impl Executor {
             stages,
             work: Mutex::new(work),
             results_changed: Notify::new(),
+            outbox_changed: Notify::new(),
             less: Notify::new(),
             tasks: TaskTracker::new(),
         };
@@ -142,12 +145,34 @@ impl Executor {
         }
         drop(work);
         self.shared.less.notify_waiters();
+        self.shared.outbox_changed.notify_one();
     }
 
     /// The coordinator has the result.
     pub fn acknowledge(&self, key: &AttemptRef) {
         self.work().outbox.forget(key);
         self.shared.less.notify_waiters();
+        self.shared.outbox_changed.notify_one();
+    }
+
+    /// Takes in results that an earlier process of the node left, to be sent like its own.
+    pub fn take_over(&self, left: Vec<Unacknowledged>) {
+        let mut work = self.work();
+        for one in left {
+            work.outbox.push(one);
+        }
+        drop(work);
+        self.shared.results_changed.notify_one();
+    }
+
+    /// An unacknowledged result, with the bytes that must be brought before it.
+    pub fn unacknowledged(&self, key: &AttemptRef) -> Option<Unacknowledged> {
+        self.work().outbox.get(key).cloned()
+    }
+
+    /// Waits until what is unacknowledged has changed since the last time.
+    pub async fn outbox_changed(&self) {
+        self.shared.outbox_changed.notified().await;
     }
 
     /// Takes no more work from here on; what runs goes on.
@@ -270,9 +295,10 @@ impl Executor {
             ending,
             measured: Measured { wall: started.elapsed(), ..measured },
         };
-        work.outbox.push(result, unsent);
+        work.outbox.push(Unacknowledged { result, unsent });
         drop(work);
         self.shared.results_changed.notify_one();
+        self.shared.outbox_changed.notify_one();
     }
 
     /// Runs the stage to its end, its timeout or its revocation (none).

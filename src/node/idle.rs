@@ -94,6 +94,7 @@ mod tests {
             parent,
             cpu_ticks,
             resident_pages: 0,
+            ..Process::default()
         };
         let own = process(std::process::id(), 1, 7);
         assert_eq!(trace(&Progress::default(), &[own]).cpu_ticks, 7);

@@ -11,6 +11,7 @@ pub mod inputs;
 pub mod launcher;
 pub mod lifetime;
 pub mod link;
+mod orphan;
 pub mod outbound;
 pub mod outbox;
 pub mod peers;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 
 /// One line of `/proc/<pid>/stat`, as far as it matters here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Process {
     /// Its number.
     pub(super) pid: i32,
@@ -14,6 +14,15 @@ pub(super) struct Process {
     pub(super) cpu_ticks: u64,
     /// Resident memory in pages.
     pub(super) resident_pages: u64,
+    /// When it started, in clock ticks since the machine did: tells it from another one with its number.
+    pub(super) started: u64,
+    /// It runs no more; its parent has not looked yet.
+    pub(super) has_ended: bool,
+}
+
+/// Reads one process; none if there is none.
+pub(super) fn read_one(pid: u32) -> Option<Process> {
+    parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// Reads every process; those that vanish meanwhile are left out.
@@ -61,6 +70,8 @@ fn parse(stat: &[u8]) -> Option<Process> {
             .saturating_add(ticks(16)?)
             .saturating_add(ticks(17)?),
         resident_pages: ticks(24)?,
+        started: ticks(22)?,
+        has_ended: ["Z", "X", "x"].contains(&field(3)?),
     })
 }
 
@@ -73,13 +84,22 @@ mod tests {
         4242 10485760 321 18446744073709551615 1 1 0 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0\n";
 
     fn process(pid: i32, parent: i32) -> Process {
-        Process { pid, parent, cpu_ticks: 0, resident_pages: 0 }
+        Process { pid, parent, ..Process::default() }
     }
 
     #[test]
     fn a_line_is_read_whatever_the_name_holds() {
-        let wanted = Process { pid: 812, parent: 7, cpu_ticks: 21, resident_pages: 321 };
+        let wanted = Process {
+            pid: 812,
+            parent: 7,
+            cpu_ticks: 21,
+            resident_pages: 321,
+            started: 4242,
+            has_ended: false,
+        };
         assert_eq!(parse(LINE), Some(wanted));
+        let zombie = parse(b"812 (a) Z 7 812 812 0 -1 4 0 0 0 0 0 0 0 0 20 0 1 0 4242 0 0");
+        assert!(zombie.is_some_and(|process| process.has_ended));
     }
 
     #[test]

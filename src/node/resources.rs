@@ -99,7 +99,7 @@ mod tests {
     }
 
     fn process(pid: i32, parent: i32, cpu_ticks: u64, resident_pages: u64) -> Process {
-        Process { pid, parent, cpu_ticks, resident_pages }
+        Process { pid, parent, cpu_ticks, resident_pages, ..Process::default() }
     }
 
     #[test]

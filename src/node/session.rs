@@ -74,6 +74,7 @@ pub(super) struct Lasting {
     pub(super) idle: Arc<std::sync::Mutex<IdleClock>>,
     pub(super) peers: Peers,
     pub(super) way: Way,
+    /// The newest that welcomed this process.
     pub(super) last_epoch: Epoch,
     /// Counts the connections of this process.
     pub(super) connections: u64,
@@ -100,7 +101,7 @@ pub(super) async fn run(lasting: &mut Lasting, stop: &CancellationToken) -> Sess
         Err(_) => return SessionEnd::Lost(format!("no Welcome within {WELCOME_DEADLINE:?}")),
     };
     lasting.connections += 1;
-    lasting.last_epoch = Epoch(welcome.epoch);
+    lasting.last_epoch = lasting.last_epoch.max(Epoch(welcome.epoch));
     let lasting = &*lasting;
     // The coordinator has just proved that it is there.
     lasting.breaker.half_open_now();

@@ -14,7 +14,14 @@ const CUT_AFTER: Duration = Duration::from_secs(3);
 /// The session's state, for those who may take another way; clones share it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Way {
-    session: Arc<Mutex<Option<Session>>>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    session: Option<Session>,
+    /// When the last session ended.
+    ended: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -27,36 +34,45 @@ struct Session {
 impl Way {
     /// The coordinator welcomed this node; what is queued goes to it.
     pub(super) fn opened(&self, now: Instant, queue: mpsc::Sender<Said>) {
-        *self.lock() = Some(Session { heard: now, answered: now, queue });
+        self.lock().session = Some(Session { heard: now, answered: now, queue });
     }
 
     /// The coordinator said something.
     pub(super) fn heard(&self, now: Instant) {
-        if let Some(session) = self.lock().as_mut() {
+        if let Some(session) = self.lock().session.as_mut() {
             session.heard = now;
         }
     }
 
     /// The coordinator answered something: what this node says arrives too.
     pub(super) fn answered(&self, now: Instant) {
-        if let Some(session) = self.lock().as_mut() {
+        if let Some(session) = self.lock().session.as_mut() {
             session.answered = now;
         }
     }
 
-    /// The session ended.
-    pub(super) fn closed(&self) {
-        *self.lock() = None;
+    /// The session ended, if there was one.
+    pub(super) fn closed(&self, now: Instant) {
+        let mut state = self.lock();
+        if state.session.take().is_some() {
+            state.ended = Some(now);
+        }
+    }
+
+    /// Whether there is no session, and if so since when; since for ever if there was none.
+    pub(super) fn closed_since(&self) -> Option<Option<Instant>> {
+        let state = self.lock();
+        state.session.is_none().then_some(state.ended)
     }
 
     /// When the coordinator said something last; none without a session.
     pub(super) fn last_heard(&self) -> Option<Instant> {
-        self.lock().as_ref().map(|session| session.heard)
+        self.lock().session.as_ref().map(|session| session.heard)
     }
 
     /// When the coordinator answered something last; none without a session.
     pub(super) fn last_answered(&self) -> Option<Instant> {
-        self.lock().as_ref().map(|session| session.answered)
+        self.lock().session.as_ref().map(|session| session.answered)
     }
 
     /// Whether there is a session on which the coordinator speaks.
@@ -66,11 +82,11 @@ impl Way {
 
     /// Where messages for the coordinator go, if it speaks.
     pub(super) fn queue(&self, now: Instant) -> Option<mpsc::Sender<Said>> {
-        self.is_open(now).then(|| self.lock().as_ref().map(|session| session.queue.clone()))?
+        self.is_open(now).then(|| self.lock().session.as_ref().map(|session| session.queue.clone()))?
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Session>> {
-        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -81,6 +97,7 @@ mod tests {
     #[test]
     fn a_session_counts_while_the_coordinator_speaks() {
         let (way, start) = (Way::default(), Instant::now());
+        assert_eq!(way.closed_since(), Some(None));
         assert!(!way.is_open(start));
         way.heard(start);
         assert!(!way.is_open(start), "only a session brings anything");
@@ -90,7 +107,14 @@ mod tests {
         assert!(!way.is_open(start + CUT_AFTER));
         way.heard(start + CUT_AFTER);
         assert!(way.is_open(start + CUT_AFTER));
-        way.closed();
+        assert_eq!(way.closed_since(), None);
+        way.closed(start + CUT_AFTER);
         assert!(!way.is_open(start + CUT_AFTER));
+        way.closed(start + 2 * CUT_AFTER);
+        assert_eq!(
+            way.closed_since(),
+            Some(Some(start + CUT_AFTER)),
+            "a failed attempt to come back is no end"
+        );
     }
 }

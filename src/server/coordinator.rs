@@ -41,8 +41,8 @@ impl Coordination {
         Self(service, Pace::default())
     }
 
-    async fn watch(&self, run: RunId, after: u64) -> Result<(RunId, Events), ApiError> {
-        let log = self.log(&run)?;
+    async fn watch(&self, run: &RunId, after: u64) -> Result<(u64, Events), ApiError> {
+        let log = self.log(run)?;
         let newest = log.newest();
         if after > newest {
             return Err(ApiError::OutOfRange {
@@ -51,7 +51,10 @@ impl Coordination {
                 metadata: vec![("newest_sequence", newest.to_string())],
             });
         }
-        Ok((run.clone(), events::stream(self.0.clone(), run, log, after)))
+        // Also asked for by the stream; but an error at once is worth more than one in it.
+        log.after(after, 0).map_err(|gone| events::expired(run, after, gone))?;
+        let epoch = self.0.engine.epoch().0;
+        Ok((epoch, events::stream(self.0.clone(), run.clone(), log, after)))
     }
 
     fn log(&self, run: &RunId) -> Result<Arc<RunLog>, ApiError> {
@@ -110,12 +113,12 @@ impl CoordinatorService for Coordination {
         let request = request.into_inner();
         let cancel_on_disconnect = request.cancel_on_disconnect;
         let run = orders::start(&self.0, &caller, request).await?;
-        let (run, events) = self.watch(run, 0).await?;
+        let (epoch, events) = self.watch(&run, 0).await?;
         let leash = cancel_on_disconnect.then(|| Leash { service: self.0.clone(), run });
         let stream = events.map(move |event| {
             // Owned by the stream: dropped when the client lets go of it.
             let _held = &leash;
-            event.map(|event| v1::CoordinateResponse { event: Some(event) })
+            event.map(|event| v1::CoordinateResponse { event: Some(event), epoch })
         });
         Ok(Response::new(Box::pin(stream)))
     }
@@ -141,8 +144,9 @@ impl CoordinatorService for Coordination {
 
     async fn watch_run(&self, request: Request<v1::WatchRunRequest>) -> Answer<Self::WatchRunStream> {
         let request = request.into_inner();
-        let (_, events) = self.watch(run_id(&request.run_id)?, request.after_sequence).await?;
-        let stream = events.map(|event| event.map(|event| v1::WatchRunResponse { event: Some(event) }));
+        let (epoch, events) = self.watch(&run_id(&request.run_id)?, request.after_sequence).await?;
+        let stream =
+            events.map(move |event| event.map(|event| v1::WatchRunResponse { event: Some(event), epoch }));
         Ok(Response::new(Box::pin(stream)))
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use subtle::ConstantTimeEq as _;
 
-use crate::config::SecretHash;
+use crate::config::{SecretHash, Settings};
 use crate::middleware::enrolment::{Enrolled, Enrolment};
 use crate::types::{Digest, NodeId};
 
@@ -17,7 +17,8 @@ pub struct Secrets {
 
 impl Secrets {
     /// With the secrets of the configuration.
-    pub fn new(configured: Vec<SecretHash>) -> Self {
+    pub fn new(settings: &Settings) -> Self {
+        let configured = settings.nodes.secrets.iter().map(|secret| secret.sha256.clone()).collect();
         Self { configured, launched: Mutex::default() }
     }
 
@@ -25,6 +26,11 @@ impl Secrets {
     /// for one process only.
     pub fn expect(&self, node: &NodeId, secret: &str) {
         self.lock().insert(node.clone(), Digest::of(secret.as_bytes()));
+    }
+
+    /// Expects a launched node whose secret another coordinator made; only the secret's SHA-256 is known here.
+    pub fn inherit(&self, node: &NodeId, secret: Digest) {
+        self.lock().insert(node.clone(), secret);
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Digest>> {
@@ -48,5 +54,21 @@ impl Enrolment for Secrets {
             }
         }
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inherited_secret_counts_until_the_node_is_started_anew() {
+        let secrets = Secrets::new(&Settings::default());
+        let node = NodeId::new("backend-dev").expect("valid");
+        secrets.inherit(&node, Digest::of(b"old"));
+        let who = |secret: &str| secrets.check(secret).and_then(|enrolled| enrolled.node);
+        assert_eq!(who("old"), Some(node.clone()));
+        secrets.expect(&node, "new");
+        assert_eq!((who("old"), who("new")), (None, Some(node)));
     }
 }

@@ -8,7 +8,7 @@ use tonic::Status;
 
 use super::service::{Service, blob_error, blocking};
 use crate::coordinator::event::{RunEvent, TaskRef};
-use crate::engine::watch::{LoggedEvent, RunLog};
+use crate::engine::watch::{Expired, LoggedEvent, RunLog};
 use crate::proto::v1;
 use crate::proto::v1::run_event::Event;
 use crate::status::ApiError;
@@ -38,6 +38,24 @@ pub fn stream(service: Arc<Service>, run: RunId, log: Arc<RunLog>, after: u64) -
     events.into()
 }
 
+/// What a client is told that asks for events which are not kept any more, and how it goes on.
+pub fn expired(run: &RunId, after: u64, gone: Expired) -> ApiError {
+    let Expired { oldest, newest } = gone;
+    let last_gone = oldest.saturating_sub(1);
+    ApiError::OutOfRange {
+        reason: "POSITION_EXPIRED",
+        message: format!(
+            "the events of run `{run}` up to {last_gone} are not kept any more, and after_sequence is {after}; watch it \
+             after {last_gone}, or ask for its state with GetRun and for its report with DownloadReport"
+        ),
+        metadata: vec![
+            ("run_id", run.to_string()),
+            ("oldest_sequence", oldest.to_string()),
+            ("newest_sequence", newest.to_string()),
+        ],
+    }
+}
+
 struct Follower {
     service: Arc<Service>,
     run: RunId,
@@ -54,7 +72,13 @@ impl Follower {
             changes.mark_unchanged();
             // Before the events are read: progress is never ahead of what was told.
             let newest = self.service.engine.progress(&self.run, &self.log).await;
-            let page = self.log.after(self.sequence, PAGE);
+            let page = match self.log.after(self.sequence, PAGE) {
+                Ok(page) => page,
+                Err(overtaken) => {
+                    let _ = self.client.send(Err(expired(&self.run, self.sequence, overtaken).into())).await;
+                    return;
+                }
+            };
             let is_all = page.len() < PAGE;
             for logged in page {
                 self.sequence = logged.sequence;
@@ -102,8 +126,7 @@ impl Follower {
 
     /// Whether the client has the last event of a run that has ended, perhaps from an earlier stream.
     fn has_told_all(&self) -> bool {
-        let newest = self.log.after(self.sequence.saturating_sub(1), 1);
-        newest.first().is_some_and(|logged| matches!(logged.event, RunEvent::Finished { .. }))
+        self.log.has_ended() && self.sequence >= self.log.newest()
     }
 
     async fn tell(&self, event: v1::RunEvent) -> Result<(), Gone> {

@@ -72,7 +72,7 @@ pub async fn explain(
         });
     };
     let numbers: BTreeSet<TaskId> = told.tasks.iter().map(|task| task.task.id).collect();
-    let log = service.engine.logs().get(&run).map(|log| log.after(0, usize::MAX)).unwrap_or_default();
+    let log = service.engine.logs().get(&run).map(|log| log.kept()).unwrap_or_default();
     let attempts = history::attempts(log.iter().map(|logged| (logged.at, &logged.event)), &numbers);
     let mut tasks = Vec::new();
     let mut bytes = 0;

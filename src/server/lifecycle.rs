@@ -3,7 +3,7 @@
 mod stop;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,10 +17,12 @@ use super::alert_post::ClientError;
 use super::alertmanager::Alertmanager;
 use super::coordinator::Coordination;
 use super::enrolment::Secrets;
+use super::needed::{Needed, Pinned};
 use super::nodes::Sessions;
-use super::service::{Service, TreePolicy};
+use super::room::{FreeBytes, Place, Room};
+use super::service::{Parts, Service, TreePolicy};
 use super::stack::{self, Inbound, InboundLimits};
-use super::workspace::Workspaces;
+use super::workspace::{Callers, Workspaces};
 use super::{admin, health, mesh, observe};
 use crate::config::Settings;
 use crate::coordinator::input::Input;
@@ -38,7 +40,7 @@ use crate::store::Store;
 use crate::transport::accept::{ConnectionLimits, ServeOptions, Served, serve};
 use crate::transport::listener::{Bind, Listener, Tcp};
 use crate::transport::tls::{TlsConfigs, TlsError, server_config};
-use crate::workspace::blobs::{BlobError, BlobLimits, BlobStore};
+use crate::workspace::blobs::{BlobError, BlobLimits, BlobStore, LocalObjects};
 
 /// Open `Watch` streams of one prober on the admin listener.
 const ADMIN_STREAMS: usize = 16;
@@ -64,10 +66,19 @@ pub struct ServerOptions<S> {
     pub toolchain_mode: Option<ToolchainMode>,
     /// Where blobs are kept.
     pub blob_dir: PathBuf,
+    /// The folder of the store, if what is in it outlives this process. Then blobs are made durable before facts refer to
+    /// them, and new runs need room in both folders.
+    pub state_dir: Option<PathBuf>,
+    /// How much is free in a folder; [`free_bytes`](super::free_bytes) but for tests.
+    pub free_bytes: FreeBytes,
     /// Where facts are kept.
     pub store: S,
     /// Go on without what is damaged in the store.
     pub salvage: bool,
+    /// The secrets by which nodes join, those of launched nodes to come included.
+    pub secrets: Arc<Secrets>,
+    /// Where nodes already look for the coordinator; counts if `server.node_listen` leaves the port open.
+    pub node_port: Option<u16>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// Randomness for ids and jitter.
@@ -117,7 +128,6 @@ pub struct RunningServer {
     nodes: SocketAddr,
     admin: Option<SocketAddr>,
     service: Arc<Service>,
-    secrets: Arc<Secrets>,
     reporter: HealthReporter,
     health: Mutex<Option<JoinHandle<()>>>,
     restarts: Mutex<mpsc::Receiver<RestartOrder>>,
@@ -141,17 +151,12 @@ where
     let settings = &options.settings;
     let (api_tls, node_tls) = tls(settings)?.map(<(_, _)>::from).unzip();
     let (api, api_address) = bind(network, settings.server.listen, "server.listen").await?;
-    let (nodes, node_address) = bind(network, settings.server.node_listen, "server.node_listen").await?;
+    let (nodes, node_address) = bind_again(network, settings.server.node_listen, options.node_port).await?;
     let admin_listener = match options.admin {
         true => Some(bind(network, settings.server.admin_listen, "server.admin_listen").await?),
         false => None,
     };
-    let workspace = &settings.workspace;
-    let limits =
-        BlobLimits { max_blob_bytes: workspace.max_blob_bytes, max_total_bytes: workspace.max_store_bytes };
     let alertmanagers = Alertmanager::all(&settings.alerts)?;
-    let blobs = BlobStore::open(&options.blob_dir, limits)?;
-
     let (restart, restarts) = mpsc::channel(RESTARTS);
     let core_settings = super::settings::core(settings);
     let (engine, handle) = Engine::open(EngineOptions {
@@ -162,9 +167,17 @@ where
         salvage: options.salvage,
     })?;
     let engine = tokio::spawn(engine.run());
+    // What the state needs is known now, and kept before anything can be dropped.
+    let needed = handle.query(|core, _| Needed::by(core.state())).await.unwrap_or_default();
+    let (blobs, mut pinned) = open_blobs(&options.blob_dir, settings, needed).await?;
+    for (run, reason) in std::mem::take(&mut pinned.lost) {
+        tracing::warn!(%run, "the run is ended: {reason}");
+        // A stopped coordinator is told of below.
+        let _ = handle.decide(Input::CancelRun { run, reason }).await;
+    }
     // The mesh is what configuration declares, before anybody can ask.
-    let declared = Input::Declare(settings.nodes.specs());
-    if handle.decide(declared).await.is_err() {
+    let configured = Input::Configure(settings.nodes.specs());
+    if handle.decide(configured).await.is_err() {
         tracing::error!("the coordinator stopped at its start");
     }
 
@@ -173,20 +186,29 @@ where
     health::start(&reporter).await;
     let health = tokio::spawn(health::follow(reporter.clone(), handle.clone(), draining.clone()));
 
-    let service = Service::new(
-        handle.clone(),
+    let room = options.state_dir.map(|state_dir| {
+        let place = |dir, what, setting| Place { dir, what, setting };
+        let places = vec![
+            place(state_dir, "runs", "state.dir"),
+            place(options.blob_dir, "blobs", "workspace.blob_dir"),
+        ];
+        Room::new(places, settings.state.min_free_bytes, options.free_bytes)
+    });
+    let service = Service::new(Parts {
+        engine: handle.clone(),
         blobs,
-        options.settings.clone(),
-        options.trees,
-        options.toolchain_mode,
-        options.random.clone(),
+        pinned,
+        settings: options.settings.clone(),
+        trees: options.trees,
+        toolchain_mode: options.toolchain_mode,
+        random: options.random.clone(),
         draining,
-    );
+        room,
+    });
     tokio::spawn(release_blobs(service.clone()));
     tokio::spawn(observe::follow(service.clone(), alertmanagers));
     let calls = service.calls.clone();
-    let secrets =
-        Arc::new(Secrets::new(settings.nodes.secrets.iter().map(|secret| secret.sha256.clone()).collect()));
+    let secrets = options.secrets;
     let inbound = super::settings::inbound(settings);
     let mut tokens = super::settings::tokens(settings);
     tokens.extend(options.tokens);
@@ -198,7 +220,8 @@ where
                 .max_decoding_message_size(message),
         )
         .add_service(
-            WorkspaceServiceServer::new(Workspaces::new(service.clone())).max_decoding_message_size(message),
+            WorkspaceServiceServer::new(Workspaces::new(service.clone(), Callers::Clients))
+                .max_decoding_message_size(message),
         );
     if settings.server.reflection {
         api_routes = with_reflection(api_routes);
@@ -208,7 +231,8 @@ where
         NodeServiceServer::new(Sessions::new(service.clone())).max_decoding_message_size(node_message),
     )
     .add_service(
-        WorkspaceServiceServer::new(Workspaces::new(service.clone())).max_decoding_message_size(node_message),
+        WorkspaceServiceServer::new(Workspaces::new(service.clone(), Callers::Nodes))
+            .max_decoding_message_size(node_message),
     );
 
     let random = options.random;
@@ -218,7 +242,6 @@ where
         nodes: node_address,
         admin: admin_listener.as_ref().map(|(_, address)| *address),
         service,
-        secrets: secrets.clone(),
         reporter,
         health: Mutex::new(Some(health)),
         restarts: Mutex::new(restarts),
@@ -273,11 +296,6 @@ impl RunningServer {
         self.service.engine.clone()
     }
 
-    /// The secrets by which launched nodes join.
-    pub fn secrets(&self) -> Arc<Secrets> {
-        self.secrets.clone()
-    }
-
     /// The next order to start a node's process; none once the coordinator has stopped. Cancel safe.
     pub async fn next_restart(&self) -> Option<RestartOrder> {
         self.restarts.lock().await.recv().await
@@ -330,6 +348,45 @@ async fn bind<B: Bind>(
     network.bind(address).await.map_err(|source| StartError::Bind { address, setting, source })
 }
 
+/// The node listener: on the port where nodes already look for it, if any would do.
+async fn bind_again<B: Bind>(
+    network: &B,
+    address: SocketAddr,
+    port: Option<u16>,
+) -> Result<(B::Listener, SocketAddr), StartError> {
+    let setting = "server.node_listen";
+    let Some(port) = port.filter(|_| address.port() == 0) else {
+        return bind(network, address, setting).await;
+    };
+    match bind(network, SocketAddr::new(address.ip(), port), setting).await {
+        Ok(bound) => Ok(bound),
+        Err(error) => {
+            tracing::warn!(%error, "nodes must look elsewhere for this coordinator than for the one before");
+            bind(network, address, setting).await
+        }
+    }
+}
+
+/// Opens the blob store, and pins what is needed before what is too much is dropped.
+async fn open_blobs(
+    dir: &Path,
+    settings: &Settings,
+    needed: Needed,
+) -> Result<(BlobStore, Pinned), StartError> {
+    let workspace = &settings.workspace;
+    let limits =
+        BlobLimits { max_blob_bytes: workspace.max_blob_bytes, max_total_bytes: workspace.max_store_bytes };
+    let (place, dir) = (dir.display().to_string(), dir.to_owned());
+    let opened = tokio::task::spawn_blocking(move || {
+        let blobs = BlobStore::load(LocalObjects::open(&dir)?, limits)?;
+        let pinned = needed.pin(&blobs);
+        blobs.trim();
+        Ok::<_, BlobError>((blobs, pinned))
+    });
+    let failed = |error| BlobError::Io { place, source: std::io::Error::other(error) };
+    Ok(opened.await.map_err(failed)??)
+}
+
 fn with_reflection(routes: Routes) -> Routes {
     let builder = || {
         tonic_reflection::server::Builder::configure()
@@ -366,7 +423,7 @@ fn tls(settings: &Settings) -> Result<Option<[TlsConfigs; 2]>, StartError> {
 async fn release_blobs(service: Arc<Service>) {
     let mut revision = service.engine.revision();
     loop {
-        service.release_ended().await;
+        service.pins.release(&service.engine, &service.blobs).await;
         tokio::select! {
             changed = revision.changed() => if changed.is_err() { return },
             () = service.stopping.cancelled() => return,

@@ -11,6 +11,7 @@ use crate::coordinator::alert::Rule;
 use crate::coordinator::breaker::State as BreakerState;
 use crate::coordinator::health::MeshHealth;
 use crate::coordinator::metrics::{Figures, Totals};
+use crate::engine::{COMMIT_BUCKETS, Handle, Storage};
 use crate::middleware::rpc_metrics::{BUCKETS, Snapshot};
 use crate::proto::v1::FILE_DESCRIPTOR_SET;
 use crate::status::ApiError;
@@ -51,6 +52,7 @@ pub async fn page(service: &Service) -> Result<String, ApiError> {
     totals(&mut page, &measured.totals);
     page.counter("lintmesh_node_restarts_total", "Restarts of node processes that launchers were asked for.")
         .count(&[], measured.restarts);
+    storage(&mut page, &service.engine);
     refusals(&mut page, service, measured.stale_results);
     alerts(&mut page, service, &measured.health);
     calls(&mut page, &service.calls.snapshot());
@@ -201,6 +203,20 @@ fn totals(page: &mut Page, totals: &Totals) {
     page.counter("lintmesh_recoveries_total", "Recoveries of FAILED nodes by how they ended.")
         .count(&[("outcome", "recovered")], ended(true))
         .count(&[("outcome", "failed")], ended(false));
+}
+
+fn storage(page: &mut Page, engine: &Handle) {
+    let figures = engine.store_figures();
+    let buckets = COMMIT_BUCKETS.into_iter().zip(figures.commits_by_duration);
+    page.histogram("lintmesh_store_commit_seconds", "Time to make a batch of facts durable, waits included.")
+        .observed(&[], buckets, figures.commits, figures.commit_seconds);
+    page.counter("lintmesh_store_records_total", "Facts that were stored.").count(&[], figures.records);
+    page.counter("lintmesh_store_errors_total", "Calls of the store that failed.").count(&[], figures.errors);
+    page.counter("lintmesh_store_snapshots_total", "Snapshots of the state that were taken.")
+        .count(&[], figures.snapshots);
+    let is_working = engine.storage() == Storage::Works;
+    page.gauge("lintmesh_store_working", "1 while facts can be stored, else 0: then no work is given out.")
+        .count(&[], is_working.into());
 }
 
 fn refusals(page: &mut Page, service: &Service, stale_results: u64) {

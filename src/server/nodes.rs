@@ -1,6 +1,7 @@
 //! NodeService: the coordinator's end of each node's session.
 
 mod clock;
+mod epochs;
 mod inbox;
 mod line;
 
@@ -11,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use self::epochs::LaterEpochs;
 use self::line::Line;
 use super::links::LinkSecrets;
 use super::refusals::millis;
@@ -20,6 +22,7 @@ use crate::middleware::enrolment::Enrolled;
 use crate::proto::peer::v1 as pb;
 use crate::proto::peer::v1::node_service_server::NodeService;
 use crate::status::{ApiError, Precondition};
+use crate::types::Epoch;
 use crate::wire;
 
 /// The protocol version spoken here.
@@ -35,13 +38,23 @@ const QUEUE: usize = 64;
 pub struct Sessions {
     service: Arc<Service>,
     secrets: Arc<LinkSecrets>,
+    later: Arc<LaterEpochs>,
+}
+
+/// A first message, checked.
+struct Greeting {
+    hello: Hello,
+    /// When it was sent, in milliseconds since 1970 by the node's clock.
+    sent_ms: Option<i64>,
+    /// The newest coordinator start that welcomed the node; 0 for none.
+    last_epoch: Epoch,
 }
 
 impl Sessions {
     /// On this server's coordinator.
     pub fn new(service: Arc<Service>) -> Self {
         let secrets = Arc::new(LinkSecrets::new(&service.random));
-        Self { service, secrets }
+        Self { service, secrets, later: Arc::default() }
     }
 
     fn refuse(&self, error: ApiError) -> Status {
@@ -50,12 +63,12 @@ impl Sessions {
         error.into()
     }
 
-    /// Reads and checks the first message; answers also when it was sent, in milliseconds since 1970 by the node's clock.
+    /// Reads and checks the first message.
     async fn hello(
         &self,
         enrolled: &Enrolled,
         messages: &mut Streaming<pb::SessionRequest>,
-    ) -> Result<(Hello, Option<i64>), ApiError> {
+    ) -> Result<Greeting, ApiError> {
         let expected = |text: &str| ApiError::invalid("hello", text);
         let first = tokio::time::timeout(HELLO_TIMEOUT, messages.message())
             .await
@@ -77,12 +90,12 @@ impl Sessions {
             let text = format!("is `{}`; this is mesh `{MESH_ID}`", hello.mesh_id);
             return Err(ApiError::invalid("hello.mesh_id", text));
         }
-        let sent_ms = hello.sent_at.as_ref().map(millis);
+        let (sent_ms, last_epoch) = (hello.sent_at.as_ref().map(millis), Epoch(hello.last_epoch));
         let hello = wire::session::hello(hello).map_err(ApiError::InvalidArgument)?;
         if enrolled.node.as_ref().is_some_and(|node| *node != hello.spec.node_id) {
             return Err(ApiError::Unauthenticated("the enrolment secret belongs to another node"));
         }
-        Ok((hello, sent_ms))
+        Ok(Greeting { hello, sent_ms, last_epoch })
     }
 }
 
@@ -97,16 +110,22 @@ impl NodeService for Sessions {
         let enrolled = request.extensions().get::<Enrolled>().cloned().unwrap_or(Enrolled { node: None });
         let (sender, receiver) = mpsc::channel(QUEUE);
         let mut messages = request.into_inner();
-        let (hello, sent_ms) =
+        let Greeting { hello, sent_ms, last_epoch } =
             self.hello(&enrolled, &mut messages).await.map_err(|error| self.refuse(error))?;
         let (session, outgoing) = self.service.engine.sessions().open();
         let line = Line::new(self.service.clone(), self.secrets.clone(), session, &hello, sent_ms);
+        let (later, engine, node) =
+            (self.later.clone(), self.service.engine.clone(), hello.spec.node_id.clone());
         // A task of its own: if the node goes away while its Hello is decided, this call is dropped, and what it opened
         // must be closed all the same.
         let (admitted, admission) = oneshot::channel();
         tokio::spawn(async move {
             match line.join(hello).await {
                 Ok(welcome) => {
+                    let own = Epoch(welcome.epoch);
+                    if last_epoch > own {
+                        tokio::spawn(async move { later.told(&engine, &node, last_epoch, own).await });
+                    }
                     let message = Some(pb::session_response::Message::Welcome(welcome));
                     // The queue is empty, so this cannot wait.
                     let _ = sender.send(Ok(pb::SessionResponse { message })).await;

@@ -15,6 +15,7 @@ use crate::middleware::auth::Identity;
 use crate::proto::v1;
 use crate::status::{ApiError, Precondition};
 use crate::types::{Digest, RunId, RunSpec, ToolName};
+use crate::workspace::blobs::BlobError;
 use tree::Tree;
 
 pub use fields::check_id;
@@ -43,11 +44,13 @@ pub async fn start(
     let (Ok(source), true) = (source, bad.is_empty()) else {
         return Err(ApiError::InvalidArgument(bad));
     };
+    // What is asked below would be answered only when the state can be stored again.
+    service.stores_facts()?;
     // A repetition must not pay for listing the tree again, nor depend on it being there still.
     if let Some(run) = earlier(service, caller, &request, body).await? {
         return Ok(run);
     }
-    service.takes_runs()?;
+    service.takes_runs().await?;
     let run = service.new_run_id(service.engine.now().wall);
     // Before the tree, so that nothing is stored while there is nobody to lint it.
     let versions = versions(service).await?;
@@ -85,14 +88,14 @@ pub async fn start(
         source: tree.source,
     };
     // Listing a tree takes its time.
-    service.takes_runs()?;
+    service.takes_runs().await?;
     let (shared, pins) = (service.clone(), tree.pins);
     // A task of its own: if the client goes away meanwhile this call is dropped, but the run that starts all the same
     // must keep its blobs.
     let decided = tokio::spawn(async move {
         let reply = shared.engine.decide(Input::StartRun { run, order: Box::new(order) }).await;
         if let Ok(Reply::Run(run)) = &reply {
-            shared.keep_for(run, pins);
+            shared.pins.keep_for(run, pins);
         }
         reply
     });
@@ -195,6 +198,7 @@ async fn versions(service: &Service) -> Result<BTreeMap<ToolName, String>, ApiEr
         })
 }
 
+/// Stores what nodes read beside the files of the tree, and has all of it survive a power cut where the run does.
 async fn store(
     service: &Arc<Service>,
     tree: &mut Tree,
@@ -205,9 +209,20 @@ async fn store(
     let digests = (Digest::of(&manifest), Digest::of(&spec));
     tree.pins.push(service.blobs.pin([digests.0, digests.1]));
     let shared = service.clone();
+    let mut all = std::mem::take(&mut tree.blobs);
     blocking(move || {
         shared.blobs.put(&manifest).map_err(blob_error)?;
-        shared.blobs.put(&spec).map_err(blob_error)
+        shared.blobs.put(&spec).map_err(blob_error)?;
+        if !shared.is_durable {
+            return Ok(());
+        }
+        // The run outlives the process once it is accepted; what it reads must have outlived it before.
+        all.extend([digests.0, digests.1]);
+        shared.blobs.make_durable(&all).map_err(|error| match error {
+            // Found damaged only now, and removed, so that it can be uploaded again.
+            BlobError::Missing(_) => tree::missing(shared.blobs.missing(&all)),
+            error => blob_error(error),
+        })
     })
     .await??;
     Ok(digests)

@@ -1,17 +1,71 @@
 //! What nodes make: taken into the blob store, and read just far enough for the core to go on.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::service::{Service, blob_error, blocking};
+use super::service::{Service, blocking};
 use crate::coordinator::input::{Ending, Facts, Input};
+use crate::status::ApiError;
 use crate::types::{
-    NodeId, Outcome, Plan, RunId, Stage, Summary, TaskId, ToolError, ToolName, ToolResult,
+    AttemptRef, Digest, NodeId, Outcome, Plan, RunId, Stage, Summary, TaskId, TaskOutput, ToolError, ToolName,
+    ToolResult,
 };
 use crate::wire::peer;
+use crate::workspace::blobs::{BlobError, Pin};
+
+/// Between attempts to store an output.
+const PAUSE: Duration = Duration::from_secs(2);
+/// Results that wait for that. Nodes send more of them again when they are back.
+const MOST_UNSTORED: usize = 64;
+
+/// Characters that are kept of why an attempt failed.
+const MOST_WORDS: usize = 2000;
+
+/// The attempts whose results wait until their outputs can be stored.
+#[derive(Default)]
+pub struct Unstored(Mutex<BTreeSet<AttemptRef>>);
+
+impl Unstored {
+    /// Whether the attempt's result may wait; not if it does already, nor if too many do.
+    fn admit(&self, attempt: &AttemptRef) -> bool {
+        let mut waiting = self.lock();
+        waiting.len() < MOST_UNSTORED && waiting.insert(attempt.clone())
+    }
+
+    fn leave(&self, attempt: &AttemptRef) {
+        self.lock().remove(attempt);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<AttemptRef>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why an output was not taken.
+enum Untaken {
+    /// It cannot be used: the attempt has failed.
+    Unusable(String),
+    /// It cannot be stored now, which is not the node's fault.
+    NotNow(BlobError),
+}
+
+impl From<BlobError> for Untaken {
+    fn from(error: BlobError) -> Self {
+        match error {
+            BlobError::Missing(_) | BlobError::DigestMismatch { .. } | BlobError::TooLarge { .. } => {
+                Self::Unusable(error.to_string())
+            }
+            BlobError::Full { .. }
+            | BlobError::DiskFull { .. }
+            | BlobError::InUse { .. }
+            | BlobError::Io { .. } => Self::NotNow(error),
+        }
+    }
+}
 
 /// Outputs up to this size are read where they arrive: to go to another thread for one takes longer.
 const SMALL: usize = 4 << 10;
@@ -19,37 +73,89 @@ const SMALL: usize = 4 << 10;
 /// A result, and the node that passed it on if its executor did not bring it itself.
 pub type Brought = (peer::AttemptResult, Option<NodeId>);
 
-/// What came of an attempt, and of which run and stage it was; why it is of none otherwise.
-type Made = (RunId, Result<Stage, String>, peer::Ending);
+/// An output in the store.
+struct Stored {
+    output: TaskOutput,
+    facts: Facts,
+    pin: Pin,
+}
 
 /// Results that came together as the core hears of them, in their order. What a node sends that cannot be used is that
-/// attempt's failure.
-pub async fn ended(service: &Arc<Service>, results: Vec<Brought>) -> Vec<Input> {
-    let stages = stages(service, &results).await;
-    let (mut inputs, mut made) = (Vec::with_capacity(results.len()), Vec::with_capacity(results.len()));
-    for ((result, via), stage) in results.into_iter().zip(stages) {
-        made.push((result.key.run.clone(), stage, result.ending));
-        inputs.push((result.executor, result.incarnation, result.key, result.measured, via));
+/// attempt's failure. Of a result whose output cannot be stored now, in whose place there is nothing, the core hears
+/// later: until then it is not acknowledged, and its node keeps it.
+pub async fn ended(service: &Arc<Service>, results: Vec<Brought>) -> Vec<Option<Input>> {
+    if results.is_empty() {
+        return Vec::new();
     }
-    let endings = take_all(service, made).await;
-    inputs
-        .into_iter()
-        .zip(endings)
-        .map(|((executor, incarnation, attempt, measured, via), ending)| Input::TaskEnded {
-            executor,
-            incarnation,
-            attempt,
-            ending,
-            measured,
-            via,
-        })
-        .collect()
+    let results: Arc<[Brought]> = results.into();
+    let endings = taken(service, &results).await;
+    let heard = results.iter().zip(endings).map(|(brought, ending)| match ending {
+        Ok(ending) => Some(input(brought, ending)),
+        Err(error) => {
+            let attempt = &brought.0.key;
+            if service.unstored.admit(attempt) {
+                tracing::error!(%attempt, %error, "an output cannot be stored; its result waits");
+                tokio::spawn(decide_later(service.clone(), brought.clone()));
+            }
+            None
+        }
+    });
+    heard.collect()
+}
+
+fn input((result, via): &Brought, ending: Ending) -> Input {
+    Input::TaskEnded {
+        executor: result.executor.clone(),
+        incarnation: result.incarnation,
+        attempt: result.key.clone(),
+        ending,
+        measured: result.measured.clone(),
+        via: via.clone(),
+    }
+}
+
+/// Tries again until the output is stored, or its run has ended, which it does in its time.
+async fn decide_later(service: Arc<Service>, brought: Brought) {
+    let results: Arc<[Brought]> = vec![brought].into();
+    let stored = async {
+        loop {
+            tokio::time::sleep(PAUSE).await;
+            if let Some(Ok(ending)) = taken(&service, &results).await.pop() {
+                return ending;
+            }
+        }
+    };
+    let ending = service.stopping.run_until_cancelled(stored).await;
+    service.unstored.leave(&results[0].0.key);
+    if let Some(ending) = ending {
+        // A stopped coordinator decides nothing; its successor gets the result again.
+        let _ = service.engine.decide(input(&results[0], ending)).await;
+    }
+}
+
+/// What came of attempts, once their outputs are stored.
+async fn taken(service: &Arc<Service>, results: &Arc<[Brought]>) -> Vec<Result<Ending, BlobError>> {
+    let stages = stages(service, results).await;
+    let (shared, brought) = (service.clone(), results.clone());
+    let work = move || store(&shared, &brought, stages);
+    // Of many shards there is nothing new: clean files give the same few bytes again and again, which are there.
+    let is_at_hand = |(result, _): &Brought| match &result.ending {
+        peer::Ending::Output { output, data: Some(bytes) } => {
+            bytes.len() <= SMALL && service.blobs.contains(&output.digest)
+        }
+        peer::Ending::Output { data: None, .. } => false,
+        peer::Ending::Failure(_) => true,
+    };
+    if !service.is_durable && results.iter().all(is_at_hand) {
+        return work();
+    }
+    let failed = |error: ApiError| results.iter().map(|_| Ok(Ending::Failed(error.to_string()))).collect();
+    blocking(work).await.unwrap_or_else(failed)
 }
 
 /// The stages of the tasks that results are of: asked for all at once, since the answer comes with a batch.
 async fn stages(service: &Service, results: &[Brought]) -> Vec<Result<Stage, String>> {
     let tasks: Vec<_> = results.iter().map(|(result, _)| (result.key.run.clone(), result.key.task)).collect();
-    let count = tasks.len();
     let found = service
         .engine
         .query(move |core, _| {
@@ -65,52 +171,66 @@ async fn stages(service: &Service, results: &[Brought]) -> Vec<Result<Stage, Str
         Ok(found) => {
             found.into_iter().map(|stage| stage.ok_or_else(|| "its run has ended".to_owned())).collect()
         }
-        Err(error) => vec![Err(error.to_string()); count],
+        Err(error) => vec![Err(error.to_string()); results.len()],
     }
 }
 
-async fn take_all(service: &Arc<Service>, made: Vec<Made>) -> Vec<Ending> {
-    let (shared, count) = (service.clone(), made.len());
-    // Of many shards there is nothing new: clean files give the same few bytes again and again, which are there.
-    let is_at_hand = made.iter().all(|(_, _, ending)| match ending {
-        peer::Ending::Output { output, data: Some(bytes) } => {
-            bytes.len() <= SMALL && service.blobs.contains(&output.digest)
+/// Stores outputs; those that came together are made durable together. Blocks on their files.
+fn store(
+    service: &Service,
+    results: &[Brought],
+    stages: Vec<Result<Stage, String>>,
+) -> Vec<Result<Ending, BlobError>> {
+    let mut all: Vec<Result<Stored, Untaken>> =
+        results.iter().zip(stages).map(|((result, _), stage)| put(service, result, stage)).collect();
+    if service.is_durable {
+        // Their nodes forget them once they are accepted.
+        let made: Vec<Digest> = all.iter().flatten().map(|stored| stored.output.digest).collect();
+        if service.blobs.make_durable(&made).is_err() {
+            // One of them, perhaps; the others need not wait for it.
+            for one in &mut all {
+                if let Ok(stored) = one
+                    && let Err(error) = service.blobs.make_durable(&[stored.output.digest])
+                {
+                    *one = Err(error.into());
+                }
+            }
         }
-        peer::Ending::Output { .. } => false,
-        peer::Ending::Failure(_) => true,
-    });
-    let work = move || made.into_iter().map(|made| take(&shared, made)).collect::<Vec<_>>();
-    if is_at_hand {
-        return work();
     }
-    blocking(work).await.unwrap_or_else(|error| vec![Ending::Failed(error.to_string()); count])
+    let ending = |(one, (result, _)): (Result<Stored, Untaken>, &Brought)| match one {
+        Ok(Stored { output, facts, pin }) => {
+            service.pins.keep_for(&result.key.run, [pin]);
+            Ok(Ending::Made { output, facts })
+        }
+        Err(Untaken::Unusable(reason)) => Ok(Ending::Failed(reason)),
+        Err(Untaken::NotNow(error)) => Err(error),
+    };
+    all.into_iter().zip(results).map(ending).collect()
 }
 
-/// Takes what was made into the blob store. Blocks on its files.
-fn take(service: &Service, (run, stage, ending): Made) -> Ending {
-    let (output, data) = match ending {
-        peer::Ending::Failure(reason) => return Ending::Failed(reason.chars().take(2000).collect()),
-        peer::Ending::Output { output, data } => (output, data),
+fn put(
+    service: &Service,
+    result: &peer::AttemptResult,
+    stage: Result<Stage, String>,
+) -> Result<Stored, Untaken> {
+    let (output, data) = match &result.ending {
+        peer::Ending::Failure(reason) => {
+            return Err(Untaken::Unusable(reason.chars().take(MOST_WORDS).collect()));
+        }
+        peer::Ending::Output { output, data } => (*output, data),
     };
-    let stage = match stage {
-        Ok(stage) => stage,
-        Err(reason) => return Ending::Failed(reason),
-    };
+    let stage = stage.map_err(Untaken::Unusable)?;
     let pin = service.blobs.pin([output.digest]);
-    let bytes = match data {
-        Some(bytes) => service.blobs.put_expected(output.digest, &bytes).map(|()| bytes),
-        None => service.blobs.get(&output.digest),
-    };
-    let read = bytes.map_err(|error| blob_error(error).to_string()).and_then(|bytes| {
-        facts(stage, &bytes).map_err(|error| format!("its output is not readable: {error}"))
-    });
-    match read {
-        Ok(facts) => {
-            service.keep_for(&run, [pin]);
-            Ending::Made { output, facts }
+    let facts = match data {
+        Some(bytes) => {
+            service.blobs.put_expected(output.digest, bytes)?;
+            facts(stage, bytes)
         }
-        Err(reason) => Ending::Failed(reason),
-    }
+        None => facts(stage, &service.blobs.get(&output.digest)?),
+    };
+    let facts =
+        facts.map_err(|error| Untaken::Unusable(format!("its output is not readable: {error}")))?;
+    Ok(Stored { output, facts, pin })
 }
 
 /// Reads an output for what the core must know; diagnostics are passed over without being kept.
@@ -145,3 +265,6 @@ fn facts(stage: Stage, bytes: &[u8]) -> serde_json::Result<Facts> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,6 +50,27 @@ pub async fn list(service: &Service, request: v1::ListRunsRequest) -> Result<v1:
         bad.push(FieldViolation::new("state", format!("{} is not a known state", request.state)));
         v1::RunState::Unspecified
     });
+    let mut moment = |field: &'static str, time: Option<prost_types::Timestamp>| {
+        let time = time?;
+        let moment = wire::time::moment(time);
+        if moment.is_none() {
+            let (seconds, nanos) = (time.seconds, time.nanos);
+            let text = format!(
+                "{seconds} s and {nanos} ns is no time; use one of the years 1 to 9999 with 0 to 999,999,999 ns"
+            );
+            bad.push(FieldViolation::new(field, text));
+        }
+        moment
+    };
+    let since = moment("started_after", request.started_after);
+    let until = moment("started_before", request.started_before);
+    let ordered = |time: Option<prost_types::Timestamp>| time.map(|time| (time.seconds, time.nanos));
+    if let (Some(_), Some(_)) = (since, until)
+        && ordered(request.started_before) <= ordered(request.started_after)
+    {
+        let text = "must be later than started_after: no run starts in an empty time";
+        bad.push(FieldViolation::new("started_before", text));
+    }
     if !bad.is_empty() {
         return Err(ApiError::InvalidArgument(bad));
     }
@@ -75,6 +96,10 @@ pub async fn list(service: &Service, request: v1::ListRunsRequest) -> Result<v1:
                     v1::RunState::Unspecified => true,
                     v1::RunState::Open => run.is_open(),
                     v1::RunState::Finished => !run.is_open(),
+                })
+                .filter(|(_, run)| {
+                    since.is_none_or(|since| run.started_at >= since)
+                        && until.is_none_or(|until| run.started_at < until)
                 })
                 .take(size + 1)
                 .map(|(id, run)| wire::run::run(id, run, &engine::progress(core, id)))

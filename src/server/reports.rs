@@ -11,7 +11,8 @@ use crate::linters::report::{
 };
 use crate::proto::v1;
 use crate::status::{ApiError, Precondition};
-use crate::types::{Digest, NodeId, RunId, RunResult, ToolName, UnixMillis};
+use crate::types::{Digest, Epoch, NodeId, RunId, RunResult, ToolName, UnixMillis};
+use crate::workspace::blobs::BlobError;
 
 /// The bytes of a report in the form asked for.
 pub async fn render(
@@ -33,7 +34,7 @@ pub async fn render(
     let Some((ending, mut execution)) = ended else {
         return Err(ApiError::NotFound { resource_type: "run", name: asked.to_string() });
     };
-    let lacks = |kind, description: &str| {
+    let lacks = move |kind, description: &str| {
         let subject = format!("runs/{asked}");
         ApiError::FailedPrecondition(vec![Precondition { kind, subject, description: description.into() }])
     };
@@ -45,7 +46,10 @@ pub async fn render(
     execution.toolchain_mode = service.toolchain_mode.clone();
     let blobs = service.blobs.clone();
     blocking(move || {
-        let bytes = blobs.get(&digest).map_err(blob_error)?;
+        let bytes = blobs.get(&digest).map_err(|error| match error {
+            BlobError::Missing(_) => lacks("REPORT_LOST", "its result was damaged or deleted; lint again"),
+            error => blob_error(error),
+        })?;
         let format = match format {
             v1::ReportFormat::Result => return Ok(bytes),
             v1::ReportFormat::Unspecified | v1::ReportFormat::Json => Format::Json,
@@ -108,7 +112,8 @@ fn execution(core: &Coordinator, id: &RunId, run: &Run) -> Execution {
         seconds: (ended.0.saturating_sub(run.started_at.0)) as f64 / 1000.0,
         request: run.order.source,
         coordinator_version: env!("CARGO_PKG_VERSION").to_owned(),
-        epoch: core.state().epoch,
+        // A report says the same after a restart: it belongs to the coordinator that saw the run's end.
+        epoch: run.tasks.iter().filter_map(|task| ended_in(&task.state)).max().unwrap_or(core.state().epoch),
         tools,
         nodes,
         retries: run.tasks.iter().map(|task| task.retries).sum(),
@@ -124,6 +129,14 @@ fn execution(core: &Coordinator, id: &RunId, run: &Run) -> Execution {
         toolchain_id: presence.and_then(|presence| presence.toolchain_id.parse::<Digest>().ok()),
         toolchain_mode: None,
         environment_class: presence.map(|presence| presence.environment_class.clone()).unwrap_or_default(),
+    }
+}
+
+/// The coordinator's start in which a task was given out that ended well.
+const fn ended_in(state: &TaskState) -> Option<Epoch> {
+    match state {
+        TaskState::Done { attempt, .. } => Some(attempt.epoch),
+        _ => None,
     }
 }
 

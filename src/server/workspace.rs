@@ -29,12 +29,24 @@ const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
 const QUEUE: usize = 4;
 
 /// The service.
-pub struct Workspaces(Arc<Service>);
+pub struct Workspaces {
+    service: Arc<Service>,
+    callers: Callers,
+}
+
+/// Whose bytes come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Callers {
+    /// Trees of runs that are not accepted yet: refused while there is little room.
+    Clients,
+    /// Outputs of runs that were accepted: the room is kept for them.
+    Nodes,
+}
 
 impl Workspaces {
     /// On this server's blob store.
-    pub const fn new(service: Arc<Service>) -> Self {
-        Self(service)
+    pub const fn new(service: Arc<Service>, callers: Callers) -> Self {
+        Self { service, callers }
     }
 }
 
@@ -64,8 +76,8 @@ impl WorkspaceService for Workspaces {
     ) -> Result<Response<FindMissingBlobsResponse>, Status> {
         let asked = digests("digests", &request.into_inner().digests)?;
         // Promised before it is looked, so that nothing found can vanish in between.
-        self.0.promise(&asked);
-        let blobs = self.0.blobs.clone();
+        self.service.pins.promise(&self.service.blobs, &asked);
+        let blobs = self.service.blobs.clone();
         let missing_digests = blocking(move || {
             let mut told = BTreeSet::new();
             blobs
@@ -84,8 +96,8 @@ impl WorkspaceService for Workspaces {
         request: Request<Streaming<UploadBlobsRequest>>,
     ) -> Result<Response<UploadBlobsResponse>, Status> {
         let mut pieces = request.into_inner();
-        let mut upload =
-            Upload { blobs: self.0.blobs.clone(), current: None, done: UploadBlobsResponse::default() };
+        let done = UploadBlobsResponse::default();
+        let mut upload = Upload { service: self.service.clone(), callers: self.callers, current: None, done };
         while let Some(piece) = next_piece(&mut pieces).await? {
             upload = blocking(move || upload.take(piece)).await??;
         }
@@ -98,7 +110,7 @@ impl WorkspaceService for Workspaces {
         request: Request<DownloadBlobsRequest>,
     ) -> Result<Response<Self::DownloadBlobsStream>, Status> {
         let asked = digests("digests", &request.into_inner().digests)?;
-        let blobs = self.0.blobs.clone();
+        let blobs = self.service.blobs.clone();
         let (client, pieces) = mpsc::channel(QUEUE);
         tokio::task::spawn_blocking(move || {
             for digest in asked {
@@ -123,7 +135,8 @@ async fn next_piece(
 
 /// Blobs that arrive piece by piece.
 struct Upload {
-    blobs: BlobStore,
+    service: Arc<Service>,
+    callers: Callers,
     current: Option<(Digest, BlobWriter)>,
     done: UploadBlobsResponse,
 }
@@ -135,7 +148,10 @@ impl Upload {
                 piece.digest.parse().map_err(|error| ApiError::invalid("digest", format!("{error}")))?;
             if self.current.as_ref().is_none_or(|(current, _)| *current != digest) {
                 self.complete()?;
-                let writer = self.blobs.writer(Some(digest)).map_err(blob_error)?;
+                if self.callers == Callers::Clients {
+                    self.service.takes_bytes()?;
+                }
+                let writer = self.service.blobs.writer(Some(digest)).map_err(blob_error)?;
                 self.current = Some((digest, writer));
             }
         }
@@ -147,8 +163,12 @@ impl Upload {
     }
 
     fn complete(&mut self) -> Result<(), ApiError> {
-        if let Some((_, writer)) = self.current.take() {
+        if let Some((digest, writer)) = self.current.take() {
             let size = writer.written();
+            if self.callers == Callers::Nodes {
+                // Its result comes soon, or when the node is back. Clients have asked what is missing before.
+                self.service.pins.promise(&self.service.blobs, &[digest]);
+            }
             writer.finish().map_err(blob_error)?;
             self.done.blobs += 1;
             self.done.bytes += size;

@@ -91,6 +91,10 @@ impl Store for MemoryStore {
         self.checked(epoch, None).map(|kept| kept.loaded.position)
     }
 
+    fn is_durable(&self) -> bool {
+        false
+    }
+
     fn blocks(&self) -> bool {
         false
     }

@@ -4,9 +4,11 @@
 //! calls take their time, fail, and may fail without saying whether they were carried out. They block; who calls them
 //! sees to it that they may.
 
+mod embedded;
 mod error;
 mod memory;
 
+pub use embedded::{EmbeddedOptions, EmbeddedStore, FileMedium, Medium};
 pub use error::{Remedy, StoreError};
 pub use memory::{MemoryLog, MemoryStore};
 
@@ -56,6 +58,41 @@ pub trait Store: Send + 'static {
     /// store.
     fn position(&mut self, epoch: Epoch) -> Result<u64, StoreError>;
 
+    /// Whether what is stored outlives the process.
+    fn is_durable(&self) -> bool {
+        true
+    }
+
     /// Whether calls may take long enough to need a thread where blocking is allowed.
     fn blocks(&self) -> bool;
+}
+
+impl Store for Box<dyn Store> {
+    fn open_epoch(&mut self) -> Result<Epoch, StoreError> {
+        (**self).open_epoch()
+    }
+
+    fn load(&mut self) -> Result<Loaded, StoreError> {
+        (**self).load()
+    }
+
+    fn append(&mut self, epoch: Epoch, expected: u64, batch: &[Record]) -> Result<(), StoreError> {
+        (**self).append(epoch, expected, batch)
+    }
+
+    fn snapshot(&mut self, epoch: Epoch, position: u64, records: &[Record]) -> Result<(), StoreError> {
+        (**self).snapshot(epoch, position, records)
+    }
+
+    fn position(&mut self, epoch: Epoch) -> Result<u64, StoreError> {
+        (**self).position(epoch)
+    }
+
+    fn is_durable(&self) -> bool {
+        (**self).is_durable()
+    }
+
+    fn blocks(&self) -> bool {
+        (**self).blocks()
+    }
 }

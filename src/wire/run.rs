@@ -159,5 +159,6 @@ pub fn run(id: &RunId, run: &Run, so_far: &Progress) -> v1::Run {
         report_digest: result.map(|made| made.output.digest.to_string()).unwrap_or_default(),
         priority: run.order.priority.into(),
         supersede_key: run.order.supersede_key.clone(),
+        detail: ending.map(|ending| ending.detail.clone()).unwrap_or_default(),
     }
 }

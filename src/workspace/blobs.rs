@@ -1,24 +1,30 @@
-//! A content-addressed store of blobs in one local folder, bounded in size.
+//! A content-addressed store of blobs, bounded in size.
 //!
-//! A blob is written to a file of its own and then renamed to its digest, so that a reader sees all of it or
-//! nothing. Nothing is synced to disk: a blob can always be made or sent again, its bytes are checked whenever they
-//! are read, and a sync per blob would make a snapshot of 3,000 small files take seconds.
+//! Which blobs there are, which are in use, how many may stay and whether bytes are those of their digest is decided
+//! here; where the bytes are is behind [`Objects`]. A blob is written aside and then published under its digest, so that
+//! a reader sees all of it or nothing. Writing does not make it durable: a sync per blob would make a snapshot of 3,000
+//! small files take seconds. Whoever is about to rely on blobs has all of them made durable at once.
 
+mod durable;
+mod error;
 mod index;
+mod local;
+mod objects;
 mod reader;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _};
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::types::Digest;
 
-use index::Index;
+pub use error::BlobError;
+use index::{Durability, Index};
+pub use local::LocalObjects;
+pub use objects::{ObjectError, Objects, Staged, Stored};
 pub use reader::BlobReader;
 pub use writer::BlobWriter;
 
@@ -31,72 +37,18 @@ pub struct BlobLimits {
     pub max_total_bytes: u64,
 }
 
-/// Why a blob could not be stored or read.
-#[derive(Debug, thiserror::Error)]
-pub enum BlobError {
-    /// It is not in the store, or was found damaged and removed. Send or make it again.
-    #[error("blob {0} is not in the store")]
-    Missing(Digest),
-    /// The bytes are not those the digest stands for. The sender must fix it.
-    #[error("the bytes have digest {actual}, not {expected} as announced")]
-    DigestMismatch {
-        /// The digest they were announced with.
-        expected: Digest,
-        /// Their real digest.
-        actual: Digest,
-    },
-    /// The blob is longer than one blob may be. The sender must split or leave it out.
-    #[error("a blob of {size} bytes is larger than the limit of {limit} bytes (workspace.max_blob_bytes)")]
-    TooLarge {
-        /// Its length so far, in bytes.
-        size: u64,
-        /// [`BlobLimits::max_blob_bytes`].
-        limit: u64,
-    },
-    /// The store is full of blobs that are in use. Retry when runs have ended, or raise the limit.
-    #[error(
-        "the blob store is full: {needed} more bytes do not fit beside what is in use (workspace.max_store_bytes is {limit})"
-    )]
-    Full {
-        /// How many bytes were asked for.
-        needed: u64,
-        /// [`BlobLimits::max_total_bytes`].
-        limit: u64,
-    },
-    /// The file system has no room. Free some space, then retry.
-    #[error("no space left for blobs on the file system of {}", dir.display())]
-    DiskFull {
-        /// The store's folder.
-        dir: PathBuf,
-    },
-    /// Another process uses the folder. Choose another one.
-    #[error("the blob folder {} is in use by another process; choose another workspace.blob_dir", dir.display())]
-    InUse {
-        /// The store's folder.
-        dir: PathBuf,
-    },
-    /// The file system failed otherwise.
-    #[error("blob store {}: {source}", path.display())]
-    Io {
-        /// What was being read or written.
-        path: PathBuf,
-        /// The reason.
-        source: io::Error,
-    },
-}
-
-/// A handle on a store; clones share it. All calls block, on local file I/O only.
+/// A handle on a store; clones share it. All calls block.
 #[derive(Clone)]
 pub struct BlobStore {
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    dir: PathBuf,
+    objects: Box<dyn Objects>,
     limits: BlobLimits,
     index: Mutex<Index>,
-    /// Holds the lock on the folder for as long as the store lives.
-    _lock: File,
+    /// Told whenever a blob is no longer claimed.
+    unclaimed: Condvar,
 }
 
 /// Keeps blobs from being dropped for as long as it lives, also those that arrive only later.
@@ -112,39 +64,44 @@ impl Drop for Pin {
     }
 }
 
-/// Files being written; emptied when the store is opened.
-const PARTIAL: &str = "partial";
+/// A blob that is being published or deleted by nobody else for as long as this lives.
+struct Claim<'a> {
+    store: &'a BlobStore,
+    digest: Digest,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.store.index().unclaim(&self.digest);
+        self.store.shared.unclaimed.notify_all();
+    }
+}
 
 impl BlobStore {
-    /// Opens the store in `dir`, which is made if needed, with the blobs that are there. One process at a time.
+    /// Opens the store in a local folder, which is made if needed, with the blobs that are there. One process at a time.
     pub fn open(dir: &Path, limits: BlobLimits) -> Result<Self, BlobError> {
-        let at = |path: &Path| {
-            let path = path.to_owned();
-            move |source| from_io(&path, source)
-        };
-        // Source code is nobody else's business.
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at(dir))?;
-        let lock_path = dir.join("lock");
-        let lock = File::create(&lock_path).map_err(at(&lock_path))?;
-        lock.try_lock().map_err(|error| match error {
-            fs::TryLockError::WouldBlock => BlobError::InUse { dir: dir.to_owned() },
-            fs::TryLockError::Error(source) => from_io(&lock_path, source),
-        })?;
-        let partial = dir.join(PARTIAL);
-        if partial.exists() {
-            fs::remove_dir_all(&partial).map_err(at(&partial))?;
-        }
-        fs::create_dir(&partial).map_err(at(&partial))?;
-        let mut index = Index::new(limits.max_total_bytes);
-        for (digest, size) in stored(dir).map_err(at(dir))? {
-            index.insert(digest, size);
-        }
-        // The limit may be lower than when the blobs were stored.
-        let dropped = index.make_room(0).unwrap_or_default();
-        let shared = Shared { dir: dir.to_owned(), limits, index: Mutex::new(index), _lock: lock };
-        let store = Self { shared: Arc::new(shared) };
-        store.unlink(&dropped);
+        let store = Self::load(LocalObjects::open(dir)?, limits)?;
+        store.trim();
         Ok(store)
+    }
+
+    /// A store of the objects that are there. They may be more than the limits allow: [`BlobStore::trim`] drops what is
+    /// too much, once all that is needed is pinned. Until then nothing must be written.
+    pub fn load(objects: impl Objects, limits: BlobLimits) -> Result<Self, BlobError> {
+        let mut index = Index::new(limits.max_total_bytes);
+        let mut found = objects.list()?;
+        found.sort_by_key(|stored| (stored.modified, stored.name));
+        for Stored { name, size, .. } in found {
+            index.insert(name, size, Durability::Found);
+        }
+        let (objects, index) = (Box::new(objects), Mutex::new(index));
+        Ok(Self { shared: Arc::new(Shared { objects, limits, index, unclaimed: Condvar::new() }) })
+    }
+
+    /// Drops the least recently used blobs that are not pinned until the limit is kept, as far as that goes.
+    pub fn trim(&self) {
+        let dropped = self.index().trim();
+        self.delete_all(dropped);
     }
 
     /// Stores the bytes and answers their digest.
@@ -180,11 +137,15 @@ impl BlobStore {
     /// The bytes of a blob, checked. A damaged blob is removed and is then [`BlobError::Missing`].
     pub fn get(&self, digest: &Digest) -> Result<Vec<u8>, BlobError> {
         let mut bytes = Vec::new();
-        self.reader(digest)?.read_to_end(&mut bytes).map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidData => BlobError::Missing(*digest),
-            _ => from_io(&self.path(digest), error),
-        })?;
+        self.reader(digest)?.read_to_end(&mut bytes).map_err(|error| self.unreadable(digest, error))?;
         Ok(bytes)
+    }
+
+    fn unreadable(&self, digest: &Digest, source: io::Error) -> BlobError {
+        match source.kind() {
+            io::ErrorKind::InvalidData => BlobError::Missing(*digest),
+            _ => BlobError::Io { place: format!("{digest} in {}", self.shared.objects.place()), source },
+        }
     }
 
     /// Reads a blob in pieces. The end of a damaged blob is an error of kind `InvalidData`, and the blob is removed.
@@ -192,14 +153,12 @@ impl BlobStore {
         if !self.contains(digest) {
             return Err(BlobError::Missing(*digest));
         }
-        let path = self.path(digest);
-        match File::open(&path) {
-            Ok(file) => Ok(BlobReader::new(self.clone(), *digest, file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        match self.shared.objects.open(digest)? {
+            Some(object) => Ok(BlobReader::new(self.clone(), *digest, object)),
+            None => {
                 self.index().remove(digest);
                 Err(BlobError::Missing(*digest))
             }
-            Err(error) => Err(from_io(&path, error)),
         }
     }
 
@@ -248,68 +207,38 @@ impl BlobStore {
         self.shared.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn path(&self, digest: &Digest) -> PathBuf {
-        blob_path(&self.shared.dir, digest)
+    /// Waits until nobody publishes or deletes the blob. Whoever has a claim waits for nothing else.
+    fn claim(&self, digest: Digest) -> Claim<'_> {
+        let mut index = self.index();
+        while !index.claim(&digest) {
+            index = self.shared.unclaimed.wait(index).unwrap_or_else(PoisonError::into_inner);
+        }
+        Claim { store: self, digest }
     }
 
-    fn unlink(&self, digests: &[Digest]) {
-        for digest in digests {
-            if let Err(error) = fs::remove_file(self.path(digest)) {
-                tracing::warn!(%digest, %error, "a dropped blob could not be deleted");
-            }
+    /// Deletes blobs that were dropped from the index, and ends the claims on them.
+    fn delete_all(&self, dropped: Vec<Digest>) {
+        let claims: Vec<_> = dropped.into_iter().map(|digest| Claim { store: self, digest }).collect();
+        claims.into_iter().for_each(|claim| self.delete(&claim));
+    }
+
+    fn delete(&self, claim: &Claim<'_>) {
+        if let Err(error) = self.shared.objects.delete(&claim.digest) {
+            tracing::warn!(digest = %claim.digest, %error, "a dropped blob could not be deleted");
         }
     }
 
     /// Forgets a blob whose bytes are not what its name says.
     fn discard_damaged(&self, digest: &Digest) {
         tracing::warn!(%digest, "a damaged blob was removed from the store");
-        let mut index = self.index();
-        index.remove(digest);
-        self.unlink(&[*digest]);
+        let claim = self.claim(*digest);
+        self.index().remove(digest);
+        self.delete(&claim);
     }
 }
 
 impl std::fmt::Debug for BlobStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BlobStore").field("dir", &self.shared.dir).finish_non_exhaustive()
-    }
-}
-
-/// Two levels, so that no folder gets too many entries.
-fn blob_path(dir: &Path, digest: &Digest) -> PathBuf {
-    let name = digest.to_string();
-    let (folder, rest) = name.split_at(2);
-    dir.join(folder).join(rest)
-}
-
-/// The blobs in a folder, least recently stored first.
-fn stored(dir: &Path) -> io::Result<Vec<(Digest, u64)>> {
-    let mut found = Vec::new();
-    for folder in fs::read_dir(dir)? {
-        let folder = folder?;
-        let Some(prefix) = folder.file_name().to_str().filter(|name| name.len() == 2).map(str::to_owned)
-        else {
-            continue;
-        };
-        for file in fs::read_dir(folder.path())? {
-            let file = file?;
-            let name = file.file_name();
-            let digest = name.to_str().and_then(|rest| format!("{prefix}{rest}").parse::<Digest>().ok());
-            let metadata = file.metadata()?;
-            if let Some(digest) = digest.filter(|_| metadata.is_file()) {
-                found.push((metadata.modified()?, digest, metadata.len()));
-            }
-        }
-    }
-    found.sort();
-    Ok(found.into_iter().map(|(_, digest, size)| (digest, size)).collect())
-}
-
-fn from_io(path: &Path, source: io::Error) -> BlobError {
-    match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            BlobError::DiskFull { dir: path.parent().unwrap_or(path).to_owned() }
-        }
-        _ => BlobError::Io { path: path.to_owned(), source },
+        f.debug_struct("BlobStore").field("place", &self.shared.objects.place()).finish_non_exhaustive()
     }
 }

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCENARIO_SECONDS = 420
 
 # They wait, so they run beside each other.
-WAITING = ["emulator", "flip-flop", "lossy-node", "one-way"]
+WAITING = ["emulator", "flip-flop", "lossy-node", "one-way", "coordinator-stopped"]
 # They measure how work goes on, so they run alone.
 WORKING = [
     "killed",
@@ -34,6 +34,9 @@ WORKING = [
     "cut-from-all",
     "cut-from-coordinator",
     "partition",
+    "coordinator-killed",
+    "coordinator-disk-full",
+    "coordinator-read-only",
 ]
 
 
@@ -41,13 +44,14 @@ def perform(name: str, chosen: argparse.Namespace) -> int:
     """Run one scenario in this process."""
     # Ended from outside, it must still remove what it made.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
+    import faults_of_coordinators
     import faults_of_links
     import faults_of_processes
     from scene import Options
 
     found = [
         getattr(module, name.replace("-", "_"))
-        for module in (faults_of_links, faults_of_processes)
+        for module in (faults_of_coordinators, faults_of_links, faults_of_processes)
         if hasattr(module, name.replace("-", "_"))
     ]
     options = Options(chosen.binary, chosen.scratch, chosen.tree, chosen.toolchain, chosen.seed)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
@@ -26,8 +27,12 @@ class Client:
     """Calls the API."""
 
     def __init__(self, address: str, authority: Path | None):
-        """Connect, with TLS if there is an authority."""
+        """Connect, with TLS if there is an authority. A connection of its own, dialled anew without long pauses, so that
+        what is measured is the server.
+        """
         options = [("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", 64 << 20)]
+        options += [("grpc.use_local_subchannel_pool", 1), ("grpc.min_reconnect_backoff_ms", 100)]
+        options += [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]
         if authority:
             credentials = grpc.ssl_channel_credentials(authority.read_bytes())
             self.channel = grpc.secure_channel(address, credentials, options)
@@ -53,7 +58,7 @@ class Client:
 
     def status(self) -> pb.GetMeshStatusResponse:
         """The mesh as it is now."""
-        return self.stub.GetMeshStatus(pb.GetMeshStatusRequest(), timeout=SECONDS)
+        return self.stub.GetMeshStatus(pb.GetMeshStatusRequest(), timeout=SECONDS, wait_for_ready=True)
 
     def health(self, interval: float = 1.0) -> "Watch":
         """Watch the health of the mesh."""
@@ -67,6 +72,20 @@ class Client:
             tools=[lint_pb2.ToolSelection(tool=tool) for tool in tools],
         )
         return Watch(self.stub.Coordinate(request, timeout=RUN_SECONDS))
+
+    def start(self, tree: Path, tools: list[str], paths: list[str]) -> pb.StartRunResponse:
+        """Start a run."""
+        source = workspace_pb2.PathSource(root=str(tree), paths=paths)
+        request = pb.StartRunRequest(
+            workspace=workspace_pb2.Workspace(path=source),
+            tools=[lint_pb2.ToolSelection(tool=tool) for tool in tools],
+        )
+        return self.stub.StartRun(request, timeout=SECONDS)
+
+    def follow(self, tree: Path, tools: list[str], paths: list[str]) -> "Follower":
+        """Start a run and follow it to its end, whatever becomes of the coordinator meanwhile."""
+        source = workspace_pb2.PathSource(root=str(tree), paths=paths)
+        return Follower(self, workspace_pb2.Workspace(path=source), tools)
 
     def cancel(self, run: "Watch") -> None:
         """Cancel a run and see its end."""
@@ -166,6 +185,84 @@ class Watch:
             "the run ends", lambda watch: next((event for _, event in watch.events("finished")), None), seconds
         )
         return lint_pb2.Outcome.Name(finished.outcome).removeprefix("OUTCOME_"), finished.report_digest
+
+
+class Follower(Watch):
+    """A run that is followed over restarts of the coordinator: started by one request id, and watched on after the last
+    recorded event that arrived. Events that repeat, leave a gap, or are not the run's are failures.
+    """
+
+    def __init__(self, client: Client, workspace: workspace_pb2.Workspace, tools: list[str]):
+        """Begin, in a thread of its own."""
+        self.client = client
+        self.request = pb.StartRunRequest(
+            request_id=uuid.uuid4().hex,
+            workspace=workspace,
+            tools=[lint_pb2.ToolSelection(tool=tool) for tool in tools],
+        )
+        self.run_id = ""
+        self.last = 0
+        # What broke off, for messages.
+        self.broken: list[str] = []
+        super().__init__(iter(()))
+
+    def read(self) -> None:
+        """Start and watch until the run has ended, again and again if the coordinator goes away."""
+        deadline = time.monotonic() + RUN_SECONDS
+        try:
+            while not self.finished():
+                try:
+                    self.attempt(deadline - time.monotonic())
+                except grpc.RpcError as error:
+                    # The only one that says: try again. DEADLINE_EXCEEDED is the end of patience.
+                    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                        raise
+                    self.broken.append(error.details())
+                    time.sleep(0.02)
+        except grpc.RpcError as error:
+            self.failure = f"{error.code().name}: {error.details()}"
+        except AssertionError as error:
+            self.failure = str(error)
+        with self.changed:
+            self.ended = True
+            self.changed.notify_all()
+
+    def attempt(self, seconds: float) -> None:
+        """One call after the other, as long as they go well."""
+        stub = self.client.stub
+        if not self.run_id:
+            answer = stub.StartRun(self.request, timeout=seconds, wait_for_ready=True)
+            self.run_id = answer.run.run_id
+        request = pb.WatchRunRequest(run_id=self.run_id, after_sequence=self.last)
+        for message in stub.WatchRun(request, timeout=seconds, wait_for_ready=True):
+            event = message.event
+            assert event.run_id == self.run_id, f"an event of {event.run_id} while {self.run_id} is watched"
+            if event.sequence:
+                assert event.sequence == self.last + 1, f"event {event.sequence} came after event {self.last}"
+                self.last = event.sequence
+            with self.changed:
+                self.messages.append((time.monotonic(), message))
+                self.changed.notify_all()
+
+    def finished(self) -> bool:
+        """Whether the last event has come."""
+        return bool(self.messages) and self.messages[-1][1].event.HasField("finished")
+
+    def recorded(self) -> list[bytes]:
+        """The recorded events so far, each as its bytes."""
+        events = (message.event for _, message in list(self.messages))
+        return [event.SerializeToString(deterministic=True) for event in events if event.sequence]
+
+    def again(self) -> list[bytes]:
+        """The recorded events as the coordinator has them now, of a run that has ended."""
+        stream = self.client.stub.WatchRun(pb.WatchRunRequest(run_id=self.run_id), timeout=SECONDS, wait_for_ready=True)
+        events = (message.event for message in stream)
+        return [event.SerializeToString(deterministic=True) for event in events if event.sequence]
+
+    def report(self) -> bytes:
+        """The canonical result."""
+        request = pb.DownloadReportRequest(run_id=self.run_id, format=pb.REPORT_FORMAT_RESULT)
+        return b"".join(piece.data for piece in self.client.stub.DownloadReport(request, timeout=SECONDS))
 
 
 def duration(seconds: float) -> Duration:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import threading
@@ -69,7 +68,7 @@ def frozen(options: Options) -> None:
         second = at.second_attempt(run, "backend-dev", stopped)
         at.say(f"its task got a second attempt elsewhere after {second:.2f} s")
         at.stays(max(0.0, stopped + STOPPED_SECONDS - time.monotonic()))
-        at.mesh.signal("backend-dev", signal.SIGCONT)
+        at.mesh.resume("backend-dev")
         went_on = time.monotonic()
         at.active("backend-dev", went_on, 20)
         at.same_result(run, ALL_TOOLS)
@@ -174,7 +173,7 @@ def mute(options: Options) -> None:
             api.close()
             nodes.close()
         assert all(mesh.processes[node].poll() is None for node in mesh.nodes), "a node ended"
-        mesh.start(COORDINATOR, ["serve", "--config", mesh.config])
+        mesh.start_coordinator()
         began = time.monotonic()
         at.client.ready(60)
         at.say(f"all nodes joined {time.monotonic() - began:.1f} s after a coordinator was there")

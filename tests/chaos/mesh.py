@@ -74,6 +74,10 @@ class Mesh:
     settings: str = ""
     toolchain: str = "managed"
     nodes: list[str] = field(default_factory=lambda: list(NODES))
+    # Where the coordinator keeps its state; beside the rest if not said.
+    state: Path | None = None
+    # What starts the coordinator: a command that replaces itself by the one that follows it.
+    prefix: list = field(default_factory=list)
     processes: dict[str, subprocess.Popen] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
@@ -86,6 +90,7 @@ class Mesh:
         self.secret_file.write_text(secret, encoding="utf-8")
         specialists = "" if self.nodes == NODES else "".join(map(specialist, self.nodes))
         self.config = self.scratch / "lintmesh.toml"
+        self.state = self.state or self.scratch / "state"
         self.config.write_text(
             f"""{self.settings}
 [server]
@@ -111,7 +116,7 @@ sha256 = "{hashlib.sha256(secret.encode()).hexdigest()}"
         )
         with contextlib.ExitStack() as stack:
             stack.callback(self.end)
-            self.start(COORDINATOR, ["serve", "--config", self.config])
+            self.start_coordinator()
             for node in self.nodes:
                 self.start_node(node)
             stack.pop_all()
@@ -120,6 +125,11 @@ sha256 = "{hashlib.sha256(secret.encode()).hexdigest()}"
     def __exit__(self, *failure: object) -> None:
         """End every process."""
         self.end()
+
+    def start_coordinator(self, prefix: list | None = None) -> None:
+        """Start the coordinator, with the state that an earlier one left."""
+        prefix = self.prefix if prefix is None else prefix
+        self.start(COORDINATOR, ["serve", "--config", self.config, "--state-dir", self.state], prefix)
 
     def start_node(self, node: str, work: Path | None = None) -> None:
         """Start a node's process at its end of the network."""
@@ -132,14 +142,14 @@ sha256 = "{hashlib.sha256(secret.encode()).hexdigest()}"
         shown = ["--peer-tls-cert", self.certificate, "--peer-tls-key", self.key]
         self.start(node, [*named, *flags, *peers, *shown])
 
-    def start(self, name: str, arguments: list) -> None:
+    def start(self, name: str, arguments: list, prefix: list | None = None) -> None:
         """Start a process at an end of the network."""
         assert name not in self.processes or self.processes[name].poll() is not None, f"{name} runs already"
         temporary = self.scratch / f"{name}-tmp"
         temporary.mkdir(exist_ok=True)
         with (self.scratch / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                self.network.command(name, [self.binary, *arguments]),
+                self.network.command(name, [*(prefix or []), self.binary, *arguments]),
                 cwd=temporary,
                 env=environment(temporary),
                 stdin=subprocess.DEVNULL,
@@ -165,12 +175,16 @@ sha256 = "{hashlib.sha256(secret.encode()).hexdigest()}"
         """Stop a process; return when. Shown to bite: the system says that it is stopped."""
         at = self.signal(name, signal.SIGSTOP)
         deadline = time.monotonic() + SECONDS
-        while self.state(name) != "T":
+        while self.doing(name) != "T":
             assert time.monotonic() < deadline, f"{name} does not stop"
             time.sleep(0.001)
         return at
 
-    def state(self, name: str) -> str:
+    def resume(self, name: str) -> None:
+        """Let a stopped process go on."""
+        self.signal(name, signal.SIGCONT)
+
+    def doing(self, name: str) -> str:
         """The system's letter for what a process does."""
         stat = Path(f"/proc/{self.processes[name].pid}/stat").read_text(encoding="utf-8")
         return stat.rpartition(")")[2].split()[0]

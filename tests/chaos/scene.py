@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from client import Client, Watch
+from client import Client, Follower, Watch
 from lintmesh.v1 import health_pb2
 from mesh import API, COORDINATOR, NODES, Mesh
 from network import Network
@@ -56,6 +56,14 @@ class Scene:
     def lint(self, tools: list[str]) -> Watch:
         """Start a run."""
         return self.client.lint(self.options.tree, tools, ["src"])
+
+    def follow(self, tools: list[str]) -> Follower:
+        """Start a run and follow it over restarts of the coordinator."""
+        return self.client.follow(self.options.tree, tools, ["src"])
+
+    def api(self) -> tuple[str, Path]:
+        """What a client needs."""
+        return API, self.mesh.authority
 
     def expect(self, tools: list[str] = QUICK_TOOLS) -> float:
         """Make sure that the result of an undisturbed run is known; return how long that run took."""
@@ -162,13 +170,22 @@ def views(health: object) -> set[tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def scene(options: Options, name: str, settings: str = "", nodes: list[str] = NODES) -> Iterator[Scene]:
-    """A mesh for one scenario. What its processes logged is printed if the scenario fails."""
+def scene(
+    options: Options,
+    name: str,
+    settings: str = "",
+    nodes: list[str] = NODES,
+    state: Path | None = None,
+    prefix: list | None = None,
+) -> Iterator[Scene]:
+    """A mesh for one scenario; `state` and `prefix` as for Mesh. What its processes logged is printed if it fails."""
     scratch = options.scratch / name
     shutil.rmtree(scratch, ignore_errors=True)
     with (
         Network([COORDINATOR, *nodes], options.seed) as network,
-        Mesh(network, options.binary, scratch, settings, options.toolchain, list(nodes)) as mesh,
+        Mesh(
+            network, options.binary, scratch, settings, options.toolchain, list(nodes), state, prefix or []
+        ) as mesh,
         Client(API, mesh.authority) as client,
     ):
         try:

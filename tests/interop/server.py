@@ -88,7 +88,7 @@ launch = "{nodes}"
         process = subprocess.Popen(
             [binary, "serve"],
             cwd=home,
-            env=os.environ | {"TMPDIR": str(temporary)},
+            env=os.environ | {"TMPDIR": str(temporary), "XDG_STATE_HOME": str(home / "state")},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

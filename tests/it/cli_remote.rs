@@ -103,7 +103,7 @@ impl CoordinatorService for Scripted {
         request: Request<CoordinateRequest>,
     ) -> Result<Response<Self::CoordinateStream>, Status> {
         self.seen.lock().unwrap().coordinate.push(request.into_inner());
-        let wrap = |event| Ok(CoordinateResponse { event: Some(event) });
+        let wrap = |event| Ok(CoordinateResponse { event: Some(event), epoch: 1 });
         let items = match self.script {
             Script::Refused => return Err(Status::invalid_argument("tools[0]: `ruff` is not allowed here")),
             Script::Smooth => vec![wrap(started()), wrap(finished())],
@@ -130,7 +130,7 @@ impl CoordinatorService for Scripted {
         if seen.watch.len() == 1 {
             return Err(Status::unavailable("still moving"));
         }
-        Ok(Response::new(stream(vec![Ok(WatchRunResponse { event: Some(finished()) })]).1))
+        Ok(Response::new(stream(vec![Ok(WatchRunResponse { event: Some(finished()), epoch: 2 })]).1))
     }
 
     async fn cancel_run(

@@ -17,13 +17,15 @@ use super::support::serve::{DEADLINE, Serve, channel, processes_in, until};
 
 /// What the server gives open runs, then open connections; its nodes have two seconds of their own.
 const GRACE: &str = "[server]\ndrain_timeout = 1\nshutdown_grace = 1\n";
+/// Nobody remembers its runs.
+const FORGETFUL: &str = "[state]\nstore = \"memory\"\n";
 /// Both together, and room for a busy machine.
 const BOUND: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn sigterm_ends_what_does_not_end_with_a_reason_and_leaves_no_process() {
     let ruff = GatedRuff::new();
-    let mut serve = Serve::start(&format!("{}{GRACE}", ruff.settings())).await;
+    let mut serve = Serve::start(&format!("{}{GRACE}{FORGETFUL}", ruff.settings())).await;
     let mut client = serve.coordinator();
     let run = client.coordinate(request(inline(&[("a.py", "")]), &["ruff"])).await.expect("accepted");
     let run = run.into_inner();
@@ -123,7 +125,7 @@ async fn an_open_watch_does_not_hold_up_the_end() {
 #[tokio::test]
 async fn a_killed_server_takes_nodes_and_linters_along() {
     let ruff = GatedRuff::new();
-    let mut serve = Serve::start(&ruff.settings()).await;
+    let mut serve = Serve::start(&format!("{}[nodes]\norphan_grace = 0\n", ruff.settings())).await;
     started(&mut serve.coordinator(), request(inline(&[("a.py", "")]), &["ruff"])).await;
     until("ruff runs", || ruff.running() == 2).await;
     serve.signal(Signal::SIGKILL);

@@ -38,6 +38,7 @@ mod readme;
 mod recovery;
 mod relay;
 mod report_formats;
+mod restarts;
 mod rig;
 mod runs;
 mod same_result;

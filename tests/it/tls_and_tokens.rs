@@ -12,7 +12,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status};
 
 use super::support::calls::*;
-use super::support::serve::{Serve, lintmesh};
+use super::support::serve::{Serve, lintmesh, state_home};
 
 /// A certificate for 127.0.0.1 that vouches for itself, and its key.
 fn certificate(dir: &Path) -> (PathBuf, PathBuf) {
@@ -84,6 +84,7 @@ async fn beyond_loopback_the_server_does_not_start_without_tls_and_a_token() {
         std::fs::write(&file, &settings).expect("written");
         let mut command = lintmesh();
         command.args(["serve", "--launch", "external", "--admin-listen", "127.0.0.1:0", "--listen", listen]);
+        command.env("XDG_STATE_HOME", state_home(dir.path()));
         let output = command.arg("--config").arg(&file).current_dir(dir.path()).output().expect("built");
         let error = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{error}");

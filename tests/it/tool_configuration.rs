@@ -218,6 +218,7 @@ fn a_server_refuses_code_of_the_tree() {
     let mut serve = Command::new(lint.get_program());
     serve.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]).env_clear();
     serve.envs(lint.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    serve.env("LINTMESH__STATE__STORE", "memory");
     serve.current_dir(world.path("home")).stderr(std::process::Stdio::piped());
     let mut server = Server(serve.spawn().unwrap());
     let mut lines = BufReader::new(server.0.stderr.take().unwrap()).lines();

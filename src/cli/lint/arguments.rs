@@ -7,6 +7,7 @@ use super::outputs::{OutputFile, parse_output};
 use crate::cli::arguments::{ConfigArgs, parse_duration};
 use crate::cli::connect::ServerArgs;
 use crate::cli::exit::FailOn;
+use crate::cli::reconnect::ReconnectArgs;
 use crate::cli::terminal::ColorChoice;
 use crate::config::{Overrides, Settings};
 use crate::linters::report::Format;
@@ -89,6 +90,8 @@ pub(in crate::cli) struct LintArgs {
 
     #[command(flatten)]
     pub(super) server: ServerArgs,
+    #[command(flatten)]
+    pub(super) reconnect: ReconnectArgs,
     #[command(flatten)]
     pub(super) config: ConfigArgs,
 }

@@ -9,6 +9,7 @@ mod upload;
 
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
 
@@ -17,7 +18,7 @@ pub(super) use progress::Progress;
 
 use super::connect::{self, Connection};
 use super::exit::{self, Exit};
-use super::follow::{self, Start};
+use super::follow::{self, Manner, Start};
 use super::interrupt::Interrupt;
 use super::private_mesh::PrivateMesh;
 use super::run_view::RunView;
@@ -26,6 +27,9 @@ use crate::config::Settings;
 use crate::linters::report::{self, Format, Options, Report};
 use crate::proto::v1::{Outcome, RunFinished, workspace};
 use tree::Tree;
+
+/// How long to try again when the connection to a private mesh breaks.
+const PRIVATE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Lints; see the exit codes in the command's help.
 pub(super) async fn run(args: LintArgs, interrupt: &Interrupt) -> anyhow::Result<Exit> {
@@ -64,12 +68,7 @@ async fn lint(args: LintArgs, mut progress: Progress, interrupt: &Interrupt) -> 
         Some(url) => {
             let (token, ca) = (args.server.token.as_deref(), args.server.ca.as_deref());
             let connection = interrupt.unless(connect::connect(&url, token, ca)).await?;
-            progress.phase("uploading the tree");
-            let uploading = upload::upload(&connection, &tree.found.root, &tree.found.manifest);
-            let sent = interrupt.unless(uploading).await?;
-            tracing::info!(blobs = sent.blobs, retries = sent.retries, "the server has the tree");
-            let source = request::snapshot(&tree);
-            lint_by(&connection, source, &args, &settings, &mut progress, interrupt, false).await?
+            lint_on(&connection, &tree, &args, &settings, &mut progress, interrupt).await?
         }
         None => {
             let source = request::in_place(&tree)?;
@@ -92,6 +91,38 @@ async fn lint(args: LintArgs, mut progress: Progress, interrupt: &Interrupt) -> 
     written.map(|complete| if complete { exit } else { Exit::Error })
 }
 
+/// By a server: ships the tree, and ships it once more if the server has lost it by the time the run is to start.
+async fn lint_on(
+    connection: &Connection,
+    tree: &Tree,
+    args: &LintArgs,
+    settings: &Settings,
+    progress: &mut Progress,
+    interrupt: &Interrupt,
+) -> anyhow::Result<Run> {
+    let patience = args.reconnect.reconnect;
+    let mut is_second = false;
+    loop {
+        progress.phase("uploading the tree");
+        let (root, manifest) = (&tree.found.root, &tree.found.manifest);
+        let uploading = upload::upload(connection, root, manifest, patience, |text| progress.tell(text));
+        let sent = interrupt.unless(uploading).await?;
+        tracing::info!(blobs = sent.blobs, retries = sent.retries, "the server has the tree");
+        let source = request::snapshot(tree);
+        let run = lint_by(connection, source, args, settings, progress, interrupt, false).await;
+        let lacks_files = |error: &anyhow::Error| {
+            error.downcast_ref::<follow::FollowError>().is_some_and(follow::FollowError::lacks_files)
+        };
+        match run {
+            Err(error) if !is_second && lacks_files(&error) => {
+                progress.tell("the server has lost the tree, perhaps in a restart; uploading it again");
+                is_second = true;
+            }
+            run => return run,
+        }
+    }
+}
+
 /// How a run ended.
 struct Run {
     finished: RunFinished,
@@ -112,12 +143,16 @@ async fn lint_by(
     let request = request::coordinate(source, args, settings, in_place)?;
     let mut view = RunView::default();
     let start = Start::New(Box::new(request));
-    let finished = follow::follow(connection, start, true, interrupt, progress, &mut view).await?;
+    // The coordinator of a private mesh is in this process: it does not come back.
+    let patience = if in_place { PRIVATE_PATIENCE } else { args.reconnect.reconnect };
+    let manner = Manner { cancel: true, patience };
+    let finished = follow::follow(connection, start, manner, interrupt, progress, &mut view).await?;
     if finished.outcome() == Outcome::Cancelled {
         return Ok(Run { finished, report: None });
     }
     progress.phase("fetching the report");
-    let report = interrupt.unless(download::parsed(connection, &view.run_id)).await?;
+    let downloading = download::parsed(connection, &view.run_id, patience, |text| progress.tell(text));
+    let report = interrupt.unless(downloading).await?;
     Ok(Run { finished, report: Some(report) })
 }
 

@@ -7,10 +7,12 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use crate::cli::connect::Connection;
+use crate::cli::reconnect::{self, Outage};
 use crate::proto::v1::{FindMissingBlobsRequest, UploadBlobsRequest};
 use crate::types::{Digest, Manifest};
 
@@ -22,10 +24,6 @@ const PIECES_AHEAD: usize = 4;
 
 /// Digests in one question: with 66 bytes each on the wire, 10,000 stay below 1 MiB.
 const DIGESTS_IN_A_QUESTION: usize = 10_000;
-
-/// How often an upload that broke is taken up again. What arrived before is not sent again.
-const RETRIES: u32 = 5;
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
 /// Where the bytes of a blob are.
 #[derive(Debug, Clone)]
@@ -43,28 +41,43 @@ pub(super) struct Sent {
     pub(super) retries: u32,
 }
 
-/// Makes the server hold the manifest and all files of the tree at `root`.
+/// Makes the server hold the manifest and all files of the tree at `root`. An upload that broke is taken up again; what
+/// arrived before is not sent again.
 pub(super) async fn upload(
     connection: &Connection,
     root: &Path,
     manifest: &Manifest,
+    patience: Duration,
+    mut notice: impl FnMut(&str),
 ) -> anyhow::Result<Sent> {
     let mut sources: BTreeMap<Digest, Source> =
         manifest.files().iter().map(|file| (file.digest, Source::File(file.path.under(root)))).collect();
     let bytes = manifest.canonical_bytes();
     sources.insert(Digest::of(&bytes), Source::Bytes(bytes));
     let mut sent = Sent::default();
+    let mut outage = Outage::new(Some(patience));
+    // Blobs that were missing when the server was last asked.
+    let mut missing = usize::MAX;
     loop {
-        let status = match attempt(connection, &sources, &mut sent).await? {
-            Ok(()) => return Ok(sent),
-            Err(status) => status,
-        };
-        let may_retry = status.code() == Code::Unavailable || std::error::Error::source(&status).is_some();
-        if !may_retry || sent.retries >= RETRIES {
-            return Err(anyhow::Error::new(status).context("uploading the tree"));
+        let before = missing;
+        let outcome = attempt(connection, &sources, &mut missing, &mut sent).await?;
+        // A server that has more than before was not away all the time.
+        if (outcome.is_ok() || missing < before)
+            && let Some(lasted) = outage.holds(Instant::now())
+        {
+            notice(&reconnect::connected_again(lasted));
         }
-        tracing::warn!(code = ?status.code(), message = status.message(), "the upload broke; taking it up again");
-        tokio::time::sleep(FIRST_PAUSE.saturating_mul(1 << sent.retries)).await;
+        let Err(status) = outcome else { return Ok(sent) };
+        let trouble = reconnect::trouble(&status);
+        let retry = reconnect::may_pass(&status)
+            .then(|| outage.broke(Instant::now(), reconnect::BROKE, &trouble, reconnect::random()));
+        let Some(retry) = retry.flatten() else {
+            return Err(anyhow::Error::new(status).context("uploading the tree"));
+        };
+        if let Some(text) = retry.notice {
+            notice(&text);
+        }
+        tokio::time::sleep(retry.pause).await;
         sent.retries += 1;
     }
 }
@@ -73,6 +86,7 @@ pub(super) async fn upload(
 async fn attempt(
     connection: &Connection,
     sources: &BTreeMap<Digest, Source>,
+    count: &mut usize,
     sent: &mut Sent,
 ) -> anyhow::Result<Result<(), Status>> {
     let missing = match missing(connection, sources).await {
@@ -80,7 +94,7 @@ async fn attempt(
         Ok(missing) => missing,
         Err(status) => return Ok(Err(status)),
     };
-    let count = missing.len();
+    *count = missing.len();
     let (pieces, stream) = mpsc::channel(PIECES_AHEAD);
     let reader = tokio::spawn(send_all(missing, pieces));
     let answer = connection.workspace().upload_blobs(ReceiverStream::new(stream)).await;
@@ -89,7 +103,7 @@ async fn attempt(
     match answer {
         Ok(_) => {
             read?;
-            sent.blobs += count;
+            sent.blobs += *count;
             Ok(Ok(()))
         }
         // A file that cannot be read any more ends the stream early; that, not the answer, is the cause.

@@ -11,6 +11,7 @@ use crate::cli::connect::ServerArgs;
 use crate::cli::error::ConnectError;
 use crate::cli::exit::Exit;
 use crate::cli::interrupt::Interrupt;
+use crate::cli::reconnect::{self, Outage};
 use crate::cli::{output, terminal};
 use crate::middleware::rpc_metrics::code_name;
 use crate::proto::v1::{GetMeshStatusResponse, StreamHealthRequest};
@@ -21,10 +22,6 @@ const INTERVAL: prost_types::Duration = prost_types::Duration { seconds: 2, nano
 const SHORTEST: Duration = Duration::from_millis(100);
 /// A stream that is silent for so long, though it should speak at each interval, is given up.
 const SILENCE: Duration = Duration::from_secs(10);
-/// The pause before a new connection; doubled for each failure in a row.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// What the doubling stops at.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Why a watch cannot go on now.
 enum Broken {
@@ -37,10 +34,10 @@ enum Broken {
 /// Ends when the user interrupts it, or nobody reads any more. A server that is not there at the start is an error.
 pub(super) async fn watch(server: &ServerArgs, json: bool, interrupt: &Interrupt) -> anyhow::Result<Exit> {
     let mut view = View { json, terminal: std::io::stdout().is_terminal(), seen: false, closed: None };
-    let mut failures = 0_u32;
+    let mut outage = Outage::new(None);
     loop {
         let broken = tokio::select! {
-            broken = follow(server, &mut view, &mut failures) => broken,
+            broken = follow(server, &mut view, &mut outage) => broken,
             () = interrupt.requested() => return Ok(interrupt.exit().unwrap_or(Exit::Error)),
         };
         if let Some(error) = view.closed.take() {
@@ -50,21 +47,21 @@ pub(super) async fn watch(server: &ServerArgs, json: bool, interrupt: &Interrupt
             Broken::Later(reason) => reason,
             Broken::Never(error) => return Err(error),
         };
-        let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(8)).min(LONGEST_PAUSE);
-        failures = failures.saturating_add(1);
-        output::say(&format!(
-            "lintmesh: the connection to the server broke ({reason}); trying again in {} ms",
-            pause.as_millis()
-        ));
+        let Some(retry) = outage.broke(Instant::now(), reconnect::BROKE, &reason, reconnect::random()) else {
+            return Err(anyhow::Error::msg(reason));
+        };
+        if let Some(text) = retry.notice {
+            output::say(&format!("lintmesh: {text}"));
+        }
         tokio::select! {
-            () = sleep(pause) => {}
+            () = sleep(retry.pause) => {}
             () = interrupt.requested() => {}
         }
     }
 }
 
 /// One connection, until it breaks.
-async fn follow(server: &ServerArgs, view: &mut View, failures: &mut u32) -> Broken {
+async fn follow(server: &ServerArgs, view: &mut View, outage: &mut Outage) -> Broken {
     let connection = match server.connect().await {
         Ok(connection) => connection,
         // Only a server that was there before is waited for: else the URL is more likely wrong.
@@ -92,9 +89,8 @@ async fn follow(server: &ServerArgs, view: &mut View, failures: &mut u32) -> Bro
             },
             Err(_) => return Broken::Later("no answer".to_owned()),
         };
-        if *failures > 0 {
-            output::say("lintmesh: connected again");
-            *failures = 0;
+        if let Some(lasted) = outage.holds(Instant::now()) {
+            output::say(&format!("lintmesh: {}", reconnect::connected_again(lasted)));
         }
         if let Err(error) = view.show(&status) {
             view.closed = Some(error);

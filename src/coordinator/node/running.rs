@@ -47,6 +47,12 @@ impl Running {
         Some(attempt)
     }
 
+    /// Takes all attempts out but some.
+    pub fn take_but(&mut self, kept: &BTreeSet<AttemptId>) -> BTreeMap<AttemptId, RunningAttempt> {
+        let others: Vec<AttemptId> = self.attempts.keys().filter(|id| !kept.contains(id)).copied().collect();
+        others.into_iter().filter_map(|id| Some((id, self.remove(&id)?))).collect()
+    }
+
     /// The attempts, with the count of the heartbeats that did not tell of each: all that changes of it while it runs.
     pub fn beats(&mut self) -> impl Iterator<Item = (AttemptRef, &mut Option<u32>)> {
         self.attempts.iter_mut().map(|(id, attempt)| (attempt.named(*id), &mut attempt.missed_beats))

@@ -1,5 +1,7 @@
 //! The test mesh: a coordinator whose clock is advanced by hand, and nodes played by the test.
 
+mod crash;
+
 use crate::coordinator::input::{Beat, SessionEnding};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -141,7 +143,8 @@ impl TestMesh {
         self.sessions += 1;
         let session = SessionId(self.sessions);
         let reply = self.input(Input::Joined { session, hello: Box::new(hello) });
-        assert!(matches!(reply, Reply::Welcome { epoch: Epoch(1), .. }), "{reply:?}");
+        let epoch = self.core.state().epoch;
+        assert!(matches!(reply, Reply::Welcome { epoch: at, .. } if at == epoch), "{reply:?}");
         session
     }
 

@@ -150,3 +150,19 @@ fn declarations_are_kept_until_the_node_says_otherwise() {
     assert_eq!(refusal(reply), Refusal::DeclaredOtherwise(node(BACKEND)));
     assert!(!mesh.core.state().members.contains_key(&node(INTEGRATION)), "all or nothing");
 }
+
+#[test]
+fn a_node_that_configuration_has_no_more_leaves_unless_it_has_joined() {
+    let mut mesh = TestMesh::with(Default::default());
+    mesh.input(Input::Configure(vec![specialist(BACKEND), specialist(DOCS), specialist(INTEGRATION)]));
+    mesh.join(DOCS);
+    let events = mesh.events.len();
+    mesh.input(Input::Configure(vec![specialist(BACKEND), specialist(DOCS), specialist(INTEGRATION)]));
+    assert_eq!(mesh.events.len(), events, "repeating it changes nothing");
+    let mut other = specialist(BACKEND);
+    other.max_concurrent_tasks = 9;
+    mesh.input(Input::Configure(vec![other.clone()]));
+    let members: Vec<_> = mesh.core.state().members.keys().map(crate::types::NodeId::as_str).collect();
+    assert_eq!(members, [DOCS, BACKEND], "one is connected, one is configured");
+    assert_eq!(mesh.core.state().members[&node(BACKEND)].spec, other, "a new configuration counts");
+}

@@ -70,12 +70,14 @@ pub(super) struct Rig {
 }
 
 pub(super) fn rig(settings: Settings) -> Rig {
+    rig_over(settings, MemoryLog::default())
+}
+
+/// A rig that finds what is in the log.
+pub(super) fn rig_over(settings: Settings, log: MemoryLog) -> Rig {
     let (appended, broken) = (Appended::default(), Arc::new(Mutex::new(false)));
-    let store = ShownStore {
-        inner: MemoryStore::over(MemoryLog::default()),
-        appended: appended.clone(),
-        broken: broken.clone(),
-    };
+    let store =
+        ShownStore { inner: MemoryStore::over(log), appended: appended.clone(), broken: broken.clone() };
     let (restart, restarts) = mpsc::channel(1);
     let clock = Arc::new(SystemClock::new());
     let options = EngineOptions { settings, store, clock, restarts: restart, salvage: false };

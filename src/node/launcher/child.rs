@@ -13,7 +13,9 @@ use tokio::process::{ChildStdin, Command};
 use tokio::sync::oneshot;
 
 use super::Exit;
+use super::stranger::Stranger;
 use crate::node::agent::NodeSettings;
+use crate::node::lifetime::STOP;
 
 /// How long a child may take to read its settings; they fit the pipe, so that this is no wait at all.
 const SETTINGS_BOUND: Duration = Duration::from_secs(10);
@@ -26,16 +28,17 @@ pub(super) struct Child {
     ended: oneshot::Receiver<()>,
 }
 
-impl Child {
-    /// Starts the process and hands it its settings.
-    pub(super) fn start(
-        program: &Path,
-        arguments: &[OsString],
-        settings: &NodeSettings,
-        on_exit: impl FnOnce(Exit) + Send + 'static,
-    ) -> io::Result<Self> {
-        let mut line = serde_json::to_vec(settings)?;
-        line.push(b'\n');
+/// A process that waits for its settings. Dropped, it is killed; without its launcher it ends by itself.
+pub(super) struct Started {
+    child: tokio::process::Child,
+    /// The lifetime pipe: its end tells the node that its launcher is gone, however that died.
+    stdin: ChildStdin,
+    pid: u32,
+}
+
+impl Started {
+    /// Starts the process.
+    pub(super) fn new(program: &Path, arguments: &[OsString]) -> io::Result<Self> {
         let mut child = Command::new(program)
             .args(arguments)
             .stdin(Stdio::piped())
@@ -48,51 +51,32 @@ impl Child {
             .spawn()?;
         let pid = child.id().ok_or_else(|| io::Error::other("the process ended at once"))?;
         let stdin = child.stdin.take().ok_or_else(|| io::Error::other("its standard input is not piped"))?;
-        let running = Arc::new(AtomicBool::new(true));
-        let (stop, stopped) = oneshot::channel();
-        let (end, ended) = oneshot::channel();
-        let watch = Watch { child, stdin, pid, stopped };
-        let still_running = Arc::clone(&running);
-        tokio::spawn(async move {
-            let (status, ordered) = watch.run_until_end(&line).await;
-            still_running.store(false, Ordering::Release);
-            on_exit(Exit { pid, status, ordered });
-            // If nobody waits for the end, nobody needs to know.
-            let _ = end.send(());
-        });
-        Ok(Self { pid, running, stop, ended })
+        Ok(Self { child, stdin, pid })
     }
 
-    /// Its process id, which means nothing any more once it was reaped.
+    /// Its process id.
     pub(super) const fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Its process id, as long as it runs.
-    pub(super) fn running_pid(&self) -> Option<u32> {
-        self.running.load(Ordering::Acquire).then_some(self.pid)
+    /// Hands it its settings, by which it becomes a node.
+    pub(super) fn told(
+        self,
+        settings: &NodeSettings,
+        on_exit: impl FnOnce(Exit) + Send + 'static,
+    ) -> io::Result<Child> {
+        let mut line = serde_json::to_vec(settings)?;
+        line.push(b'\n');
+        Ok(Child::watched(self.pid, on_exit, |stopped| self.run_until_end(line, stopped)))
     }
 
-    /// Asks it to end, kills it after the bound (zero: at once, also if it is stopped), and returns when it is reaped.
-    pub(super) async fn stop(self, bound: Duration) {
-        // Both fail only if it has ended already.
-        let _ = self.stop.send(bound);
-        let _ = self.ended.await;
-    }
-}
-
-struct Watch {
-    child: tokio::process::Child,
-    /// The lifetime pipe: the node ends when this is closed, also by the death of this process.
-    stdin: ChildStdin,
-    pid: u32,
-    stopped: oneshot::Receiver<Duration>,
-}
-
-impl Watch {
     /// How it ended, and whether it was told to.
-    async fn run_until_end(mut self, settings: &[u8]) -> (Option<ExitStatus>, bool) {
-        match tokio::time::timeout(SETTINGS_BOUND, self.stdin.write_all(settings)).await {
+    async fn run_until_end(
+        mut self,
+        settings: Vec<u8>,
+        stopped: oneshot::Receiver<Duration>,
+    ) -> (Option<ExitStatus>, bool) {
+        match tokio::time::timeout(SETTINGS_BOUND, self.stdin.write_all(&settings)).await {
             Ok(Ok(())) => {}
             // It died before it read them; its status tells. Or it hangs: then it never joins, and is stopped.
             Ok(Err(error)) => tracing::debug!(pid = self.pid, %error, "settings not read"),
@@ -100,11 +84,15 @@ impl Watch {
         }
         let bound = tokio::select! {
             status = self.child.wait() => return (status.ok(), false),
-            bound = &mut self.stopped => bound.unwrap_or_default(),
+            bound = stopped => bound.unwrap_or_default(),
         };
-        // The end of its lifeline is the order to end at once. SIGTERM would be one to finish its work first.
-        drop(self.stdin);
-        if let Ok(status) = tokio::time::timeout(bound, self.child.wait()).await {
+        let ended = async {
+            // The order to end at once; SIGTERM would be one to finish its work first. Whoever hangs does not read it.
+            let _ = self.stdin.write_all(STOP).await;
+            drop(self.stdin);
+            self.child.wait().await
+        };
+        if let Ok(status) = tokio::time::timeout(bound, ended).await {
             return (status.ok(), true);
         }
         if !bound.is_zero() {
@@ -114,5 +102,54 @@ impl Watch {
             tracing::warn!(pid = self.pid, %error, "node could not be killed");
         }
         (self.child.wait().await.ok(), true)
+    }
+}
+
+impl Child {
+    /// Goes on with a process that another launcher started.
+    pub(super) fn adopted(stranger: Stranger, on_exit: impl FnOnce(Exit) + Send + 'static) -> Self {
+        Self::watched(stranger.pid(), on_exit, |stopped| async move {
+            let bound = tokio::select! {
+                () = stranger.ended() => return (None, false),
+                bound = stopped => bound.unwrap_or_default(),
+            };
+            stranger.stop(bound).await;
+            (None, true)
+        })
+    }
+
+    fn watched<W>(
+        pid: u32,
+        on_exit: impl FnOnce(Exit) + Send + 'static,
+        watch: impl FnOnce(oneshot::Receiver<Duration>) -> W,
+    ) -> Self
+    where
+        W: Future<Output = (Option<ExitStatus>, bool)> + Send + 'static,
+    {
+        let running = Arc::new(AtomicBool::new(true));
+        let (stop, stopped) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
+        let watch = watch(stopped);
+        let still_running = Arc::clone(&running);
+        tokio::spawn(async move {
+            let (status, ordered) = watch.await;
+            still_running.store(false, Ordering::Release);
+            on_exit(Exit { pid, status, ordered });
+            // If nobody waits for the end, nobody needs to know.
+            let _ = end.send(());
+        });
+        Self { pid, running, stop, ended }
+    }
+
+    /// Its process id, as long as it runs.
+    pub(super) fn running_pid(&self) -> Option<u32> {
+        self.running.load(Ordering::Acquire).then_some(self.pid)
+    }
+
+    /// Asks it to end, kills it after the bound (zero: at once, also if it is stopped), and returns when it is gone.
+    pub(super) async fn stop(self, bound: Duration) {
+        // Both fail only if it has ended already.
+        let _ = self.stop.send(bound);
+        let _ = self.ended.await;
     }
 }

@@ -5,9 +5,13 @@ use std::time::Duration;
 use super::{RunningServer, health};
 use crate::coordinator::input::Input;
 
+/// How long the coordinator may take to note that it stops.
+const STOPPING_BOUND: Duration = Duration::from_secs(2);
+
 impl RunningServer {
     /// The first step of an orderly end: probes are told to look elsewhere, new runs are refused, and those that are open
-    /// have so long to end. Then they are cancelled, since nobody would remember them.
+    /// have so long to end. Those that have not are taken up by the next coordinator; without a store that outlives this
+    /// process they are cancelled, since nobody would remember them.
     pub async fn drain(&self, bound: Duration) {
         self.end_health().await;
         let engine = &self.service.engine;
@@ -16,7 +20,7 @@ impl RunningServer {
             let mut told = 0;
             loop {
                 revision.borrow_and_update();
-                match engine.query(|core, _| core.state().open.len()).await {
+                match engine.observe(|core, _| core.state().open.len()).await {
                     Ok(0) | Err(_) => return,
                     Ok(open) if open != told => {
                         tracing::info!(runs = open, "waiting for open runs to end");
@@ -32,7 +36,14 @@ impl RunningServer {
         if tokio::time::timeout(bound, all_ended).await.is_ok() {
             return;
         }
-        let open = engine.query(|core, _| core.state().open.clone()).await.unwrap_or_default();
+        let open = engine.observe(|core, _| core.state().open.clone()).await.unwrap_or_default();
+        if engine.is_durable() {
+            tracing::info!(
+                runs = open.len(),
+                "open runs go on when a coordinator starts on this state again"
+            );
+            return;
+        }
         let reason = format!("the server stops; the run had {} s more to end", bound.as_secs_f64());
         for run in open {
             tracing::warn!(%run, "cancelled: it did not end before the server stops");
@@ -54,8 +65,9 @@ impl RunningServer {
     pub async fn retire(&self) {
         self.end_health().await;
         self.service.stopping.cancel();
-        // A stopped coordinator judges nobody any more.
-        let _ = self.service.engine.decide(Input::Stopping).await;
+        // A stopped coordinator judges nobody any more, and one that cannot store facts gives no answer.
+        let told = self.service.engine.decide(Input::Stopping);
+        let _ = tokio::time::timeout(STOPPING_BOUND, told).await;
     }
 
     /// The last step: the listeners drain, within their bound, and the coordinator ends.

@@ -95,12 +95,9 @@ impl Inbox<'_> {
             }
         }
         // Together, and still in the order in which they were said.
-        let mut results = match results.is_empty() {
-            true => Vec::new(),
-            false => outputs::ended(&self.line.service, results).await,
-        }
-        .into_iter();
-        let inputs: Vec<Input> = heard.into_iter().filter_map(|input| input.or_else(|| results.next())).collect();
+        let mut results = outputs::ended(&self.line.service, results).await.into_iter();
+        let inputs = heard.into_iter().filter_map(|input| input.or_else(|| results.next().flatten()));
+        let inputs: Vec<Input> = inputs.collect();
         // A stopped coordinator closes all sessions itself.
         if !inputs.is_empty() && self.line.service.engine.decide_all(inputs).await.is_err() {
             return Err(ReadEnd::Given(None));

@@ -8,7 +8,7 @@ use crate::proto::v1;
 use crate::server::service::{Service, blob_error, blocking};
 use crate::status::{ApiError, FieldViolation, Precondition};
 use crate::types::{Digest, Manifest, ManifestProblem, RequestKind};
-use crate::workspace::blobs::Pin;
+use crate::workspace::blobs::{BlobError, Pin};
 use crate::workspace::discover::{DiscoverError, DiscoverOptions, discover};
 use crate::workspace::snapshot::{self, Contents, InlineFile, TreeLimits};
 
@@ -24,6 +24,8 @@ pub struct Tree {
     pub root: Option<String>,
     /// How it came.
     pub source: RequestKind,
+    /// Its files in the blob store; none if nodes read it in place.
+    pub blobs: Vec<Digest>,
     /// Keeps its bytes until the run holds them.
     pub pins: Vec<Pin>,
 }
@@ -84,18 +86,20 @@ fn within(prefix: &'static str) -> impl Fn(ManifestProblem) -> FieldViolation {
     move |problem| FieldViolation::new(format!("{prefix}{}", problem.field), problem.description)
 }
 
+/// What to answer when blobs of a snapshot are not there.
+pub fn missing(digests: Vec<Digest>) -> ApiError {
+    let missing = digests.into_iter().map(|digest| Precondition {
+        kind: "BLOB_MISSING",
+        subject: format!("blobs/{digest}"),
+        description: "upload it with WorkspaceService.UploadBlobs first".into(),
+    });
+    ApiError::FailedPrecondition(missing.collect())
+}
+
 async fn snapshot_tree(service: &Arc<Service>, digest: Digest) -> Result<Tree, ApiError> {
     let mut pins = vec![service.blobs.pin([digest])];
     let shared = service.clone();
     blocking(move || {
-        let missing = |digests: Vec<Digest>| {
-            let missing = digests.into_iter().map(|digest| Precondition {
-                kind: "BLOB_MISSING",
-                subject: format!("blobs/{digest}"),
-                description: "upload it with WorkspaceService.UploadBlobs first".into(),
-            });
-            ApiError::FailedPrecondition(missing.collect())
-        };
         if !shared.blobs.contains(&digest) {
             return Err(missing(vec![digest]));
         }
@@ -115,22 +119,23 @@ async fn snapshot_tree(service: &Arc<Service>, digest: Digest) -> Result<Tree, A
         if !absent.is_empty() {
             return Err(missing(absent));
         }
-        let wrong: Vec<FieldViolation> = manifest
-            .files()
-            .iter()
-            .enumerate()
-            .filter_map(|(index, file)| {
-                let actual = shared.blobs.size(&file.digest)?;
-                (actual != file.size).then(|| {
-                    let text = format!("is {} but the blob has {actual} bytes", file.size);
-                    FieldViolation::new(format!("workspace.snapshot.files[{index}].size"), text)
-                })
-            })
-            .collect();
+        let mut wrong = Vec::new();
+        for (index, file) in manifest.files().iter().enumerate() {
+            let Some(actual) = shared.blobs.size(&file.digest).filter(|actual| *actual != file.size) else {
+                continue;
+            };
+            // A power cut may have cut it short: then it is the blob that is wrong, and is removed.
+            shared.blobs.get(&file.digest).map_err(|error| match error {
+                BlobError::Missing(digest) => missing(vec![digest]),
+                error => blob_error(error),
+            })?;
+            let text = format!("is {} but the blob has {actual} bytes", file.size);
+            wrong.push(FieldViolation::new(format!("workspace.snapshot.files[{index}].size"), text));
+        }
         if !wrong.is_empty() {
             return Err(ApiError::InvalidArgument(wrong));
         }
-        Ok(Tree { manifest, root: None, source: RequestKind::Snapshot, pins })
+        Ok(Tree { manifest, root: None, source: RequestKind::Snapshot, blobs: digests, pins })
     })
     .await?
 }
@@ -177,11 +182,12 @@ async fn inline_tree(
 ) -> Result<Tree, ApiError> {
     let shared = service.clone();
     blocking(move || {
-        let pins = vec![shared.blobs.pin(contents.iter().map(|(digest, _)| *digest))];
+        let blobs: Vec<Digest> = contents.iter().map(|(digest, _)| *digest).collect();
+        let pins = vec![shared.blobs.pin(blobs.iter().copied())];
         for (digest, bytes) in contents {
             shared.blobs.put_expected(digest, &bytes).map_err(blob_error)?;
         }
-        Ok(Tree { manifest, root: None, source: RequestKind::Inline, pins })
+        Ok(Tree { manifest, root: None, source: RequestKind::Inline, blobs, pins })
     })
     .await?
 }
@@ -216,9 +222,10 @@ async fn path_tree(service: &Arc<Service>, path: v1::PathSource) -> Result<Tree,
         let paths: Vec<PathBuf> = path.paths.into_iter().map(Into::into).collect();
         let found = discover(&root, &paths, &options).map_err(discover_error)?;
         let in_place = shared.trees.nodes_share_files.then(|| root.to_str().map(str::to_owned)).flatten();
-        let mut pins = Vec::new();
+        let (mut pins, mut blobs) = (Vec::new(), Vec::new());
         if in_place.is_none() {
-            pins.push(shared.blobs.pin(found.manifest.files().iter().map(|file| file.digest)));
+            blobs.extend(found.manifest.files().iter().map(|file| file.digest));
+            pins.push(shared.blobs.pin(blobs.iter().copied()));
             for file in found.manifest.files() {
                 let full = file.path.under(&root);
                 let bytes = std::fs::read(&full).map_err(|error| {
@@ -228,7 +235,7 @@ async fn path_tree(service: &Arc<Service>, path: v1::PathSource) -> Result<Tree,
             }
         }
         let source = if in_place.is_some() { RequestKind::InPlace } else { RequestKind::ServerPath };
-        Ok(Tree { manifest: found.manifest, root: in_place, source, pins })
+        Ok(Tree { manifest: found.manifest, root: in_place, source, blobs, pins })
     })
     .await?
 }

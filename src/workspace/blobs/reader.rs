@@ -1,6 +1,5 @@
 //! One blob on its way out of a store, checked as it goes.
 
-use std::fs::File;
 use std::io::{self, Read};
 
 use sha2::{Digest as _, Sha256};
@@ -15,18 +14,18 @@ pub struct BlobReader {
     store: BlobStore,
     digest: Digest,
     hasher: Sha256,
-    file: File,
+    object: Box<dyn Read + Send>,
 }
 
 impl BlobReader {
-    pub(super) fn new(store: BlobStore, digest: Digest, file: File) -> Self {
-        Self { store, digest, hasher: Sha256::new(), file }
+    pub(super) fn new(store: BlobStore, digest: Digest, object: Box<dyn Read + Send>) -> Self {
+        Self { store, digest, hasher: Sha256::new(), object }
     }
 }
 
 impl Read for BlobReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read(buffer)?;
+        let count = self.object.read(buffer)?;
         self.hasher.update(&buffer[..count]);
         if count == 0 && !buffer.is_empty() {
             let actual = Digest::from_bytes(self.hasher.clone().finalize().into());

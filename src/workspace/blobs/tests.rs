@@ -1,8 +1,10 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 
 use proptest::prelude::*;
 
+use super::local::PARTIAL;
 use super::*;
 
 const ROOMY: BlobLimits = BlobLimits { max_blob_bytes: 1 << 20, max_total_bytes: 1 << 30 };
@@ -17,8 +19,17 @@ fn small(total: u64) -> BlobLimits {
     BlobLimits { max_blob_bytes: 10, max_total_bytes: total }
 }
 
+fn folder(store: &BlobStore) -> PathBuf {
+    store.shared.objects.place().into()
+}
+
+fn path(store: &BlobStore, digest: &Digest) -> PathBuf {
+    let name = digest.to_string();
+    folder(store).join(&name[..2]).join(&name[2..])
+}
+
 fn partial_files(store: &BlobStore) -> usize {
-    fs::read_dir(store.shared.dir.join(PARTIAL)).expect("readable").count()
+    fs::read_dir(folder(store).join(PARTIAL)).expect("readable").count()
 }
 
 #[test]
@@ -72,7 +83,7 @@ fn a_blob_over_its_limit_is_refused_before_it_is_all_there() {
 fn a_damaged_blob_is_removed_and_missing() {
     let (_dir, store) = store(ROOMY);
     let digest = store.put(b"abc").expect("stored");
-    let path = store.path(&digest);
+    let path = path(&store, &digest);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("changed");
     fs::write(&path, "abX").expect("damaged");
     assert!(matches!(store.get(&digest), Err(BlobError::Missing(_))));
@@ -118,7 +129,7 @@ fn a_pin_also_keeps_what_arrives_later_and_counts() {
 fn opening_drops_partial_files_and_what_exceeds_a_lower_limit() {
     let (dir, store) = store(small(30));
     let digests = [b"aaa", b"bbb", b"ccc"].map(|bytes| store.put(bytes).expect("stored"));
-    fs::write(store.shared.dir.join(PARTIAL).join("left"), "x").expect("written");
+    fs::write(folder(&store).join(PARTIAL).join("left"), "x").expect("written");
     let path = dir.path().join("blobs");
     assert!(matches!(BlobStore::open(&path, ROOMY), Err(BlobError::InUse { .. })));
     drop(store);
@@ -128,9 +139,17 @@ fn opening_drops_partial_files_and_what_exceeds_a_lower_limit() {
 }
 
 #[test]
-fn a_full_file_system_is_told_apart() {
-    let error = from_io(Path::new("/b/partial/x"), io::ErrorKind::StorageFull.into());
-    assert!(matches!(error, BlobError::DiskFull { .. }), "{error}");
+fn what_is_pinned_when_the_limit_got_lower_is_not_dropped_at_a_start() {
+    let (dir, store) = store(small(30));
+    let [a, b, c] = [b"aaa", b"bbb", b"ccc"].map(|bytes| store.put(bytes).expect("stored"));
+    drop(store);
+    let objects = LocalObjects::open(&dir.path().join("blobs")).expect("opened");
+    let store = BlobStore::load(objects, small(2)).expect("loaded");
+    let _pin = store.pin([a, c]);
+    store.trim();
+    assert_eq!((store.missing(&[a, b, c]), store.total_bytes()), (vec![b], 6), "over the limit, but needed");
+    assert!(matches!(store.put(b"d"), Err(BlobError::Full { .. })));
+    assert_eq!(store.missing(&[a, c]), []);
 }
 
 proptest! {
@@ -145,7 +164,8 @@ proptest! {
             prop_assert_eq!(&store.get(&digest).expect("just stored"), bytes);
             prop_assert!(store.total_bytes() <= 25);
         }
-        let on_disk: u64 = stored(&store.shared.dir).expect("readable").iter().map(|(_, size)| size).sum();
+        let listed = store.shared.objects.list().expect("readable");
+        let on_disk: u64 = listed.iter().map(|stored| stored.size).sum();
         prop_assert_eq!(on_disk, store.total_bytes());
     }
 }

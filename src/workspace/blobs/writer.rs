@@ -1,13 +1,10 @@
 //! One blob on its way into a store.
 
-use std::fs::{self, Permissions};
-use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
-
 use sha2::{Digest as _, Sha256};
-use tempfile::NamedTempFile;
 
-use super::{BlobError, BlobStore, PARTIAL, from_io};
+use super::index::Durability;
+use super::objects::Staged;
+use super::{BlobError, BlobStore};
 use crate::types::Digest;
 
 /// Takes the pieces of a blob. Dropped before [`BlobWriter::finish`], it leaves nothing behind.
@@ -16,14 +13,14 @@ pub struct BlobWriter {
     expected: Option<Digest>,
     hasher: Sha256,
     written: u64,
-    file: NamedTempFile,
+    /// There until it is published.
+    staged: Option<Box<dyn Staged>>,
 }
 
 impl BlobWriter {
     pub(super) fn new(store: BlobStore, expected: Option<Digest>) -> Result<Self, BlobError> {
-        let partial = store.shared.dir.join(PARTIAL);
-        let file = NamedTempFile::new_in(&partial).map_err(|error| from_io(&partial, error))?;
-        Ok(Self { store, expected, hasher: Sha256::new(), written: 0, file })
+        let staged = Some(store.shared.objects.stage()?);
+        Ok(Self { store, expected, hasher: Sha256::new(), written: 0, staged })
     }
 
     /// Adds the next piece.
@@ -40,16 +37,16 @@ impl BlobWriter {
         if size > limits.max_blob_bytes {
             return Err(BlobError::TooLarge { size, limit: limits.max_blob_bytes });
         }
-        {
-            // Deleted under the lock, so that a blob dropped here cannot be entered again before its file is gone.
-            let mut index = self.store.index();
-            let dropped = index
-                .reserve(bytes)
-                .map_err(|_| BlobError::Full { needed: bytes, limit: limits.max_total_bytes })?;
-            self.store.unlink(&dropped);
-        }
+        let reserved = self.store.index().reserve(bytes);
+        let full = |_| BlobError::Full { needed: bytes, limit: limits.max_total_bytes };
+        let dropped = reserved.map_err(full)?;
         self.written = size;
-        self.file.write_all(piece).map_err(|error| from_io(self.file.path(), error))
+        // First: there may be no room on the disk before they are gone.
+        self.store.delete_all(dropped);
+        match &mut self.staged {
+            Some(staged) => Ok(staged.write(piece)?),
+            None => Ok(()),
+        }
     }
 
     /// Bytes taken so far.
@@ -68,20 +65,28 @@ impl BlobWriter {
     }
 
     /// Makes the blob readable under the digest of its bytes.
-    pub(super) fn commit(mut self, digest: Digest) -> Result<(), BlobError> {
-        let path = self.store.path(&digest);
-        if let Some(folder) = path.parent()
-            && !folder.exists()
-        {
-            fs::create_dir_all(folder).map_err(|error| from_io(folder, error))?;
+    pub(super) fn commit(self, digest: Digest) -> Result<(), BlobError> {
+        self.publish(digest, false)
+    }
+
+    /// The same in place of the blob that is there.
+    pub(super) fn replace(self, digest: Digest) -> Result<(), BlobError> {
+        self.publish(digest, true)
+    }
+
+    fn publish(mut self, digest: Digest, replace: bool) -> Result<(), BlobError> {
+        let store = self.store.clone();
+        // So that a blob is never entered without its object, nor dropped together with a new one.
+        let _claim = store.claim(digest);
+        if !replace && store.contains(&digest) {
+            return Ok(());
         }
-        let file = self.file.as_file();
-        file.set_permissions(Permissions::from_mode(0o400)).map_err(|error| from_io(&path, error))?;
-        let mut index = self.store.index();
-        // Under the lock, so that a blob is never entered without its file or dropped together with a new one.
-        fs::rename(self.file.path(), &path).map_err(|error| from_io(&path, error))?;
+        if let Some(staged) = self.staged.take() {
+            staged.publish(&digest)?;
+        }
+        let mut index = store.index();
         index.release(self.written);
-        index.insert(digest, self.written);
+        index.insert(digest, self.written, Durability::Written);
         self.written = 0;
         Ok(())
     }
@@ -89,7 +94,7 @@ impl BlobWriter {
 
 impl Drop for BlobWriter {
     fn drop(&mut self) {
-        // The partial file goes with `file`; after a commit its name is gone already.
+        // What is staged goes with it.
         self.store.index().release(self.written);
     }
 }

@@ -68,6 +68,7 @@ fn launch(dir: &Path, uri: &str) -> (Launcher, mpsc::Receiver<NodeExited>) {
         limits: limits(),
         drain_timeout: DEADLINE,
         work_dir: dir.join("work"),
+        survival: None,
         cpu_slots: 1,
         shim: binary,
         make_secret: Box::new(|_| Secret::new(SECRET)),

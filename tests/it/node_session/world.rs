@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use lintmesh::linters::process::Limits;
 use lintmesh::linters::toolchain::{ToolBinary, Toolchain, ToolchainMode};
@@ -86,6 +87,8 @@ impl World {
             toolchain: toolchain(&self.ruff),
             limits: limits(),
             drain_timeout: super::coordinator::DEADLINE,
+            orphan_grace: Duration::ZERO,
+            state_dir: None,
             work_dir: self.work_dir(),
             cpu_slots: 2,
             shim: env!("CARGO_BIN_EXE_lintmesh").into(),
@@ -104,6 +107,7 @@ impl World {
             settings: self.settings(coordinator),
             connector: link::tcp(),
             drain: CancellationToken::new(),
+            orphaned: CancellationToken::new(),
             random: Arc::new(link::jitter),
         };
         (tokio::spawn(agent::run(options, stop.clone())), stop)

@@ -51,6 +51,7 @@ impl LinkedNodes {
             toolchain: toolchain(&world.ruff),
             limits: limits(),
             work_dir: world.work_dir(),
+            survival: None,
             cpu_slots: 1,
             shim: binary,
             make_secret: Box::new(|_| Secret::new(SECRET)),

@@ -20,10 +20,11 @@ use super::toolchain::toolchain;
 /// Far more than anything here takes, far less than for ever.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
-/// One server. Dropped, it is killed, and its nodes die with it.
+/// One server. Dropped, it is killed, and its nodes with it.
 pub(crate) struct Serve {
     child: Child,
-    /// Its working folder, its temporary folder, its settings: all its processes run in here.
+    program: PathBuf,
+    /// Its working folder, its temporary folder, its state, its settings: all its processes run in here.
     pub(crate) dir: tempfile::TempDir,
     log: Arc<Mutex<Vec<serde_json::Value>>>,
     pub(crate) api: SocketAddr,
@@ -49,8 +50,32 @@ impl Serve {
         // On a fresh machine this installs the linters, which takes longer than a start may.
         tokio::task::spawn_blocking(toolchain).await.expect("provided");
         let dir = tempfile::tempdir().expect("a folder");
-        let (mut child, log) = spawn(program, dir.path(), settings, arguments);
-        let told = Arc::clone(&log);
+        let log = Arc::default();
+        let child = spawn(program, dir.path(), settings, arguments, &log);
+        let nowhere = SocketAddr::from(([0; 4], 0));
+        let program = program.to_owned();
+        let mut serve =
+            Self { child, program, dir, log, api: nowhere, admin: nowhere, node_listener: nowhere };
+        serve.serving().await;
+        serve
+    }
+
+    /// Kills it, as nothing else would: its nodes are not told.
+    pub(crate) async fn crash(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.ended().await;
+    }
+
+    /// Starts it again after its end, in the same folder. Does not wait for nodes.
+    pub(crate) async fn again(&mut self, settings: &str, arguments: &[&str]) {
+        self.log.lock().unwrap().clear();
+        self.child = spawn(&self.program, self.dir.path(), settings, arguments, &self.log);
+        self.serving().await;
+    }
+
+    /// Waits until it says where it listens.
+    async fn serving(&mut self) {
+        let told = Arc::clone(&self.log);
         let serving = move || {
             let line = told.lock().unwrap().iter().find(|line| line.get("api").is_some()).cloned();
             let address = |line: &serde_json::Value, key: &str| line[key].as_str()?.parse().ok();
@@ -63,14 +88,14 @@ impl Serve {
                 if let Some(addresses) = serving() {
                     return addresses;
                 }
-                if let Some(status) = child.try_wait().expect("a child") {
-                    panic!("serve ended with {status}: {:?}", log.lock().unwrap());
+                if let Some(status) = self.child.try_wait().expect("a child") {
+                    panic!("serve ended with {status}: {:?}", self.log.lock().unwrap());
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        let (api, admin, node_listener) = tokio::time::timeout(DEADLINE, waited).await.expect("it serves");
-        Self { child, dir, log, api, admin, node_listener }
+        (self.api, self.admin, self.node_listener) =
+            tokio::time::timeout(DEADLINE, waited).await.expect("it serves");
     }
 
     /// Waits for all nodes.
@@ -177,6 +202,17 @@ impl Drop for Serve {
         // It may have ended already; then there is nobody to kill.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // Its nodes would wait for another one.
+        for _ in 0..1000 {
+            let left = processes_in(self.dir.path());
+            if left.is_empty() {
+                return;
+            }
+            for (pid, _) in left {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
@@ -185,9 +221,10 @@ fn spawn(
     dir: &Path,
     settings: &str,
     arguments: &[&str],
-) -> (Child, Arc<Mutex<Vec<serde_json::Value>>>) {
+    log: &Arc<Mutex<Vec<serde_json::Value>>>,
+) -> Child {
     let temporary = dir.join("tmp");
-    fs::create_dir(&temporary).expect("created");
+    fs::create_dir_all(&temporary).expect("created");
     let file = dir.join("serve.toml");
     fs::write(&file, settings).expect("written");
     let mut command = lintmesh_at(program);
@@ -197,20 +234,25 @@ fn spawn(
         .args(arguments)
         .current_dir(dir)
         .env("TMPDIR", &temporary)
+        .env("XDG_STATE_HOME", state_home(dir))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     let mut child = command.spawn().expect("the binary is built");
     let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-    let log = Arc::new(Mutex::new(Vec::new()));
-    let written = Arc::clone(&log);
+    let written = Arc::clone(log);
     std::thread::spawn(move || {
         for line in lines.map_while(Result::ok) {
             let line = serde_json::from_str(&line).unwrap_or_else(|_| serde_json::json!({ "message": line }));
             written.lock().unwrap().push(line);
         }
     });
-    (child, log)
+    child
+}
+
+/// The user's folder for state, as far as a server in `dir` is concerned.
+pub(crate) fn state_home(dir: &Path) -> PathBuf {
+    dir.join("state")
 }
 
 /// The binary, with the settings of whoever runs the tests out of its way.

@@ -17,7 +17,7 @@ use lintmesh::linters::toolchain::{Toolchain, ToolchainMode};
 use lintmesh::node::agent::{self, NodeOptions, NodeSettings, PeerSettings};
 use lintmesh::node::link::{self, Connector};
 use lintmesh::node::secret::Secret;
-use lintmesh::server::{MESH_ID, ServerOptions, TreePolicy, start_on};
+use lintmesh::server::{MESH_ID, Secrets, ServerOptions, TreePolicy, start_on};
 use lintmesh::store::MemoryStore;
 use lintmesh::transport::listener::{Bind, Listener};
 use lintmesh::types::{Digest, NodeId, NodeSpec, NodeStatus};
@@ -119,7 +119,9 @@ impl VirtualNetwork {
                 processes: 8,
             },
             drain_timeout: Duration::from_secs(5),
+            orphan_grace: Duration::ZERO,
             work_dir: work,
+            state_dir: None,
             peers: PeerSettings {
                 // Plain text is for loopback only; the simulated network minds the port.
                 listen: SocketAddr::from((Ipv4Addr::LOCALHOST, PEER_PORT)),
@@ -135,6 +137,7 @@ impl VirtualNetwork {
                 network: Virtual { record: None },
                 connector: connector(),
                 drain: CancellationToken::new(),
+                orphaned: CancellationToken::new(),
                 random: Arc::new(link::jitter),
             };
             async move { Ok(agent::run(options, CancellationToken::new()).await?) }
@@ -192,6 +195,8 @@ impl VirtualNetwork {
 /// The coordinator's process.
 async fn coordinate(settings: Settings, record: Arc<Mutex<Record>>, blobs: &Path) -> turmoil::Result {
     let options = ServerOptions {
+        secrets: Arc::new(Secrets::new(&settings)),
+        node_port: None,
         settings,
         trees: TreePolicy {
             allowed_roots: Vec::new(),
@@ -203,6 +208,8 @@ async fn coordinate(settings: Settings, record: Arc<Mutex<Record>>, blobs: &Path
         admin: false,
         toolchain_mode: None,
         blob_dir: blobs.to_owned(),
+        state_dir: None,
+        free_bytes: Arc::new(lintmesh::server::free_bytes),
         store: MemoryStore::new(),
         salvage: false,
         clock: Arc::new(SystemClock::new()),

@@ -246,7 +246,11 @@ impl Checks {
                 RecoveryStep::Left => "left in order",
                 _ => "recovery step",
             }),
-            Event::NodeDrained { .. } | Event::NodeDeclared(_) | Event::NodeJoined { .. } => {}
+            Event::NodeDrained { .. }
+            | Event::NodeDeclared(_)
+            | Event::MeshConfigured(_)
+            | Event::NodeForgotten(_)
+            | Event::NodeJoined { .. } => {}
         }
     }
 
