@@ -87,7 +87,8 @@ impl Pins {
             return;
         }
         // A stopped coordinator lets go of nothing.
-        let changes = engine.query(move |core, _| changes(core.state(), open, ended)).await.unwrap_or_default();
+        let changes =
+            engine.query(move |core, _| changes(core.state(), open, ended)).await.unwrap_or_default();
         for (run, result) in changes.ended {
             let kept = result.map(|digest| blobs.pin([digest]));
             let mut held = self.lock();

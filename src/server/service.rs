@@ -155,8 +155,9 @@ impl Service {
             }),
             Storage::Fails => Err(ApiError::Unavailable {
                 reason: "STATE_STORE_FAILED",
-                message: "the state cannot be stored now, so no run can be accepted; the server's log says why"
-                    .into(),
+                message:
+                    "the state cannot be stored now, so no run can be accepted; the server's log says why"
+                        .into(),
                 retry: STORE_RETRY,
             }),
         }

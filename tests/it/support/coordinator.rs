@@ -10,7 +10,7 @@ use lintmesh::config::{self, Settings, Sources};
 use lintmesh::engine::Handle;
 use lintmesh::engine::clock::SystemClock;
 use lintmesh::proto::v1::coordinator_service_client::CoordinatorServiceClient;
-use lintmesh::server::{self, RunningServer, ServerOptions, StartError, TreePolicy};
+use lintmesh::server::{self, RunningServer, Secrets, ServerOptions, StartError, TreePolicy};
 use lintmesh::store::{EmbeddedOptions, EmbeddedStore};
 use tokio::runtime::Runtime;
 use tokio::sync::{oneshot, watch};
@@ -134,6 +134,8 @@ async fn attempt(settings: &Settings, dir: &Path) -> Result<RunningServer, Strin
     let file = dir.join("state.redb");
     let store = EmbeddedStore::open(&file, EmbeddedOptions::default()).map_err(|error| error.to_string())?;
     let options = ServerOptions {
+        secrets: Arc::new(Secrets::new(settings)),
+        node_port: None,
         settings: settings.clone(),
         trees: TreePolicy {
             allowed_roots: Vec::new(),
@@ -145,6 +147,8 @@ async fn attempt(settings: &Settings, dir: &Path) -> Result<RunningServer, Strin
         admin: false,
         toolchain_mode: None,
         blob_dir: dir.join("blobs"),
+        state_dir: Some(dir.to_owned()),
+        free_bytes: Arc::new(server::free_bytes),
         store,
         salvage: false,
         clock: Arc::new(SystemClock::new()),
