@@ -11,9 +11,9 @@ pub fn machine() -> String {
         (read("/proc/cpuinfo"), read("/proc/meminfo"), read("/proc/sys/kernel/osrelease"));
     let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let kib = memory.lines().find_map(|line| {
-        line.strip_prefix("MemTotal:")?.trim().trim_end_matches(" kB").parse::<u64>().ok()
-    });
+    let kib = memory
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:")?.trim().trim_end_matches(" kB").parse::<u64>().ok());
     let load = read("/proc/loadavg");
     format!(
         "{cores} cores, {}, {} MiB, Linux {}, load before {}",

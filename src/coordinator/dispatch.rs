@@ -66,9 +66,11 @@ impl Coordinator {
     fn has_room(&self) -> bool {
         self.presences.iter().any(|(node, presence)| {
             presence.session.is_some()
-                && self.state.members.get(node).is_some_and(|member| {
-                    presence.running.len() < member.spec.max_concurrent_tasks as usize
-                })
+                && self
+                    .state
+                    .members
+                    .get(node)
+                    .is_some_and(|member| presence.running.len() < member.spec.max_concurrent_tasks as usize)
         })
     }
 

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::breaker::{Breaker, Permit};
 use super::suspicion::Contact;
-pub use running::Running;
 use crate::types::{
     AttemptId, AttemptRef, FaultCause, Incarnation, LinkReport, Load, NodeId, NodeSpec, NodeStatus, RunId,
     SessionId, TaskId, Tick, ToolName, UnixMillis,
 };
+pub use running::Running;
 
 /// The durable part of a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -199,7 +199,7 @@ impl<S: Store> Engine<S> {
                 batch.push(more);
             }
             wake_at = self.step(batch).await?;
-            if self.committer.loose() >= compaction::due(self.core.state(), &self.logs) {
+            if compaction::is_due(self.committer.loose(), self.core.state(), &self.logs) {
                 self.compact().await?;
             }
         }

@@ -11,8 +11,8 @@ use super::service::{Service, blocking};
 use crate::coordinator::input::{Ending, Facts, Input};
 use crate::status::ApiError;
 use crate::types::{
-    AttemptRef, Digest, NodeId, Outcome, Plan, RunId, Stage, Summary, TaskId, TaskOutput, ToolError, ToolName,
-    ToolResult,
+    AttemptRef, Digest, NodeId, Outcome, Plan, RunId, Stage, Summary, TaskId, TaskOutput, ToolError,
+    ToolName, ToolResult,
 };
 use crate::wire::peer;
 use crate::workspace::blobs::{BlobError, Pin};
@@ -228,8 +228,7 @@ fn put(
         }
         None => facts(stage, &service.blobs.get(&output.digest)?),
     };
-    let facts =
-        facts.map_err(|error| Untaken::Unusable(format!("its output is not readable: {error}")))?;
+    let facts = facts.map_err(|error| Untaken::Unusable(format!("its output is not readable: {error}")))?;
     Ok(Stored { output, facts, pin })
 }
 
