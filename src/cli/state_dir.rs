@@ -19,12 +19,7 @@ pub(super) struct StateDir(PathBuf);
 impl StateDir {
     /// The folder of the settings, else the user's; made if it is not there.
     pub(super) fn open(setting: Option<&Path>) -> anyhow::Result<Self> {
-        let path = match setting {
-            Some(path) => path.to_owned(),
-            None => default_dir(|name| std::env::var_os(name).map(PathBuf::from))?,
-        };
-        // Nodes work in other folders than this process.
-        let path = std::path::absolute(&path).unwrap_or(path);
+        let path = Self::named_by(setting)?;
         let denied = |source| StoreError::Denied { action: "make", path: path.clone(), source };
         if path.is_file() {
             return Err(denied(io::ErrorKind::NotADirectory.into()).into());
@@ -32,6 +27,15 @@ impl StateDir {
         DirBuilder::new().recursive(true).mode(PRIVATE).create(&path).map_err(denied)?;
         make_private(&path);
         Ok(Self(path))
+    }
+
+    /// Where it is or would be, as an absolute path: nodes work in other folders than this process.
+    pub(super) fn named_by(setting: Option<&Path>) -> Result<PathBuf, UsageError> {
+        let path = match setting {
+            Some(path) => path.to_owned(),
+            None => default_dir(|name| std::env::var_os(name).map(PathBuf::from))?,
+        };
+        Ok(std::path::absolute(&path).unwrap_or(path))
     }
 
     pub(super) fn path(&self) -> &Path {

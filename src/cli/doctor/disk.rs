@@ -7,7 +7,8 @@ use nix::unistd::{AccessFlags, access};
 
 use super::check::{Check, Section, Verdict};
 use crate::cli::linters;
-use crate::config::Settings;
+use crate::cli::state_dir::StateDir;
+use crate::config::{Settings, StoreKind};
 
 /// What the managed linters take, and some room to unpack them.
 const TOOLCHAIN_BYTES: u64 = 1 << 30;
@@ -19,9 +20,23 @@ pub(super) fn disk(settings: &Settings) -> Section {
             Check::wrong("cache folder", Verdict::Failed, cause.to_string(), "set toolchain.cache_dir")
         }
     };
-    let blobs = settings.workspace.blob_dir.clone().unwrap_or_else(std::env::temp_dir);
-    let largest = settings.workspace.max_blob_bytes;
-    Section::new("disk", vec![cache, room("blob folder", "workspace.blob_dir", &blobs, largest)])
+    let mut checks = vec![cache];
+    let mut blobs = std::env::temp_dir();
+    if settings.state.store == StoreKind::Embedded {
+        match StateDir::named_by(settings.state.dir.as_deref()) {
+            Ok(folder) => {
+                checks.push(room("state folder", "state.dir", &folder, settings.state.min_free_bytes));
+                blobs = folder;
+            }
+            Err(cause) => {
+                let remedy = "set state.dir";
+                checks.push(Check::wrong("state folder", Verdict::Failed, cause.to_string(), remedy));
+            }
+        }
+    }
+    let blobs = settings.workspace.blob_dir.as_deref().unwrap_or(&blobs);
+    checks.push(room("blob folder", "workspace.blob_dir", blobs, settings.workspace.max_blob_bytes));
+    Section::new("disk", checks)
 }
 
 /// Whether a folder, or what it would be made in, can be written and has so much room.
