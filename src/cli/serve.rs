@@ -94,11 +94,10 @@ pub(super) async fn run(args: ServeArgs, interrupt: &Interrupt) -> anyhow::Resul
         }
     };
     let kept = Kept::of(&settings, &keeping);
-    if let Keeping::State { dir, .. } = &keeping {
-        let launched = dir.launched();
-        // Who ends the service twice does not want its nodes to wait for the next one.
-        interrupt.before_ending_at_once(move || Record::read(&launched).kill_all());
-    }
+    let launched = match &keeping {
+        Keeping::Nothing => None,
+        Keeping::State { dir, .. } => Some(dir.launched()),
+    };
     let toolchain = match settings.nodes.launch {
         Launch::External => None,
         Launch::Local => {
@@ -128,6 +127,11 @@ pub(super) async fn run(args: ServeArgs, interrupt: &Interrupt) -> anyhow::Resul
         keeping,
     })
     .await?;
+    if let Some(launched) = launched {
+        // Who ends the service twice does not want its nodes to wait for the next one. Not before the state is ours: until
+        // then the record may be another's.
+        interrupt.before_ending_at_once(move || Record::read(&launched).kill_all());
+    }
     kept.tell(&mesh.holdings().await?);
     tracing::info!(
         api = %mesh.api_address(),

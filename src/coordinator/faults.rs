@@ -33,8 +33,9 @@ impl Coordinator {
         for run in runs {
             self.record_run(draft, &run, RunEvent::NodeFault { node: node.clone(), cause });
         }
-        // An operator's word says nothing about the tasks, so it does not count against their budgets.
-        let counts = cause != FaultCause::Operator;
+        // An operator's word says nothing about the tasks, so it does not count against their budgets; nor does the end
+        // of a process together with its coordinator, which is that of their machine more often than theirs.
+        let counts = cause != FaultCause::Operator && !self.is_awaited(node);
         let taken = self.take_work(draft, node, counts, "the node was marked FAILED");
         self.change_breaker(draft, node, |now, breaker| breaker.trip(now, TripReason::DeclaredFailed, 0.0));
         taken

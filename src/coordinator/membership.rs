@@ -44,9 +44,7 @@ impl Coordinator {
     pub(super) fn configure(&mut self, draft: &mut Draft, specs: Vec<NodeSpec>) -> Reply {
         let configured: BTreeSet<NodeId> = specs.iter().map(|spec| spec.node_id.clone()).collect();
         // A process that was there before and may come back is what it was started as, until another takes its place.
-        let is_awaited =
-            |spec: &NodeSpec| self.presences.get(&spec.node_id).is_some_and(|at| at.contact.is_awaited);
-        let specs = specs.into_iter().filter(|spec| !is_awaited(spec)).collect();
+        let specs = specs.into_iter().filter(|spec| !self.is_awaited(&spec.node_id)).collect();
         let reply = self.declare(draft, specs);
         if reply != Reply::Done || configured == self.state.configured {
             return reply;
@@ -114,7 +112,8 @@ impl Coordinator {
         if is_new_process {
             // A process that is gone took its work with it, but for the results that its successor found.
             let kept = self.left_results(&node, &hello);
-            self.take_work_but(draft, &node, &kept, true, "its process was started again");
+            let counts = !self.is_awaited(&node);
+            self.take_work_but(draft, &node, &kept, counts, "its process was started again");
             let joined = Event::NodeJoined { spec: hello.spec, incarnation: hello.incarnation };
             self.record(draft, joined);
         }

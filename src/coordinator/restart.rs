@@ -57,6 +57,11 @@ impl Coordinator {
         self.wake(node, now.tick);
     }
 
+    /// Whether the node was there under an earlier coordinator and was not heard by this one yet.
+    pub(super) fn is_awaited(&self, node: &NodeId) -> bool {
+        self.presences.get(node).is_some_and(|presence| presence.contact.is_awaited)
+    }
+
     /// A run that was open. Its time went on while there was no coordinator; what its nodes have finished meanwhile gets
     /// the time to come in.
     fn take_up(&mut self, id: &RunId, now: Now) {

@@ -296,7 +296,8 @@ pub async fn run<B: Bind>(options: NodeOptions<B>, stop: CancellationToken) -> R
         connections: 0,
         drain: drain.clone(),
     };
-    let given_up = orphan::is_given_up(&orphaned, &way, settings.orphan_grace);
+    let has_launcher = || settings.state_dir.as_deref().is_some_and(orphan::has_launcher);
+    let given_up = orphan::is_given_up(&orphaned, &way, settings.orphan_grace, has_launcher);
     let relay = Relay { executor: executor.clone(), inputs, peers, way: way.clone() }.run(said_by_peers);
     let relaying = tokio::spawn(async move { linked.run_until_cancelled(relay).await });
     let overdue = async {

@@ -10,6 +10,7 @@ mod stranger;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -23,6 +24,7 @@ use self::inheritance::Adoptable;
 pub use self::inheritance::{Inheritance, Survival};
 pub use self::record::{Process, Record};
 use super::agent::{NodeSettings, PeerSettings};
+use super::orphan;
 use super::process_table;
 use super::secret::Secret;
 use crate::linters::process::Limits;
@@ -183,6 +185,8 @@ pub struct Launcher {
     exits: mpsc::Sender<NodeExited>,
     /// For the next launcher, if nodes are to outlive this one.
     record: Option<Record>,
+    /// Shows adopted nodes that this process lives.
+    _lifeline: Option<File>,
 }
 
 struct Launched {
@@ -249,7 +253,16 @@ impl Launcher {
             .into_iter()
             .map(|spec| (spec.node_id.clone(), Launched { spec, child: None }))
             .collect::<BTreeMap<_, _>>();
-        (Self { options, nodes, exits, record }, exited)
+        let dir = options.survival.as_ref().map(|survival| survival.dir.clone());
+        let lifeline = dir.and_then(|dir| {
+            // Adopted nodes have their sessions to tell them the same.
+            orphan::hold_lifeline(&dir)
+                .inspect_err(
+                    |error| tracing::warn!(dir = %dir.display(), %error, "no lifeline for adopted nodes"),
+                )
+                .ok()
+        });
+        (Self { options, nodes, exits, record, _lifeline: lifeline }, exited)
     }
 
     /// The process of a node, if it runs.

@@ -83,8 +83,8 @@ async fn nodes_and_linters_go_on_under_the_successor_and_under_its_own() {
 
 #[tokio::test]
 async fn an_adopted_node_that_hangs_is_replaced() {
-    let settings =
-        format!("{}[mesh]\nheartbeat_interval = 0.5\nmessage_timeout = 3\n", GatedRuff::new().settings());
+    let ruff = GatedRuff::new();
+    let settings = format!("{}[mesh]\nheartbeat_interval = 0.5\nmessage_timeout = 3\n", ruff.settings());
     let mut serve = Serve::start(&settings).await;
     serve.crash().await;
     serve.again(&settings, &[]).await;

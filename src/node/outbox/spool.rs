@@ -5,7 +5,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Unacknowledged;
 use super::record;
@@ -19,9 +19,9 @@ const RESULT: &str = "result";
 const PART: &str = "part";
 /// The largest file that is read: the largest output, and its result.
 const MOST_BYTES: u64 = (256 << 20) + (1 << 20);
-/// How long a former process of the node may take to end.
-const LOCK_WAIT: Duration = Duration::from_secs(2);
-const LOCK_LOOK: Duration = Duration::from_millis(50);
+/// How often it is looked whether a former process of the node has ended, and the pause between: 2 s in all.
+const LOCK_LOOKS: u32 = 40;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why there is no spool.
 #[derive(Debug, thiserror::Error)]
@@ -66,17 +66,14 @@ impl Spool {
             .mode(0o600)
             .open(&path)
             .map_err(failed(&path))?;
-        let began = Instant::now();
-        loop {
+        for _ in 0..LOCK_LOOKS {
             match lock.try_lock() {
                 Ok(()) => return Ok(Self { folder, _lock: lock }),
-                Err(TryLockError::WouldBlock) if began.elapsed() < LOCK_WAIT => {
-                    std::thread::sleep(LOCK_LOOK);
-                }
-                Err(TryLockError::WouldBlock) => return Err(SpoolError::InUse(folder)),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
                 Err(TryLockError::Error(source)) => return Err(SpoolError::Io { path, source }),
             }
         }
+        Err(SpoolError::InUse(folder))
     }
 
     /// What former processes of the node left, oldest attempt first: so many at most, and so many bytes. Files that are no
