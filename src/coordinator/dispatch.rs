@@ -3,7 +3,7 @@
 use super::decision::Effect;
 use super::event::{Assignments, NewTask, RunEvent, TaskRef};
 use super::message::{Assign, Message};
-use super::node::RunningAttempt;
+use super::node::{MissedBeats, RunningAttempt};
 use super::placement::{Mesh, Need};
 use super::run::{Kind, Run, Task, TaskState};
 use super::{Coordinator, Draft};
@@ -37,7 +37,7 @@ impl Coordinator {
         // Who could not use a turn, and how many of them when the last core was given to somebody after them.
         let (mut passed, mut overtaken) = (Vec::new(), 0);
         let mut turn = self.queue.first();
-        while let Some(at) = turn {
+        while let Some(at) = turn.filter(|_| self.has_room()) {
             let placement = self.next_placement(draft.now.tick, &at.1, &mut stuck);
             // A node that was chosen takes it; if not, trying again at once would not end.
             let placed = placement.filter(|it| self.assign(draft, &it.run, it.task, &it.node, false));
@@ -59,6 +59,19 @@ impl Coordinator {
         for project in passed.iter().take(overtaken) {
             self.queue.pass_over(project);
         }
+    }
+
+    /// Whether any connected node may take one more task. With work waiting this is asked with every result, and mostly
+    /// the answer is no.
+    fn has_room(&self) -> bool {
+        self.presences.iter().any(|(node, presence)| {
+            presence.session.is_some()
+                && self
+                    .state
+                    .members
+                    .get(node)
+                    .is_some_and(|member| presence.running.len() < member.spec.max_concurrent_tasks as usize)
+        })
     }
 
     /// The next task of a project that a node has room for: the urgent runs first, then the older ones.
@@ -161,8 +174,7 @@ impl Coordinator {
                 cpu_slots: cpu_slots(task.stage),
                 capabilities,
                 permit,
-                missed_beats: None,
-                counted_at: now,
+                missed_beats: MissedBeats { count: None, counted_at: now },
             },
         );
         draft.effects.push(Effect::Send {

@@ -1,6 +1,6 @@
 //! Nodes come, speak, and go.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::breaker::CallOutcome;
 use super::decision::{Effect, Refusal, Reply};
@@ -342,10 +342,7 @@ impl Coordinator {
     ) -> Vec<AttemptRef> {
         let presence = self.presence(node);
         let session = presence.session;
-        let running = std::mem::take(&mut presence.running);
-        let (kept, running): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            running.into_iter().partition(|(id, _)| kept.contains(id));
-        presence.running = kept;
+        let running = presence.running.take_but(kept);
         let outcome = if counts { CallOutcome::Failure } else { CallOutcome::Ignored };
         self.change_breaker(draft, node, |now, breaker| {
             for attempt in running.values() {

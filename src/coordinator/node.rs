@@ -1,5 +1,7 @@
 //! A node as the coordinator knows it: what is durable of it, and what is only known while it is connected.
 
+mod running;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +13,7 @@ use crate::types::{
     AttemptId, AttemptRef, FaultCause, Incarnation, LinkReport, Load, NodeId, NodeSpec, NodeStatus, RunId,
     SessionId, TaskId, Tick, ToolName, UnixMillis,
 };
+pub use running::Running;
 
 /// The durable part of a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,7 +61,7 @@ pub struct Presence {
     /// What tells whether it is there.
     pub contact: Contact,
     /// What it runs.
-    pub running: BTreeMap<AttemptId, RunningAttempt>,
+    pub running: Running,
     /// Its machine.
     pub host_id: String,
     /// The cores of its machine.
@@ -77,6 +80,15 @@ pub struct Presence {
     pub given: u64,
 }
 
+/// Heartbeats that should have told of an attempt and did not.
+#[derive(Debug)]
+pub struct MissedBeats {
+    /// How many in a row; none while the first one is awaited, which may have been on its way before.
+    pub count: Option<u32>,
+    /// When the last one was counted, or the attempt was given: heartbeats that piled up count as one.
+    pub counted_at: Tick,
+}
+
 /// An attempt under way.
 #[derive(Debug)]
 pub struct RunningAttempt {
@@ -92,12 +104,8 @@ pub struct RunningAttempt {
     pub capabilities: BTreeSet<String>,
     /// The breaker's leave to start it.
     pub permit: Permit,
-    /// Heartbeats since it was given that did not tell of it; none while the first one is awaited, which may have been
-    /// on its way before.
-    pub missed_beats: Option<u32>,
-    /// When that was last counted. Heartbeats that waited together to be decided, as they do while nothing can be
-    /// stored, were all sent before the attempt was.
-    pub counted_at: Tick,
+    /// The heartbeats that did not tell of it.
+    pub missed_beats: MissedBeats,
 }
 
 impl RunningAttempt {
@@ -122,7 +130,7 @@ impl Presence {
             links: BTreeMap::new(),
             clock_offset_ms: None,
             contact: Contact::default(),
-            running: BTreeMap::new(),
+            running: Running::default(),
             host_id: String::new(),
             cpu_slots: 0,
             toolchain_id: String::new(),
@@ -141,14 +149,12 @@ impl Presence {
 
     /// Cores its attempts use.
     pub fn cpu_slots_in_use(&self) -> u32 {
-        self.running.values().map(|attempt| attempt.cpu_slots).sum()
+        self.running.cpu_slots()
     }
 
     /// The parts of its load score, and the score.
     pub fn load_score(&self, spec: &NodeSpec) -> LoadScore {
-        let in_use: BTreeSet<&String> =
-            self.running.values().flat_map(|attempt| &attempt.capabilities).collect();
-        let in_use = in_use.iter().filter(|name| spec.capabilities.contains(**name)).count();
+        let in_use = self.running.uses_of(&spec.capabilities);
         LoadScore::new(
             ratio(self.running.len(), spec.max_concurrent_tasks as usize),
             ratio(in_use, spec.capabilities.len()),

@@ -62,21 +62,20 @@ impl Coordinator {
         // A node that runs something but tells of nothing says nothing about what it was given.
         let is_silent = told.is_empty() && presence.load.running_tasks > 0;
         let (mut lost, mut hung) = (Vec::new(), Vec::new());
-        for (id, running) in presence.running.iter_mut().filter(|_| !is_silent) {
-            let attempt = running.named(*id);
+        for (attempt, missed) in presence.running.beats().filter(|_| !is_silent) {
             match told.iter().find(|(known, _)| *known == attempt) {
                 Some((_, idle)) => {
-                    running.missed_beats = Some(0);
+                    missed.count = Some(0);
                     if *idle >= patience {
                         hung.push(attempt);
                     }
                 }
-                None if running.missed_beats.is_some() && now < running.counted_at + apart => {}
+                None if missed.count.is_some() && now < missed.counted_at + apart => {}
                 None => {
-                    running.counted_at = now;
-                    let missed = running.missed_beats.map_or(0, |missed| missed + 1);
-                    running.missed_beats = Some(missed);
-                    if missed >= MISSED_BEATS {
+                    missed.counted_at = now;
+                    let count = missed.count.map_or(0, |count| count + 1);
+                    missed.count = Some(count);
+                    if count >= MISSED_BEATS {
                         lost.push(attempt);
                     }
                 }

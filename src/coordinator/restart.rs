@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::breaker::Permit;
 use super::input::SessionEnding;
-use super::node::RunningAttempt;
+use super::node::{MissedBeats, RunningAttempt};
 use super::run::{Execution, Run};
 use super::settings::Settings;
 use super::state::State;
@@ -91,8 +91,7 @@ impl Coordinator {
                     cpu_slots: dispatch::cpu_slots(task.stage),
                     capabilities: self.settings.required.of(task.stage).clone(),
                     permit: Permit::adopted(),
-                    missed_beats: None,
-                    counted_at: now,
+                    missed_beats: MissedBeats { count: None, counted_at: now },
                 };
                 (node, attempt, running)
             })

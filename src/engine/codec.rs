@@ -55,6 +55,20 @@ pub fn encode_kept(kept: &Kept) -> Result<Record, CodecError> {
     write(kept)
 }
 
+/// The same of an event that others hold: a snapshot has hundreds of thousands, too many to copy first.
+pub fn encode_kept_event(
+    run: &RunId,
+    sequence: u64,
+    at: UnixMillis,
+    event: &RunEvent,
+) -> Result<Record, CodecError> {
+    #[derive(Serialize)]
+    enum Held<'a> {
+        Event { run: &'a RunId, sequence: u64, at: UnixMillis, event: &'a RunEvent },
+    }
+    write(&Held::Event { run, sequence, at, event })
+}
+
 /// Decodes a record of a snapshot.
 pub fn decode_kept(record: &Record) -> Result<Kept, CodecError> {
     read(record)
@@ -68,5 +82,23 @@ fn read<T: DeserializeOwned>(record: &Record) -> Result<T, CodecError> {
     match record.version {
         VERSION => Ok(serde_json::from_slice(&record.bytes)?),
         other => Err(CodecError::UnknownVersion(other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Outcome;
+
+    #[test]
+    fn an_event_is_written_alike_by_whoever_holds_it() {
+        let run = RunId::new("run-1").expect("valid");
+        let event =
+            RunEvent::Finished { outcome: Outcome::Cancelled, result: None, detail: "by its client".into() };
+        let (sequence, at) = (7, UnixMillis(9));
+        let held = encode_kept_event(&run, sequence, at, &event).expect("written");
+        let kept = Kept::Event { run, sequence, at, event };
+        assert_eq!(held, encode_kept(&kept).expect("written"));
+        assert_eq!(decode_kept(&held).expect("read"), kept);
     }
 }

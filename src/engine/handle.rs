@@ -61,10 +61,18 @@ impl Handle {
 
     /// Has an input decided; answers once the facts are committed.
     pub async fn decide(&self, input: Input) -> Result<Reply, Stopped> {
-        self.probes.notice(&input);
-        let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Input(Box::new(input), reply)).await.map_err(|_| Stopped)?;
-        answer.await.map_err(|_| Stopped)
+        self.decide_all(vec![input]).await?.pop().ok_or(Stopped)
+    }
+
+    /// Has inputs that came together decided, one after the other; answers once the facts of all are committed. That
+    /// is one commit, and one way there and back, where deciding each by itself would be one for each.
+    pub async fn decide_all(&self, inputs: Vec<Input>) -> Result<Vec<Reply>, Stopped> {
+        for input in &inputs {
+            self.probes.notice(input);
+        }
+        let (reply, answers) = oneshot::channel();
+        self.commands.send(Command::Inputs(inputs, reply)).await.map_err(|_| Stopped)?;
+        answers.await.map_err(|_| Stopped)
     }
 
     /// Asks about the committed state.

@@ -62,7 +62,8 @@ pub struct RestartOrder {
 }
 
 enum Command {
-    Input(Box<Input>, oneshot::Sender<Reply>),
+    /// To be decided one after the other, and committed together.
+    Inputs(Vec<Input>, oneshot::Sender<Vec<Reply>>),
     Query(Query),
     /// Has the store asked who owns it; answered if it is this coordinator.
     CheckOwnership(oneshot::Sender<()>),
@@ -198,7 +199,7 @@ impl<S: Store> Engine<S> {
                 batch.push(more);
             }
             wake_at = self.step(batch).await?;
-            if self.committer.loose() >= compaction::due(self.core.state(), &self.logs) {
+            if compaction::is_due(self.committer.loose(), self.core.state(), &self.logs) {
                 self.compact().await?;
             }
         }
@@ -209,25 +210,24 @@ impl<S: Store> Engine<S> {
         let now = self.clock.now();
         let (mut events, mut effects, mut replies, mut queries) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut inputs: Vec<(Input, Option<oneshot::Sender<Reply>>)> = Vec::new();
+        let mut decide = |input| {
+            let decision = self.core.decide(now, input);
+            events.extend(decision.events);
+            effects.extend(decision.effects);
+            (decision.reply, decision.wake_at)
+        };
         let mut checks = Vec::new();
         for command in batch {
             match command {
-                Command::Input(input, reply) => inputs.push((*input, Some(reply))),
+                Command::Inputs(inputs, reply) => {
+                    replies.push((reply, inputs.into_iter().map(|input| decide(input).0).collect()));
+                }
                 Command::Query(query) => queries.push(query),
                 Command::CheckOwnership(reply) => checks.push(reply),
             }
         }
         // Time passes with every batch: a notification is a hint, the sweep is the rule.
-        inputs.push((Input::Timer, None));
-        let mut wake_at = None;
-        for (input, reply) in inputs {
-            let decision = self.core.decide(now, input);
-            events.extend(decision.events);
-            effects.extend(decision.effects);
-            wake_at = decision.wake_at;
-            replies.extend(reply.map(|reply| (reply, decision.reply)));
-        }
+        let (_, wake_at) = decide(Input::Timer);
         self.commit(&events).await?;
         self.publish(events);
         // Links and alerts change without an event.

@@ -102,7 +102,11 @@ async fn a_node_that_says_nothing_is_failed_at_the_message_timeout_with_no_other
     // And nothing here starts it again, which is told too.
     assert!(matches!(
         rig.stored()[before..],
-        [Event::NodeStatusChanged { status: NodeStatus::Failed, .. }, Event::NodeRecovery { .. }]
+        [
+            Event::NodeStatusChanged { status: NodeStatus::Failed, .. },
+            Event::NodeBreaker { trip: Some(_), .. },
+            Event::NodeRecovery { .. },
+        ]
     ));
 }
 

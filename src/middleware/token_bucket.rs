@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What one peer may send: so many messages at once, and so many in a second over time. A node says a few in a second.
+/// What one peer may send: so many messages at once, and so many in a second over time. A node says a few in a second
+/// beside what it was asked for.
 pub const MESSAGES: Rate = Rate { burst: 2_000, per_second: 1_000 };
 
 /// A burst and a rate.

@@ -9,16 +9,21 @@ use serde::de::IgnoredAny;
 
 use super::service::{Service, blocking};
 use crate::coordinator::input::{Ending, Facts, Input};
+use crate::status::ApiError;
 use crate::types::{
-    AttemptRef, NodeId, Outcome, Plan, Stage, Summary, TaskOutput, ToolError, ToolName, ToolResult,
+    AttemptRef, Digest, NodeId, Outcome, Plan, RunId, Stage, Summary, TaskId, TaskOutput, ToolError,
+    ToolName, ToolResult,
 };
 use crate::wire::peer;
-use crate::workspace::blobs::BlobError;
+use crate::workspace::blobs::{BlobError, Pin};
 
 /// Between attempts to store an output.
 const PAUSE: Duration = Duration::from_secs(2);
 /// Results that wait for that. Nodes send more of them again when they are back.
 const MOST_UNSTORED: usize = 64;
+
+/// Characters that are kept of why an attempt failed.
+const MOST_WORDS: usize = 2000;
 
 /// The attempts whose results wait until their outputs can be stored.
 #[derive(Default)]
@@ -62,108 +67,169 @@ impl From<BlobError> for Untaken {
     }
 }
 
-/// A result as the core hears of it, passed on by another node or not. What a node sends that cannot be used is that
-/// attempt's failure. If its output cannot be stored now the core hears of it later: until then the result is not
-/// acknowledged, and its node keeps it.
-pub async fn ended(
-    service: &Arc<Service>,
-    result: peer::AttemptResult,
-    via: Option<NodeId>,
-) -> Option<Input> {
-    match taken(service, &result, via.as_ref()).await {
-        Ok(input) => Some(input),
+/// Outputs up to this size are read where they arrive: to go to another thread for one takes longer.
+const SMALL: usize = 4 << 10;
+
+/// A result, and the node that passed it on if its executor did not bring it itself.
+pub type Brought = (peer::AttemptResult, Option<NodeId>);
+
+/// An output in the store.
+struct Stored {
+    output: TaskOutput,
+    facts: Facts,
+    pin: Pin,
+}
+
+/// Results that came together as the core hears of them, in their order. What a node sends that cannot be used is that
+/// attempt's failure. Of a result whose output cannot be stored now, in whose place there is nothing, the core hears
+/// later: until then it is not acknowledged, and its node keeps it.
+pub async fn ended(service: &Arc<Service>, results: Vec<Brought>) -> Vec<Option<Input>> {
+    if results.is_empty() {
+        return Vec::new();
+    }
+    let results: Arc<[Brought]> = results.into();
+    let endings = taken(service, &results).await;
+    let heard = results.iter().zip(endings).map(|(brought, ending)| match ending {
+        Ok(ending) => Some(input(brought, ending)),
         Err(error) => {
-            if service.unstored.admit(&result.key) {
-                tracing::error!(attempt = %result.key, %error, "an output cannot be stored; its result waits");
-                tokio::spawn(decide_later(service.clone(), result, via));
+            let attempt = &brought.0.key;
+            if service.unstored.admit(attempt) {
+                tracing::error!(%attempt, %error, "an output cannot be stored; its result waits");
+                tokio::spawn(decide_later(service.clone(), brought.clone()));
             }
             None
         }
-    }
+    });
+    heard.collect()
 }
 
-/// Tries again until the output is stored, or its run has ended, which it does in its time.
-async fn decide_later(service: Arc<Service>, result: peer::AttemptResult, via: Option<NodeId>) {
-    let stored = async {
-        loop {
-            tokio::time::sleep(PAUSE).await;
-            if let Ok(input) = taken(&service, &result, via.as_ref()).await {
-                return input;
-            }
-        }
-    };
-    let input = service.stopping.run_until_cancelled(stored).await;
-    service.unstored.leave(&result.key);
-    if let Some(input) = input {
-        // A stopped coordinator decides nothing; its successor gets the result again.
-        let _ = service.engine.decide(input).await;
-    }
-}
-
-async fn taken(
-    service: &Arc<Service>,
-    result: &peer::AttemptResult,
-    via: Option<&NodeId>,
-) -> Result<Input, BlobError> {
-    let ending = match &result.ending {
-        peer::Ending::Failure(reason) => Ending::Failed(reason.chars().take(2000).collect()),
-        peer::Ending::Output { output, data } => {
-            match take(service, &result.key, *output, data.clone()).await {
-                Ok(facts) => Ending::Made { output: *output, facts },
-                Err(Untaken::Unusable(reason)) => Ending::Failed(reason),
-                Err(Untaken::NotNow(error)) => return Err(error),
-            }
-        }
-    };
-    Ok(Input::TaskEnded {
+fn input((result, via): &Brought, ending: Ending) -> Input {
+    Input::TaskEnded {
         executor: result.executor.clone(),
         incarnation: result.incarnation,
         attempt: result.key.clone(),
         ending,
         measured: result.measured.clone(),
-        via: via.cloned(),
-    })
+        via: via.clone(),
+    }
 }
 
-async fn take(
-    service: &Arc<Service>,
-    attempt: &AttemptRef,
-    output: TaskOutput,
-    data: Option<Vec<u8>>,
-) -> Result<Facts, Untaken> {
-    let unusable = |reason: &dyn std::fmt::Display| Untaken::Unusable(reason.to_string());
-    let (run, task) = (attempt.run.clone(), attempt.task);
-    let stage = service
+/// Tries again until the output is stored, or its run has ended, which it does in its time.
+async fn decide_later(service: Arc<Service>, brought: Brought) {
+    let results: Arc<[Brought]> = vec![brought].into();
+    let stored = async {
+        loop {
+            tokio::time::sleep(PAUSE).await;
+            if let Some(Ok(ending)) = taken(&service, &results).await.pop() {
+                return ending;
+            }
+        }
+    };
+    let ending = service.stopping.run_until_cancelled(stored).await;
+    service.unstored.leave(&results[0].0.key);
+    if let Some(ending) = ending {
+        // A stopped coordinator decides nothing; its successor gets the result again.
+        let _ = service.engine.decide(input(&results[0], ending)).await;
+    }
+}
+
+/// What came of attempts, once their outputs are stored.
+async fn taken(service: &Arc<Service>, results: &Arc<[Brought]>) -> Vec<Result<Ending, BlobError>> {
+    let stages = stages(service, results).await;
+    let (shared, brought) = (service.clone(), results.clone());
+    let work = move || store(&shared, &brought, stages);
+    // Of many shards there is nothing new: clean files give the same few bytes again and again, which are there.
+    let is_at_hand = |(result, _): &Brought| match &result.ending {
+        peer::Ending::Output { output, data: Some(bytes) } => {
+            bytes.len() <= SMALL && service.blobs.contains(&output.digest)
+        }
+        peer::Ending::Output { data: None, .. } => false,
+        peer::Ending::Failure(_) => true,
+    };
+    if !service.is_durable && results.iter().all(is_at_hand) {
+        return work();
+    }
+    let failed = |error: ApiError| results.iter().map(|_| Ok(Ending::Failed(error.to_string()))).collect();
+    blocking(work).await.unwrap_or_else(failed)
+}
+
+/// The stages of the tasks that results are of: asked for all at once, since the answer comes with a batch.
+async fn stages(service: &Service, results: &[Brought]) -> Vec<Result<Stage, String>> {
+    let tasks: Vec<_> = results.iter().map(|(result, _)| (result.key.run.clone(), result.key.task)).collect();
+    let found = service
         .engine
         .query(move |core, _| {
-            let run = core.state().runs.get(&run).filter(|run| run.is_open())?;
-            run.task(task).map(|task| task.task.stage)
+            let stage = |(run, task): (RunId, TaskId)| {
+                let run = core.state().runs.get(&run).filter(|run| run.is_open())?;
+                run.task(task).map(|task| task.task.stage)
+            };
+            tasks.into_iter().map(stage).collect::<Vec<_>>()
         })
-        .await
-        .map_err(|error| unusable(&error))?
+        .await;
+    match found {
         // The core drops what nobody waits for; it only has to be acknowledged.
-        .ok_or_else(|| unusable(&"its run has ended"))?;
-    let (blobs, is_durable) = (service.blobs.clone(), service.is_durable);
-    let pin = blobs.pin([output.digest]);
-    let read = blocking(move || {
-        let bytes = match data {
-            Some(bytes) => {
-                blobs.put_expected(output.digest, &bytes)?;
-                bytes
-            }
-            None => blobs.get(&output.digest)?,
-        };
-        if is_durable {
-            // The node forgets it once it is accepted.
-            blobs.make_durable(&[output.digest])?;
+        Ok(found) => {
+            found.into_iter().map(|stage| stage.ok_or_else(|| "its run has ended".to_owned())).collect()
         }
-        Ok::<_, BlobError>(facts(stage, &bytes))
-    })
-    .await
-    .map_err(|error| unusable(&error))??;
-    let facts = read.map_err(|error| unusable(&format!("its output is not readable: {error}")))?;
-    service.pins.keep_for(&attempt.run, [pin]);
-    Ok(facts)
+        Err(error) => vec![Err(error.to_string()); results.len()],
+    }
+}
+
+/// Stores outputs; those that came together are made durable together. Blocks on their files.
+fn store(
+    service: &Service,
+    results: &[Brought],
+    stages: Vec<Result<Stage, String>>,
+) -> Vec<Result<Ending, BlobError>> {
+    let mut all: Vec<Result<Stored, Untaken>> =
+        results.iter().zip(stages).map(|((result, _), stage)| put(service, result, stage)).collect();
+    if service.is_durable {
+        // Their nodes forget them once they are accepted.
+        let made: Vec<Digest> = all.iter().flatten().map(|stored| stored.output.digest).collect();
+        if service.blobs.make_durable(&made).is_err() {
+            // One of them, perhaps; the others need not wait for it.
+            for one in &mut all {
+                if let Ok(stored) = one
+                    && let Err(error) = service.blobs.make_durable(&[stored.output.digest])
+                {
+                    *one = Err(error.into());
+                }
+            }
+        }
+    }
+    let ending = |(one, (result, _)): (Result<Stored, Untaken>, &Brought)| match one {
+        Ok(Stored { output, facts, pin }) => {
+            service.pins.keep_for(&result.key.run, [pin]);
+            Ok(Ending::Made { output, facts })
+        }
+        Err(Untaken::Unusable(reason)) => Ok(Ending::Failed(reason)),
+        Err(Untaken::NotNow(error)) => Err(error),
+    };
+    all.into_iter().zip(results).map(ending).collect()
+}
+
+fn put(
+    service: &Service,
+    result: &peer::AttemptResult,
+    stage: Result<Stage, String>,
+) -> Result<Stored, Untaken> {
+    let (output, data) = match &result.ending {
+        peer::Ending::Failure(reason) => {
+            return Err(Untaken::Unusable(reason.chars().take(MOST_WORDS).collect()));
+        }
+        peer::Ending::Output { output, data } => (*output, data),
+    };
+    let stage = stage.map_err(Untaken::Unusable)?;
+    let pin = service.blobs.pin([output.digest]);
+    let facts = match data {
+        Some(bytes) => {
+            service.blobs.put_expected(output.digest, bytes)?;
+            facts(stage, bytes)
+        }
+        None => facts(stage, &service.blobs.get(&output.digest)?),
+    };
+    let facts = facts.map_err(|error| Untaken::Unusable(format!("its output is not readable: {error}")))?;
+    Ok(Stored { output, facts, pin })
 }
 
 /// Reads an output for what the core must know; diagnostics are passed over without being kept.

@@ -13,6 +13,7 @@ mod plan;
 mod request;
 mod result;
 mod stage;
+mod text;
 mod time;
 mod tree_path;
 

@@ -62,7 +62,7 @@ impl From<Diagnostic> for v1::Diagnostic {
             path: diagnostic.path.into(),
             start: Some(v1::Position { line: diagnostic.line, column: diagnostic.column }),
             end: diagnostic.end.map(Into::into),
-            tool: diagnostic.tool.into(),
+            tool: diagnostic.tool.to_string(),
             code: diagnostic.code,
             name: diagnostic.name.unwrap_or_default(),
             message: diagnostic.message,
@@ -73,7 +73,7 @@ impl From<Diagnostic> for v1::Diagnostic {
                 .reported_by
                 .into_iter()
                 .map(|reported| v1::ReportedDiagnostic {
-                    tool: reported.tool.into(),
+                    tool: reported.tool.to_string(),
                     line: reported.line,
                     column: reported.column,
                     code: reported.code,

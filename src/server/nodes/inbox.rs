@@ -27,6 +27,14 @@ pub(super) struct Inbox<'a> {
     bucket: TokenBucket,
 }
 
+/// What a message means.
+enum Heard {
+    /// This, to the core.
+    Input(Input),
+    /// What an attempt came to; its output has to be taken first.
+    Result(outputs::Brought),
+}
+
 /// Why a message is refused: the reason that is counted, and the words.
 struct Refused(&'static str, String);
 
@@ -56,35 +64,60 @@ impl Inbox<'_> {
         let traffic = &self.line.service.counts.traffic;
         traffic.passed(batch.messages.len(), batch.encoded_len());
         let arrived = Instant::now();
+        let (now, offset_ms) = (self.line.service.engine.now(), self.line.clock().offset_ms());
+        let (mut heard, mut results, mut sent) = (Vec::new(), Vec::new(), Vec::new());
+        let mut end = Ok(());
         for message in batch.messages {
-            self.pay()?;
-            let (now, offset_ms) = (self.line.service.engine.now(), self.line.clock().offset_ms());
+            end = self.pay_for(&message);
+            if end.is_err() {
+                break;
+            }
             // What a peer passed on was stamped by another clock.
             let sent_ms = message.timestamp.as_ref().map(millis).filter(|_| message.origin_id.is_empty());
             let checked = check(&message, &self.line.node, wall_ms(now), offset_ms);
-            let input = match checked {
-                Ok(()) => self.input(message).await,
+            let read = match checked {
+                Ok(()) => self.read(message),
                 Err(reason) => Err(Refused(reason, "its envelope is not right".to_owned())),
             };
-            match input {
-                Ok(Some(input)) => {
-                    // A stopped coordinator closes all sessions itself.
-                    if self.line.service.engine.decide(input).await.is_err() {
-                        return Err(ReadEnd::Given(None));
-                    }
-                    if let Some(sent_ms) = sent_ms {
-                        let now_ms = wall_ms(self.line.service.engine.now());
-                        let passed_ms = now_ms.saturating_add(offset_ms).saturating_sub(sent_ms);
-                        let passed = Duration::from_millis(u64::try_from(passed_ms).unwrap_or(0));
-                        // Clocks are compared to a few milliseconds; here it took this long at least.
-                        traffic.took(passed.max(arrived.elapsed()));
-                    }
+            match read {
+                Ok(Some(read)) => {
+                    sent.extend(sent_ms);
+                    heard.push(match read {
+                        Heard::Input(input) => Some(input),
+                        Heard::Result(result) => {
+                            results.push(result);
+                            None
+                        }
+                    });
                 }
                 Ok(None) => {}
                 Err(refused) => self.refused(&refused),
             }
         }
-        Ok(())
+        // Together, and still in the order in which they were said.
+        let mut results = outputs::ended(&self.line.service, results).await.into_iter();
+        let inputs = heard.into_iter().filter_map(|input| input.or_else(|| results.next().flatten()));
+        let inputs: Vec<Input> = inputs.collect();
+        // A stopped coordinator closes all sessions itself.
+        if !inputs.is_empty() && self.line.service.engine.decide_all(inputs).await.is_err() {
+            return Err(ReadEnd::Given(None));
+        }
+        let now_ms = wall_ms(self.line.service.engine.now()).saturating_add(offset_ms);
+        for sent_ms in sent {
+            let passed = Duration::from_millis(u64::try_from(now_ms.saturating_sub(sent_ms)).unwrap_or(0));
+            // Clocks are compared to a few milliseconds; here it took this long at least.
+            traffic.took(passed.max(arrived.elapsed()));
+        }
+        end
+    }
+
+    /// What was asked for costs nothing: each task that the node was given allows it one result. All else is limited.
+    fn pay_for(&mut self, message: &pb::MeshMessage) -> Result<(), ReadEnd> {
+        let is_result = matches!(
+            &message.payload,
+            Some(Payload::ResultShare(pb::ResultShare { kind: Some(pb::result_share::Kind::Result(_)) }))
+        );
+        if is_result && self.line.collect_result() { Ok(()) } else { self.pay() }
     }
 
     fn pay(&mut self) -> Result<(), ReadEnd> {
@@ -101,19 +134,19 @@ impl Inbox<'_> {
     }
 
     /// What a message means to the core; nothing if it concerns only this end of the session.
-    async fn input(&self, message: pb::MeshMessage) -> Result<Option<Input>, Refused> {
+    fn read(&self, message: pb::MeshMessage) -> Result<Option<Heard>, Refused> {
         let (session, node) = (self.line.session, self.line.node.clone());
         let unknown = || Refused(MALFORMED, "a node does not send this kind of message".to_owned());
-        match message.payload.ok_or_else(unknown)? {
+        let input = match message.payload.ok_or_else(unknown)? {
             Payload::Heartbeat(heartbeat) => {
                 let at = message.timestamp.as_ref().map(millis);
-                self.heartbeat(heartbeat.kind.ok_or_else(unknown)?, at)
+                return Ok(self.heartbeat(heartbeat.kind.ok_or_else(unknown)?, at)?.map(Heard::Input));
             }
             Payload::TaskAssignment(pb::TaskAssignment {
                 kind: Some(pb::task_assignment::Kind::Reject(reject)),
             }) => {
                 let attempt = attempt_of(reject.attempt.as_ref())?;
-                Ok(Some(Input::Rejected { node, attempt, reason: short(&reject.reason) }))
+                Input::Rejected { node, attempt, reason: short(&reject.reason) }
             }
             Payload::ResultShare(pb::ResultShare { kind: Some(pb::result_share::Kind::Result(result)) }) => {
                 let result = AttemptResult::from_proto(result)?;
@@ -122,24 +155,25 @@ impl Inbox<'_> {
                     return Err(Refused(SENDER_MISMATCH, "the result is of another node".to_owned()));
                 }
                 let via = (result.executor != node).then_some(node);
-                Ok(outputs::ended(&self.line.service, result, via).await)
+                return Ok(Some(Heard::Result((result, via))));
             }
             Payload::FaultTolerance(pb::FaultTolerance { kind: Some(kind) }) => match kind {
                 pb::fault_tolerance::Kind::LinkChange(change) => {
                     let (subject, state) = links::changed(&change)?;
-                    Ok(Some(Input::LinkChanged { session, node, subject, state }))
+                    Input::LinkChanged { session, node, subject, state }
                 }
                 pb::fault_tolerance::Kind::Drain(drain) => {
-                    Ok(Some(Input::NodeDraining { session, node, reason: short(&drain.reason) }))
+                    Input::NodeDraining { session, node, reason: short(&drain.reason) }
                 }
                 pb::fault_tolerance::Kind::Shutdown(_) | pb::fault_tolerance::Kind::Roster(_) => {
-                    Err(unknown())
+                    return Err(unknown());
                 }
             },
             Payload::TaskAssignment(_) | Payload::ResultShare(_) | Payload::FaultTolerance(_) => {
-                Err(unknown())
+                return Err(unknown());
             }
-        }
+        };
+        Ok(Some(Heard::Input(input)))
     }
 
     /// `at`: when it was sent, in milliseconds since 1970 by the node's clock.

@@ -41,6 +41,8 @@ pub(super) struct Line {
     pub(super) node: NodeId,
     pub(super) incarnation: Incarnation,
     pub(super) clock: Mutex<ProbeClock>,
+    /// Tasks that the node was given on this session, less the results it brought.
+    given: AtomicU64,
 }
 
 /// Why the reading side ended.
@@ -61,7 +63,7 @@ impl Line {
     ) -> Self {
         let clock = Mutex::new(ProbeClock::new(sent_ms, service.engine.now()));
         let (node, incarnation) = (hello.spec.node_id.clone(), hello.incarnation);
-        Self { service, secrets, session, node, incarnation, clock }
+        Self { service, secrets, session, node, incarnation, clock, given: AtomicU64::new(0) }
     }
 
     /// Has the node's Hello decided.
@@ -220,8 +222,12 @@ impl Line {
 
     /// A message of the core, ready to be sent.
     fn seal(&self, message: Message, number: &mut u64) -> pb::MeshMessage {
-        if let Message::Probe { number } = &message {
-            self.clock().sent(*number, self.service.engine.now());
+        match &message {
+            Message::Probe { number } => self.clock().sent(*number, self.service.engine.now()),
+            Message::Assign(_) => {
+                self.given.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => {}
         }
         let receiver = match &message {
             Message::Forward { to, .. } => to.to_string(),
@@ -247,6 +253,12 @@ impl Line {
             payload: Some(payload),
             origin_id: String::new(),
         }
+    }
+
+    /// Takes note of a result; answers whether the node was given a task on this session of which it is the first.
+    pub(super) fn collect_result(&self) -> bool {
+        let less = |given: u64| given.checked_sub(1);
+        self.given.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
     }
 
     pub(super) fn clock(&self) -> MutexGuard<'_, ProbeClock> {

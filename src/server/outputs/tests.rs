@@ -157,7 +157,8 @@ async fn a_result_that_cannot_be_stored_waits_and_is_then_accepted_without_a_ret
     let rig = Rig::start().await;
     rig.faults.fill(true);
     for _ in 0..2 {
-        assert!(ended(&rig.service, rig.result(), None).await.is_none(), "so that it is not acknowledged");
+        let told = ended(&rig.service, vec![(rig.result(), None)]).await;
+        assert!(matches!(told[..], [None]), "so that it is not acknowledged");
     }
     assert!(!rig.service.unstored.admit(&rig.attempt), "it waits");
     let (state, crashes, retries) = rig.task().await;
@@ -167,7 +168,8 @@ async fn a_result_that_cannot_be_stored_waits_and_is_then_accepted_without_a_ret
     // There is room, but what is written is not kept; then it is.
     rig.faults.fail_syncs(true);
     rig.faults.fill(false);
-    assert!(ended(&rig.service, rig.result(), None).await.is_none(), "it would not survive a power cut");
+    let told = ended(&rig.service, vec![(rig.result(), None)]).await;
+    assert!(matches!(told[..], [None]), "it would not survive a power cut");
     rig.faults.fail_syncs(false);
     let mut revision = rig.service.engine.revision();
     let accepted = async {
@@ -188,7 +190,7 @@ async fn what_a_node_did_wrong_is_its_attempts_failure_at_once() {
     let output = TaskOutput { digest: other, size: 1 };
     for data in [Some(b"garbled".to_vec()), None] {
         let result = peer::AttemptResult { ending: peer::Ending::Output { output, data }, ..rig.result() };
-        let told = ended(&rig.service, result, None).await;
-        assert!(matches!(told, Some(Input::TaskEnded { ending: Ending::Failed(_), .. })), "{told:?}");
+        let told = ended(&rig.service, vec![(result, None)]).await;
+        assert!(matches!(told[..], [Some(Input::TaskEnded { ending: Ending::Failed(_), .. })]), "{told:?}");
     }
 }
