@@ -12,7 +12,12 @@
 //! * Start: opening, loading and restoring a store of 1,000 finished runs of 100 tasks each, as a log without a snapshot
 //!   and as a snapshot. Each time from a file that was closed, which the page cache holds.
 
-#![allow(missing_docs, clippy::unwrap_used, reason = "a program for measuring; it may panic")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a program for measuring; it may panic"
+)]
 
 mod figures;
 mod played;

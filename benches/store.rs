@@ -4,7 +4,12 @@
 //! It prints how long an append of 1, 16 and 256 records takes, how long a snapshot of many takes, and how long it takes
 //! to open and read them, as a coordinator left them that was stopped and as one that was killed.
 
-#![allow(missing_docs, clippy::unwrap_used, reason = "a program for measuring; it may panic")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a program for measuring; it may panic"
+)]
 
 use std::error::Error;
 use std::fs;

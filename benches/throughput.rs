@@ -10,7 +10,12 @@
 //! is recorded. At the end every run must be CLEAN, and as many results must have been acknowledged as there were tasks,
 //! so that none was done twice.
 
-#![allow(missing_docs, clippy::unwrap_used, reason = "a program for measuring; it may panic")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a program for measuring; it may panic"
+)]
 
 mod figures;
 mod sessions;

@@ -45,7 +45,7 @@ const FROM_PEERS: usize = 256;
 /// Pauses between attempts to open a session. The longest is far below the coordinator's `mesh.message_timeout`, which is
 /// what a node has to find its way back after a restart of it.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Everything a node is told at its start, as plain data, so that a launcher can hand it over.
 #[derive(Debug, Clone, Serialize, Deserialize)]

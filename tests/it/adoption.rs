@@ -61,7 +61,7 @@ async fn nodes_and_linters_go_on_under_the_successor_and_under_its_own() {
     }
     let told = serve.ready().await;
     let told: BTreeSet<i32> =
-        told.nodes.iter().filter_map(|(_, node)| i32::try_from(node.process_id).ok()).collect();
+        told.nodes.values().filter_map(|node| i32::try_from(node.process_id).ok()).collect();
     assert_eq!(told, before);
     assert_eq!(ends_clean(&serve, &ruff, &run).await, 1, "the linter was run once");
 

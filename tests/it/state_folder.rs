@@ -145,7 +145,7 @@ fn a_folder_that_cannot_be_made_read_or_written_is_named() {
     assert!(said.starts_with(&start), "{said}");
     let said = refused(as_nobody(), &folder);
     assert!(
-        said.contains("Permission denied") && said.contains("see to its owner and permissions"),
+        said.contains("Permission denied") && said.contains("see to its owner, permissions and mount"),
         "{said}"
     );
 

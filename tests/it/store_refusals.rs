@@ -210,7 +210,8 @@ fn a_newer_format_of_the_database_below_is_told_too() {
 
 #[test]
 fn who_finds_another_file_in_place_of_its_own_is_fenced() {
-    let replaced: [(&str, fn(&Path)); 3] = [
+    type Replace = fn(&Path);
+    let replaced: [(&str, Replace); 3] = [
         ("removed", |path| fs::remove_file(path).expect("removed")),
         ("moved", |path| fs::rename(path, path.with_file_name("elsewhere")).expect("moved")),
         ("replaced", |path| {

@@ -46,7 +46,7 @@ async fn a_launched_node_works_and_ends_whether_or_not_somebody_reads_its_log() 
         input.write_all(format!("{settings}\n").as_bytes()).expect("read");
         let mut session = coordinator.session().await;
         let run = run_of(&coordinator);
-        planned(&mut coordinator, &mut session, &run, 1).await;
+        planned(&coordinator, &mut session, &run, 1).await;
         input.write_all(b"stop\n").expect("read");
         let ended = tokio::task::spawn_blocking(move || node.wait().expect("a child"));
         let status = tokio::time::timeout(DEADLINE, ended).await.expect("it ends").expect("waited for");

@@ -30,7 +30,7 @@ pub(super) struct Disk {
 #[derive(Serialize, Deserialize)]
 enum Kept {
     State(Box<Part>),
-    Event { run: RunId, event: RunEvent },
+    Event { run: RunId, event: Box<RunEvent> },
 }
 
 /// What a coordinator begins with.
@@ -81,7 +81,7 @@ impl Disk {
     pub(super) fn compact(&mut self, state: &State, logs: &RunLogs) {
         let parts = state.parts().map(|part| Kept::State(Box::new(part)));
         let events = logs.iter().flat_map(|(run, events)| {
-            events.iter().map(|event| Kept::Event { run: run.clone(), event: event.clone() })
+            events.iter().map(|event| Kept::Event { run: run.clone(), event: Box::new(event.clone()) })
         });
         self.snapshot = frame(&parts.chain(events).collect::<Vec<_>>());
         self.log.clear();
@@ -96,7 +96,7 @@ impl Disk {
             for kept in serde_json::from_slice::<Vec<Kept>>(body).expect("reads") {
                 match kept {
                     Kept::State(part) => state.restore(*part),
-                    Kept::Event { run, event } => logs.entry(run).or_default().push(event),
+                    Kept::Event { run, event } => logs.entry(run).or_default().push(*event),
                 }
             }
         }
