@@ -76,10 +76,26 @@ impl World {
             anyhow::ensure!(matches!(handle.decide(joined).await?, Reply::Welcome { .. }));
             beating.spawn(beats(handle.clone(), session, node.clone()));
             let assignments = assignments.clone();
-            tokio::spawn(async move {
+            let told = handle.clone();
+            beating.spawn(async move {
                 while let Some(message) = messages.recv().await {
-                    if let Message::Assign(assign) = message {
-                        let _ = assignments.send((Instant::now(), node.clone(), *assign));
+                    match message {
+                        Message::Assign(assign) => {
+                            let _ = assignments.send((Instant::now(), node.clone(), *assign));
+                        }
+                        // Without an answer it would get no work until its next heartbeat.
+                        Message::Probe { number } => {
+                            let (node, round_trip) = (node.clone(), Duration::ZERO);
+                            let answer = Input::ProbeAnswered {
+                                session,
+                                node,
+                                number,
+                                round_trip,
+                                clock_offset_ms: 0,
+                            };
+                            let _ = told.decide(answer).await;
+                        }
+                        _ => {}
                     }
                 }
             });
