@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 
 use lintmesh::coordinator::settings::Settings;
 use lintmesh::engine::codec::{self, Kept};
+use lintmesh::engine::{COMMIT_BUCKETS, StoreFigures};
 use lintmesh::store::{EmbeddedOptions, EmbeddedStore, Loaded, Record, Store, StoreError};
 use lintmesh::types::{Epoch, RunId, Stage};
 use played::{TOOLS, World, open};
@@ -92,12 +93,23 @@ async fn assignment(dir: &Path, seconds: u64) -> anyhow::Result<bool> {
         (after.commit_seconds - before.commit_seconds) / commits as f64 * 1e3,
         after.snapshots,
     );
+    tell_commits(&after);
     delays.sort_unstable();
     let p99 = figures::percentile(&delays, 0.99);
     println!("  assignable to assigned: {}", figures::percentiles(delays));
     let is_paced = answered as f64 >= 0.98 * PACE as f64 * took.as_secs_f64();
     let kept = figures::verdict("  p99", p99 <= MOST_ASSIGNMENT, &format!("{p99:.2?}"), "at most 5 ms");
     Ok(figures::verdict("  pace", is_paced, &format!("{answered} results"), "1,000 a second") && kept)
+}
+
+/// How long commits took, since the store was opened.
+fn tell_commits(figures: &StoreFigures) {
+    let mut below = 0;
+    for (bound, count) in COMMIT_BUCKETS.iter().zip(figures.commits_by_duration) {
+        below += count;
+        let share = below as f64 / figures.commits as f64 * 100.0;
+        println!("  commits within {:>6.1} ms: {share:.2} %", bound * 1e3);
+    }
 }
 
 async fn changes(dir: &Path, seconds: u64) -> anyhow::Result<bool> {
@@ -124,16 +136,7 @@ async fn changes(dir: &Path, seconds: u64) -> anyhow::Result<bool> {
         (after.commit_seconds - before.commit_seconds) / commits as f64 * 1e3,
         after.snapshots,
     );
-    let bounds = lintmesh::engine::COMMIT_BUCKETS;
-    let mut below = 0;
-    for (bound, count) in bounds.iter().zip(after.commits_by_duration) {
-        below += count;
-        println!(
-            "  commits within {:>5.1} ms: {:.1} %",
-            bound * 1e3,
-            below as f64 / after.commits as f64 * 100.0
-        );
-    }
+    tell_commits(&after);
     let promised = "at least 10000";
     Ok(figures::verdict("  rate", per_second >= LEAST_CHANGES, &format!("{per_second:.0} facts/s"), promised))
 }
