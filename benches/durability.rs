@@ -1,7 +1,7 @@
 //! Measures what it costs that nothing is lost: the engine over the embedded store, with nodes played in this process.
 //!
 //! `cargo bench --bench durability`, or with `-- SECONDS` (for each of the first two figures). The state is kept in a new
-//! folder of the working directory, so that it is on a real disk; `LINTMESH_BENCH_DIR` names another. Exits with 1 if a
+//! folder of `target`, so that it is on a real disk; `LINTMESH_BENCH_DIR` names another. Exits with 1 if a
 //! figure that is promised is missed.
 //!
 //! * Assignment: results arrive at an even pace, 1,000 a second; runs are started as the work runs out. Each task of any
@@ -269,7 +269,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     // Cargo adds a flag of its own.
     let seconds = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(20);
     println!("machine: {}", figures::machine());
-    let base = std::env::var_os("LINTMESH_BENCH_DIR").unwrap_or_else(|| ".".into());
+    let base = std::env::var_os("LINTMESH_BENCH_DIR").unwrap_or_else(|| "target".into());
     let dir = tempfile::tempdir_in(base)?;
     let sync = sync_time(dir.path())?;
     println!("disk: {}", figures::percentiles(sync));
