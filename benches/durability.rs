@@ -64,7 +64,7 @@ async fn assignment(dir: &Path, seconds: u64) -> anyhow::Result<bool> {
         ticks.tick().await;
         while let Ok((at, node, assign)) = world.assigned.try_recv() {
             if began.elapsed() > warm_up {
-                delays.push(world.shared.delay(at, &assign));
+                delays.push((assign.task.stage, world.shared.delay(at, &assign)));
             }
             waiting.push_back((node, assign));
         }
@@ -94,9 +94,14 @@ async fn assignment(dir: &Path, seconds: u64) -> anyhow::Result<bool> {
         after.snapshots,
     );
     tell_commits(&after);
+    for stage in Stage::ALL {
+        let of = delays.iter().filter(|(of, _)| *of == stage).map(|(_, delay)| *delay);
+        println!("  assignable to assigned, {stage}: {}", figures::percentiles(of.collect()));
+    }
+    let mut delays: Vec<Duration> = delays.into_iter().map(|(_, delay)| delay).collect();
     delays.sort_unstable();
     let p99 = figures::percentile(&delays, 0.99);
-    println!("  assignable to assigned: {}", figures::percentiles(delays));
+    println!("  assignable to assigned, all: {}", figures::percentiles(delays));
     let is_paced = answered as f64 >= 0.98 * PACE as f64 * took.as_secs_f64();
     let kept = figures::verdict("  p99", p99 <= MOST_ASSIGNMENT, &format!("{p99:.2?}"), "at most 5 ms");
     Ok(figures::verdict("  pace", is_paced, &format!("{answered} results"), "1,000 a second") && kept)
