@@ -29,8 +29,8 @@ const STOPPING_RETRY: Duration = Duration::from_secs(5);
 /// The same where the state cannot be stored: it is tried again all the time.
 const STORE_RETRY: Duration = Duration::from_secs(5);
 
-/// How a coordinator treats trees that are read where they are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How a coordinator treats trees that are read where they are. By default it reads none, and runs no code of any tree.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TreePolicy {
     /// The roots beneath which paths may be named.
     pub allowed_roots: Vec<PathBuf>,

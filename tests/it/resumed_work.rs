@@ -148,12 +148,7 @@ async fn on(log: &MemoryLog, folder: &Path) -> RunningServer {
     let listeners = "[server]\nlisten = \"127.0.0.1:0\"\nnode_listen = \"127.0.0.1:0\"\n";
     std::fs::write(&file, format!("{listeners}{}", settings())).expect("written");
     let settings = config::load(&Sources { file: Some(file), ..Sources::default() }).expect("valid").settings;
-    let trees = TreePolicy {
-        allowed_roots: Vec::new(),
-        allow_tree_code: false,
-        nodes_share_files: false,
-        allow_interpreter_paths: false,
-    };
+    let trees = TreePolicy::default();
     let options = ServerOptions {
         secrets: Arc::new(Secrets::new(&settings)),
         node_port: None,

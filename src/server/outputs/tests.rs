@@ -75,12 +75,7 @@ impl Rig {
             blobs: BlobStore::load(objects, limits).expect("loads"),
             pinned: Pinned::default(),
             settings: config::Settings::default(),
-            trees: TreePolicy {
-                allowed_roots: Vec::new(),
-                allow_tree_code: false,
-                nodes_share_files: false,
-                allow_interpreter_paths: false,
-            },
+            trees: TreePolicy::default(),
             toolchain_mode: None,
             random: Arc::new(|| 7),
             draining: CancellationToken::new(),

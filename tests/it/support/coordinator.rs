@@ -162,12 +162,7 @@ async fn attempt(settings: &Settings, dir: &Path) -> Result<RunningServer, Strin
         secrets: Arc::new(Secrets::new(settings)),
         node_port: None,
         settings: settings.clone(),
-        trees: TreePolicy {
-            allowed_roots: Vec::new(),
-            allow_tree_code: false,
-            nodes_share_files: false,
-            allow_interpreter_paths: false,
-        },
+        trees: TreePolicy::default(),
         tokens: Vec::new(),
         admin: false,
         toolchain_mode: None,

@@ -104,12 +104,7 @@ impl InProcess {
             secrets: Arc::new(Secrets::new(&settings)),
             node_port: None,
             settings,
-            trees: TreePolicy {
-                allowed_roots: Vec::new(),
-                allow_tree_code: false,
-                nodes_share_files: false,
-                allow_interpreter_paths: false,
-            },
+            trees: TreePolicy::default(),
             tokens: Vec::new(),
             admin: false,
             toolchain_mode: None,

@@ -198,12 +198,7 @@ async fn coordinate(settings: Settings, record: Arc<Mutex<Record>>, blobs: &Path
         secrets: Arc::new(Secrets::new(&settings)),
         node_port: None,
         settings,
-        trees: TreePolicy {
-            allowed_roots: Vec::new(),
-            allow_tree_code: false,
-            nodes_share_files: false,
-            allow_interpreter_paths: false,
-        },
+        trees: TreePolicy::default(),
         tokens: Vec::new(),
         admin: false,
         toolchain_mode: None,
