@@ -17,7 +17,7 @@ const TERMINATION: Duration = Duration::from_secs(30);
 const REAPING: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 
 impl World {
-    /// A process ends: its kernel closes its connections, and its launcher is told.
+    /// A process ends: its kernel closes its connections, and its launcher, if there is one, is told.
     pub(super) fn end_process(&mut self, node: usize) {
         let Some(process) = self.hosts[node].process.take() else { return };
         self.stalled.remove(&Place::Node(node));
@@ -26,8 +26,11 @@ impl World {
         }
         let process_id = u32::try_from(process.life).unwrap_or(u32::MAX);
         let pause = self.random.duration(REAPING.0, REAPING.1);
-        let seat = self.seat.life;
-        self.schedule.after(pause, Happening::Exited { node, process_id, seat });
+        // A coordinator that starts later finds no process to watch, and starts one.
+        if self.seat.is_up {
+            let seat = self.seat.life;
+            self.schedule.after(pause, Happening::Exited { node, process_id, seat });
+        }
     }
 
     /// A process is asked to end: it takes no new work, finishes what it has, and waits for leave to go.

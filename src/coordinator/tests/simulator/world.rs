@@ -221,7 +221,7 @@ impl World {
         for arrival in arrivals {
             let Some(place) = self.network.place(arrival.connection, arrival.at) else { continue };
             // A kernel takes a connection whether its process gets time or not.
-            if matches!(arrival.segment, Segment::Syn) && self.listens(place) {
+            if matches!(arrival.segment, Segment::Syn) && self.has_process(place) {
                 self.transmit(arrival.connection, arrival.at, Segment::Accepted);
             } else {
                 self.happen(Happening::Arrives(place, arrival));
@@ -257,7 +257,11 @@ impl World {
         }
     }
 
+    /// A process gets no time; where there is none, there is nothing to stall.
     pub(super) fn stall(&mut self, place: Place, stall: usize, lasts: Duration) {
+        if !self.has_process(place) {
+            return;
+        }
         // Of two stalls at once the later one ends both.
         let backlog = self.stalled.remove(&place).map_or_else(VecDeque::new, |(_, backlog)| backlog);
         self.stalled.insert(place, (stall, backlog));
@@ -304,7 +308,7 @@ impl World {
         UnixMillis((1_700_000_000_000 + self.now().0 / 1000).saturating_add_signed(skew))
     }
 
-    fn listens(&self, place: Place) -> bool {
+    fn has_process(&self, place: Place) -> bool {
         match place {
             Place::Coordinator => self.seat.is_up,
             Place::Node(node) => self.hosts[node].process.is_some(),
