@@ -172,7 +172,10 @@ impl Coordinator {
             for (_, view) in self.witnesses(node, now) {
                 evidence.observers += 1;
                 evidence.ups += usize::from(view.state == LinkState::Up);
-                let with_ours = presence.disconnected_at.is_some_and(|at| view.since + memory >= at);
+                // The end of a process ends all of its connections at once.
+                let with_ours = presence
+                    .disconnected_at
+                    .is_some_and(|at| view.since + memory >= at && at + memory >= view.since);
                 evidence.resets += usize::from(view.state == LinkState::Reset && with_ours);
             }
         }

@@ -6,9 +6,7 @@
 //! | `LINTMESH_SIMULATION_TRACE=1` | with it: writes down everything |
 //! | `LINTMESH_SIMULATION_SEEDS=5000` | plays so many seeds |
 //! | `LINTMESH_SIMULATION_FIRST=1000` | begins with this one |
-//! | `LINTMESH_SIMULATION_SECONDS=120` | plays seeds until so much time has passed |
-//! | `LINTMESH_SIMULATION_RESTARTS_SECONDS=120` | crashes the coordinator for so long, with new seeds |
-//! | `LINTMESH_SIMULATION_SOAK_SECONDS=3600` | soaks for so long, with new seeds |
+//! | `LINTMESH_SIMULATION_SECONDS=120` | plays seeds until so much time has passed, or all of them were played |
 
 use std::time::Duration;
 
@@ -131,17 +129,12 @@ const RESTARTS: &[&str] = &[
 #[test]
 fn however_often_the_coordinator_crashes_no_task_is_begun_again_that_runs() {
     let started = Instant::now();
-    let end = variable("RESTARTS_SECONDS").map(|seconds| started + Duration::from_secs(seconds));
-    let (first, seeds) = match variable("SEED") {
-        Some(seed) => (seed, 1),
-        None => (variable("FIRST").unwrap_or(0), end.map_or(RESTARTS_SEEDS, |_| u64::MAX / 2)),
-    };
     let (mut all, mut count) = (Account::default(), 0);
-    for seed in (first..first + seeds).take_while(|_| end.is_none_or(|end| Instant::now() < end)) {
+    for seed in seeds(RESTARTS_SEEDS) {
         all.add(&simulator::restarts(seed, mode()));
         count += 1;
     }
-    tell(&format!("restarts from seed {first}"), count, started, &all);
+    tell("restarts", count, started, &all);
     if count >= RESTARTS_SEEDS {
         met_all(RESTARTS, &all, 1);
     }
@@ -198,17 +191,12 @@ const HARD: &[&str] = &[
 #[test]
 fn a_soak_of_loss_and_stalls_takes_nobody_for_dead() {
     let started = Instant::now();
-    let end = variable("SOAK_SECONDS").map(|seconds| started + Duration::from_secs(seconds));
-    let (first, seeds) = match variable("SEED") {
-        Some(seed) => (seed, 1),
-        None => (variable("FIRST").unwrap_or(0), end.map_or(SOAKS, |_| u64::MAX / 2)),
-    };
     let (mut all, mut count) = (Account::default(), 0);
-    for seed in (first..first + seeds).take_while(|_| end.is_none_or(|end| Instant::now() < end)) {
+    for seed in seeds(SOAKS) {
         all.add(&simulator::soak(seed, SOAK, mode()));
         count += 1;
     }
-    tell(&format!("soak from seed {first}"), count, started, &all);
+    tell("soak", count, started, &all);
     assert_eq!(all.met.get("node failed"), None, "nobody died");
     for hard in ["node degraded", "packets lost", "run complete"] {
         assert!(all.met.contains_key(hard), "the soak met no `{hard}`: {:#?}", all.met);

@@ -1,11 +1,10 @@
 //! What must hold after every decision, whatever was done to the mesh.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Duration;
 
 use super::coverage::RunLog;
 use super::durable::Durable;
-use super::fault::{Fault, Place};
+use super::excuses::Excuses;
 use super::host::Host;
 use super::starts::Starts;
 use crate::coordinator::decision::{Decision, Effect, Reply};
@@ -16,17 +15,6 @@ use crate::coordinator::state::State;
 use crate::coordinator::{Coordinator, invariants};
 use crate::types::{AttemptId, AttemptRef, Epoch, FaultCause, NodeId, NodeStatus, RunId, SessionId, Tick};
 
-/// The longest stall that must never be taken for a death.
-const LONGEST_STALL: Duration = Duration::from_secs(25);
-/// The longest cut that must never be: senders pause ever longer while nothing gets through, and are heard this much
-/// later.
-const LONGEST_CUT: Duration = Duration::from_secs(15);
-/// Between two silences of a node for it to be heard in between, over a network that loses much.
-const BREATH: Duration = Duration::from_secs(20);
-/// Loss that must never be taken for a death, in percent.
-const BEARABLE_LOSS: usize = 30;
-/// After what may make a node FAILED, how long it may take until it does, or is back for good.
-const AFTERMATH: Duration = Duration::from_secs(120);
 /// Results that are kept to be said again.
 const RESULTS: usize = 32;
 
@@ -65,12 +53,7 @@ pub(super) struct Checks {
     doubted: BTreeSet<AttemptId>,
     results: VecDeque<Input>,
     names: Vec<NodeId>,
-    /// Until when a node may be taken for dead.
-    excused: Vec<Tick>,
-    /// Until when a node is or was silent.
-    silent: Vec<Tick>,
-    /// When the coordinator last began to hear nothing, or to hear again.
-    deaf_at: Tick,
+    pub(super) excuses: Excuses,
     starts: Starts,
     /// Each change of a status.
     pub(super) changes: Vec<(Tick, NodeId, NodeStatus, Option<FaultCause>)>,
@@ -89,9 +72,7 @@ impl Checks {
             doubted: BTreeSet::new(),
             results: VecDeque::new(),
             names: hosts.iter().map(|host| host.node.clone()).collect(),
-            excused: vec![Tick(0); hosts.len()],
-            silent: vec![Tick(0); hosts.len()],
-            deaf_at: Tick(0),
+            excuses: Excuses::new(hosts.len()),
             starts: Starts::default(),
             changes: Vec::new(),
             met: BTreeMap::new(),
@@ -106,63 +87,6 @@ impl Checks {
         *self.met.entry(what).or_default() += 1;
     }
 
-    /// What a fault excuses: a node that is only slow, stalled for a bearable time, lossy or skewed is healthy, and
-    /// must never be FAILED.
-    pub(super) fn injected(&mut self, now: Tick, fault: &Fault) {
-        let lasts = fault.lasts();
-        match fault {
-            Fault::Crash { node }
-            | Fault::Terminate { node }
-            | Fault::PowerLoss { node, .. }
-            | Fault::StartsFail { node, .. } => self.excuse(*node, now + lasts),
-            Fault::Operator { node, .. } => {
-                for number in 0..self.names.len() {
-                    if node.is_none_or(|node| node == number) {
-                        self.excuse(number, now);
-                    }
-                }
-            }
-            Fault::Stall { place: Place::Node(node), .. } => self.silence(*node, now, lasts),
-            Fault::Stall { place: Place::Coordinator, .. } => self.was_deaf(now),
-            Fault::Cut { .. } | Fault::Partition { .. } => {
-                for node in 0..self.names.len() {
-                    let (node_at, seat) = (Place::Node(node), Place::Coordinator);
-                    if fault.cuts(node_at, seat) || fault.cuts(seat, node_at) {
-                        self.silence(node, now, lasts + LONGEST_STALL.saturating_sub(LONGEST_CUT));
-                    }
-                }
-            }
-            Fault::Loss { at, percent, .. } if *percent > BEARABLE_LOSS => {
-                for node in 0..self.names.len() {
-                    if at.is_none_or(|at| [Place::Coordinator, Place::Node(node)].contains(&at)) {
-                        self.excuse(node, now + lasts);
-                    }
-                }
-            }
-            // One that is silent while its connections are reset looks like one that ended.
-            Fault::Reset { one, other } => {
-                for node in 0..self.names.len() {
-                    if [one, other].contains(&&Place::Node(node)) && now < self.silent[node] {
-                        self.excuse(node, self.silent[node]);
-                    }
-                }
-            }
-            Fault::CrashCoordinator { .. } | Fault::StoreFails { .. } => self.was_deaf(now),
-            Fault::Loss { .. } | Fault::Slow { .. } | Fault::Skew { .. } | Fault::Repeat { .. } => {}
-        }
-    }
-
-    /// The coordinator hears nothing for a while, or hears again: whoever was silent just before cannot be told from one
-    /// that went on being silent.
-    pub(super) fn was_deaf(&mut self, now: Tick) {
-        for node in 0..self.names.len() {
-            if now < self.silent[node] + BREATH {
-                self.excuse(node, now.max(self.silent[node]));
-            }
-        }
-        self.deaf_at = now;
-    }
-
     /// The sessions of a coordinator end with it.
     pub(super) fn no_session_lives(&mut self) {
         self.live.clear();
@@ -173,19 +97,7 @@ impl Checks {
         self.replayed = self.durable.state.clone();
         self.starts = Starts::default();
         self.doubted.clear();
-        self.was_deaf(now);
-    }
-
-    fn excuse(&mut self, node: usize, until: Tick) {
-        self.excused[node] = self.excused[node].max(until + AFTERMATH);
-    }
-
-    /// Silences that follow each other are as one.
-    fn silence(&mut self, node: usize, now: Tick, lasts: Duration) {
-        if lasts > LONGEST_STALL || now < self.silent[node].max(self.deaf_at) + BREATH {
-            self.excuse(node, now + lasts);
-        }
-        self.silent[node] = self.silent[node].max(now + lasts);
+        self.excuses.was_deaf(now);
     }
 
     pub(super) fn after(
@@ -242,10 +154,13 @@ impl Checks {
                     NodeStatus::Failed => "node failed",
                 });
                 let number = self.names.iter().position(|name| name == node).expect("a node of this mesh");
-                // Where no peer is left to vouch for it, a node that lost its connection must be back in the grace.
-                let is_alone = !core.state().active().any(|(other, _)| other != node);
+                // Where no peer that watched it is left to vouch for it, a node that lost its connection must be back in
+                // the grace.
+                let views = core.presences().get(node).map(|presence| &presence.contact.views);
+                let mut active = core.state().active();
+                let is_alone = !active.any(|(peer, _)| views.is_some_and(|views| views.contains_key(peer)));
                 let may_fail = hosts[number].process.is_none()
-                    || now < self.excused[number]
+                    || self.excuses.may_fail(number, now)
                     || (is_alone && *cause == Some(FaultCause::SessionLost));
                 assert!(
                     *status != NodeStatus::Failed || may_fail,

@@ -114,7 +114,7 @@ impl World {
     fn store_works(&mut self, commit: Commit) {
         let now = self.now();
         if now >= commit.began + Duration::from_millis(500) {
-            self.checks.was_deaf(now);
+            self.checks.excuses.was_deaf(now);
         }
         if commit.compacts {
             self.seat.compact();

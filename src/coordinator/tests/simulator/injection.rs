@@ -15,7 +15,7 @@ impl World {
         }
         let Some(fault) = self.fault(number) else { return };
         let now = self.now();
-        self.checks.injected(now, &fault);
+        self.checks.excuses.injected(now, &fault);
         match fault.clone() {
             Fault::Crash { node } => self.end_process(node),
             Fault::Terminate { node } => self.terminate(node),

@@ -8,6 +8,7 @@ mod coverage;
 mod crash;
 mod disk;
 mod durable;
+mod excuses;
 mod fault;
 mod grey;
 mod host;
