@@ -4,10 +4,14 @@ use std::process::{Output, Stdio};
 
 use lintmesh::proto::v1::NodeStatus;
 use serde_json::Value;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
 
 use super::support::calls::{inline, request, started};
+use super::support::forward::forward;
 use super::support::linters::GatedRuff;
-use super::support::serve::{Serve, lintmesh, until};
+use super::support::serve::{DEADLINE, Serve, lintmesh, until};
 
 async fn fault(serve: &Serve, arguments: &[&str]) -> Output {
     let mut command = lintmesh();
@@ -68,4 +72,39 @@ async fn an_id_makes_a_call_idempotent_and_errors_say_what_is_wrong() {
     let reset = fault(&serve, &["reset-breakers", "--all"]).await;
     let text = String::from_utf8(reset.stdout).expect("UTF-8");
     assert_eq!(text.matches("closed the circuit breaker of").count(), 4, "{text}");
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_while_it_waits_does_not_end_it() {
+    let ruff = GatedRuff::new();
+    let serve = Serve::start(&ruff.settings()).await;
+    started(&mut serve.coordinator(), request(inline(&[("a.py", "")]), &["ruff"])).await;
+    until("ruff runs", || ruff.running() == 2).await;
+    let holder = serve.holder().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (broken, was_broken) = oneshot::channel();
+    let api = serve.api;
+    tokio::spawn(async move {
+        // The first connection is for the word itself; the next one, for the first look, breaks, and so does what is
+        // left of the first.
+        let (mut near, _) = listener.accept().await.unwrap();
+        let mut far = TcpStream::connect(api).await.unwrap();
+        let next = tokio::select! {
+            _ = copy_bidirectional(&mut near, &mut far) => listener.accept().await,
+            next = listener.accept() => next,
+        };
+        drop((near, far, next.unwrap()));
+        broken.send(()).unwrap();
+        let (_cut, cuts) = mpsc::channel(1);
+        forward(listener, api, cuts).await;
+    });
+    let mut command = lintmesh();
+    command.args(["fault", "drain", &holder, "--timeout", "1h", "--wait", "--wait-timeout", "60s"]);
+    command.args(["--server", &format!("http://{address}")]).stdin(Stdio::null());
+    let drained = tokio::task::spawn_blocking(move || command.output().unwrap());
+    tokio::time::timeout(DEADLINE, was_broken).await.expect("in time").expect("a look that broke");
+    ruff.open();
+    let drained = drained.await.expect("no panic");
+    assert_eq!(drained.status.code(), Some(0), "{drained:?}");
 }
