@@ -3,6 +3,7 @@
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
+use super::connect;
 use crate::middleware::rpc_metrics::code_name;
 
 /// The user asked for something that cannot be; the text says what and what would be right.
@@ -18,6 +19,13 @@ pub struct ConnectError {
     pub url: String,
     /// In a few words.
     pub reason: String,
+}
+
+impl ConnectError {
+    /// Whether nobody is there; else somebody is, and does not speak as was expected or is not trusted.
+    pub fn is_absence(&self) -> bool {
+        [connect::REFUSED, connect::NO_ANSWER].contains(&self.reason.as_str())
+    }
 }
 
 /// The text for standard error: the first line starts with `error: `, details follow indented.

@@ -13,6 +13,11 @@ use crate::proto::v1;
 /// How long the server may take to answer; it waits for probes first.
 const ANSWER_BOUND: Duration = Duration::from_secs(10);
 
+/// What helps where somebody listens and there is no connection: mostly the certificate is for another name than the
+/// address that the configuration gives, or not from an authority of the system.
+const UNTRUSTED: &str = "with TLS name the server as its certificate does, and the file that vouches for it: \
+     --server https://NAME:PORT --ca FILE; without, --server http://HOST:PORT";
+
 /// The connection, and if there is one the server's sections. A server that nobody named need not be there, unless a
 /// node is asked about.
 pub(super) async fn server(
@@ -44,12 +49,15 @@ pub(super) async fn server(
             sections
         }
         Ok(Err(cause)) => {
-            let is_absent = cause.is::<error::ConnectError>();
             let text = error::render(&cause);
             let text = text.trim_start_matches("error: ");
-            // One that is there and refuses is worth a word even if it was not named.
-            let verdict = if is_absent { trouble } else { trouble.max(Verdict::Warning) };
-            let remedy = if is_absent && !is_needed { "name another with --server" } else { remedy };
+            let (verdict, remedy) = match cause.downcast_ref::<error::ConnectError>() {
+                Some(error) if !error.is_absence() => (trouble, UNTRUSTED),
+                Some(_) if !is_needed => (trouble, "start it, or name another with --server"),
+                Some(_) => (trouble, remedy),
+                // One that is there and refuses is worth a word even if it was not named.
+                None => (trouble.max(Verdict::Warning), remedy),
+            };
             vec![Section::new("server", vec![Check::wrong("connection", verdict, text, remedy)])]
         }
         Err(_) => {
