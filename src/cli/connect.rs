@@ -24,11 +24,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that is silent for this long is probed, so that a run whose server vanished does not wait for ever.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
-/// Reasons for which there is no connection, when nobody is there.
-pub const REFUSED: &str = "connection refused";
-/// The other one.
-pub const NO_ANSWER: &str = "no answer in time";
-
 /// Where the certificates of public authorities are kept, by system.
 const SYSTEM_AUTHORITIES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
@@ -111,7 +106,7 @@ pub async fn connect(url: &str, token: Option<&str>, ca: Option<&Path>) -> anyho
     // The endpoint's own bound ends with the TCP connection: something may accept that and never answer the TLS handshake.
     let channel = tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect())
         .await
-        .map_err(|_| refused(NO_ANSWER.to_owned()))?
+        .map_err(|_| refused("no answer in time".to_owned()))?
         .map_err(|error| refused(reason(&error)))?;
     Ok(Connection { channel, bearer })
 }
@@ -177,8 +172,8 @@ pub fn reason(error: &tonic::transport::Error) -> String {
     loop {
         if let Some(io) = cause.downcast_ref::<std::io::Error>() {
             match io.kind() {
-                std::io::ErrorKind::ConnectionRefused => return REFUSED.to_owned(),
-                std::io::ErrorKind::TimedOut => return NO_ANSWER.to_owned(),
+                std::io::ErrorKind::ConnectionRefused => return "connection refused".to_owned(),
+                std::io::ErrorKind::TimedOut => return "no answer in time".to_owned(),
                 _ => {}
             }
         }

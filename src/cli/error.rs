@@ -3,7 +3,6 @@
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use super::connect;
 use crate::middleware::rpc_metrics::code_name;
 
 /// The user asked for something that cannot be; the text says what and what would be right.
@@ -22,9 +21,10 @@ pub struct ConnectError {
 }
 
 impl ConnectError {
-    /// Whether nobody is there; else somebody is, and does not speak as was expected or is not trusted.
-    pub fn is_absence(&self) -> bool {
-        [connect::REFUSED, connect::NO_ANSWER].contains(&self.reason.as_str())
+    /// Whether somebody is there whose certificate is not trusted, or not for the name in the URL.
+    pub fn is_distrust(&self) -> bool {
+        // In the words of rustls, whose errors tonic gives as text.
+        self.reason.contains("certificate")
     }
 }
 
@@ -66,11 +66,14 @@ fn joined(causes: &[&(dyn std::error::Error + 'static)]) -> String {
 }
 
 fn hint_for(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
-    if cause.is::<ConnectError>() {
-        return Some(
+    if let Some(error) = cause.downcast_ref::<ConnectError>() {
+        let hint = if error.is_distrust() {
+            "its certificate must have the name that the URL has, must not be that of an authority (CA:FALSE), and \
+             needs somebody who vouches for it: --ca FILE, or the authorities of the system"
+        } else {
             "is the server running there? Start one with `lintmesh serve`, or correct --server or LINTMESH_SERVER"
-                .to_owned(),
-        );
+        };
+        return Some(hint.to_owned());
     }
     match cause.downcast_ref::<std::io::Error>()?.kind() {
         std::io::ErrorKind::AddrInUse => {
@@ -179,6 +182,9 @@ mod tests {
         let text = render(&refused.into());
         assert!(text.starts_with("error: cannot connect to http://h:1: connection refused\n"), "{text}");
         assert!(text.contains("lintmesh serve"), "{text}");
+        let reason = "invalid peer certificate: UnknownIssuer".to_owned();
+        let text = render(&ConnectError { url: "https://h:1".into(), reason }.into());
+        assert!(text.contains("--ca FILE") && !text.contains("lintmesh serve"), "{text}");
         let taken = std::io::Error::from(std::io::ErrorKind::AddrInUse);
         let error = Err::<(), _>(taken).context("cannot listen on 127.0.0.1:1").expect_err("an error");
         assert!(render(&error).contains("choose another address"));

@@ -13,10 +13,10 @@ use crate::proto::v1;
 /// How long the server may take to answer; it waits for probes first.
 const ANSWER_BOUND: Duration = Duration::from_secs(10);
 
-/// What helps where somebody listens and there is no connection: mostly the certificate is for another name than the
-/// address that the configuration gives, or not from an authority of the system.
-const UNTRUSTED: &str = "with TLS name the server as its certificate does, and the file that vouches for it: \
-     --server https://NAME:PORT --ca FILE; without, --server http://HOST:PORT";
+/// What helps against a certificate that is for another name than the address that the configuration gives, or that
+/// none of the system's authorities vouches for.
+const DISTRUST: &str = "name the server as its certificate does, and the file that vouches for that: \
+     --server https://NAME:PORT --ca FILE";
 
 /// The connection, and if there is one the server's sections. A server that nobody named need not be there, unless a
 /// node is asked about.
@@ -49,14 +49,18 @@ pub(super) async fn server(
             sections
         }
         Ok(Err(cause)) => {
-            let text = error::render(&cause);
-            let text = text.trim_start_matches("error: ");
-            let (verdict, remedy) = match cause.downcast_ref::<error::ConnectError>() {
-                Some(error) if !error.is_absence() => (trouble, UNTRUSTED),
-                Some(_) if !is_needed => (trouble, "start it, or name another with --server"),
-                Some(_) => (trouble, remedy),
+            let (verdict, text, remedy) = match cause.downcast_ref::<error::ConnectError>() {
+                Some(error) if error.is_distrust() => (trouble, error.to_string(), DISTRUST),
+                Some(error) if !is_needed => {
+                    (trouble, error.to_string(), "start it, or name another with --server")
+                }
+                Some(error) => (trouble, error.to_string(), remedy),
                 // One that is there and refuses is worth a word even if it was not named.
-                None => (trouble.max(Verdict::Warning), remedy),
+                None => {
+                    let text = error::render(&cause);
+                    let text = text.trim_start_matches("error: ").to_owned();
+                    (trouble.max(Verdict::Warning), text, remedy)
+                }
             };
             vec![Section::new("server", vec![Check::wrong("connection", verdict, text, remedy)])]
         }

@@ -1,7 +1,8 @@
 //! What a status says, in the words of the screen and of the JSON.
 
 use crate::proto::v1::{
-    AlertSeverity, BreakerState, GetMeshStatusResponse, LinkState, MeshHealth, NodeInfo, NodeStatus,
+    AlertSeverity, BreakerState, GetMeshStatusResponse, LinkState, MeshHealth, NodeHealth, NodeInfo,
+    NodeStatus,
 };
 
 /// A share of ACTIVE nodes below this is a degraded system.
@@ -30,12 +31,17 @@ pub(super) struct BrokenLink<'a> {
     pub(super) state: &'static str,
 }
 
-/// The links that are not alive, as their nodes last told, by node.
+/// The links that are not alive though both their nodes are there, as the nodes last told, by node.
 pub(super) fn broken_links(mesh: &MeshHealth) -> Vec<BrokenLink<'_>> {
+    let is_there = |id: &String| {
+        let status = mesh.node_health.get(id).map(NodeHealth::status);
+        matches!(status, Some(NodeStatus::Active | NodeStatus::Degraded))
+    };
     let mut broken: Vec<BrokenLink<'_>> = mesh
         .node_health
         .iter()
         .flat_map(|(from, node)| node.links.iter().map(move |link| (from, link)))
+        .filter(|(from, link)| is_there(from) && is_there(&link.peer_id))
         .filter_map(|(from, link)| {
             let state = match link.state() {
                 LinkState::Up => return None,
@@ -81,7 +87,7 @@ pub(super) const fn severity(severity: AlertSeverity) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::v1::{LinkHealth, NodeHealth};
+    use crate::proto::v1::LinkHealth;
 
     #[test]
     fn ready_means_every_node_is_active_and_there_is_one() {
@@ -101,17 +107,21 @@ mod tests {
     }
 
     #[test]
-    fn links_that_are_not_alive_are_named_in_order() {
+    fn links_that_are_not_alive_are_named_in_order_and_those_of_nodes_that_are_gone_are_not() {
         let link = |peer: &str, state: LinkState| LinkHealth {
             peer_id: peer.into(),
             state: state.into(),
             ..Default::default()
         };
-        let node = |links| NodeHealth { links, ..Default::default() };
+        let node =
+            |status: NodeStatus, links| NodeHealth { status: status.into(), links, ..Default::default() };
+        let to = |peers: [&str; 3]| peers.map(|peer| link(peer, LinkState::Reset)).into();
         let mesh = MeshHealth {
             node_health: [
-                ("b".to_owned(), node(vec![link("c", LinkState::Reset), link("a", LinkState::Silent)])),
-                ("a".to_owned(), node(vec![link("b", LinkState::Up)])),
+                ("b".to_owned(), node(NodeStatus::Degraded, to(["c", "a", "gone"]))),
+                ("a".to_owned(), node(NodeStatus::Active, vec![link("b", LinkState::Up)])),
+                ("c".to_owned(), node(NodeStatus::Active, vec![link("a", LinkState::Silent)])),
+                ("gone".to_owned(), node(NodeStatus::Failed, to(["a", "b", "c"]))),
             ]
             .into(),
             connections: 1,
@@ -119,8 +129,9 @@ mod tests {
             ..Default::default()
         };
         let broken = [
-            BrokenLink { from: "b", to: "a", state: "SILENT" },
+            BrokenLink { from: "b", to: "a", state: "RESET" },
             BrokenLink { from: "b", to: "c", state: "RESET" },
+            BrokenLink { from: "c", to: "a", state: "SILENT" },
         ];
         assert_eq!(broken_links(&mesh), broken);
         assert_eq!(missing_connections(&mesh), 2);

@@ -112,7 +112,9 @@ fn metrics(metrics: &MeshMetrics) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::v1::{AlertSeverity, FaultTolerance, LinkHealth, LinkState, NodeHealth, NodeInfo};
+    use crate::proto::v1::{
+        AlertSeverity, FaultTolerance, LinkHealth, LinkState, NodeHealth, NodeInfo, NodeStatus,
+    };
 
     #[test]
     fn it_has_why_a_node_is_not_active_alerts_figures_links_and_what_may_still_fail() {
@@ -132,7 +134,11 @@ mod tests {
             system_health: 0.5,
             connections: 2,
             planned_connections: 6,
-            node_health: [("api-docs".to_owned(), NodeHealth { links: vec![link], ..Default::default() })]
+            node_health: [("api-docs", vec![link]), ("backend-dev", Vec::new())]
+                .map(|(name, links)| {
+                    let status = NodeStatus::Degraded.into();
+                    (name.to_owned(), NodeHealth { status, links, ..Default::default() })
+                })
                 .into(),
             metrics: Some(MeshMetrics { node_failure_rate: Some(0.5), ..Default::default() }),
             alerts: vec![Alert {

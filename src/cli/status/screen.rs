@@ -166,14 +166,18 @@ mod tests {
             state: LinkState::Reset.into(),
             ..LinkHealth::default()
         };
-        let links = NodeHealth { links: (1..=6).map(link).collect(), ..NodeHealth::default() };
+        let healthy =
+            |links| NodeHealth { status: NodeStatus::Active.into(), links, ..NodeHealth::default() };
+        let mut node_health: BTreeMap<String, NodeHealth> =
+            (1..=6).map(|peer| (format!("n{peer}"), healthy(Vec::new()))).collect();
+        node_health.insert("api-docs".to_owned(), healthy((1..=6).map(link).collect()));
         let mesh = MeshHealth {
             active_nodes: 2,
             total_nodes: 4,
             system_health: 0.5,
             connections: 2,
             planned_connections: 8,
-            node_health: [("api-docs".to_owned(), links)].into(),
+            node_health,
             metrics: Some(MeshMetrics {
                 average_message_latency: Some(0.0125),
                 node_failure_rate: Some(0.5),
