@@ -20,14 +20,6 @@ pub struct ConnectError {
     pub reason: String,
 }
 
-impl ConnectError {
-    /// Whether somebody is there whose certificate is not trusted, or not for the name in the URL.
-    pub fn is_distrust(&self) -> bool {
-        // In the words of rustls, whose errors tonic gives as text.
-        self.reason.contains("certificate")
-    }
-}
-
 /// The text for standard error: the first line starts with `error: `, details follow indented.
 pub fn render(error: &anyhow::Error) -> String {
     let causes: Vec<&(dyn std::error::Error + 'static)> = error.chain().collect();
@@ -66,14 +58,11 @@ fn joined(causes: &[&(dyn std::error::Error + 'static)]) -> String {
 }
 
 fn hint_for(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
-    if let Some(error) = cause.downcast_ref::<ConnectError>() {
-        let hint = if error.is_distrust() {
-            "its certificate must have the name that the URL has, must not be that of an authority (CA:FALSE), and \
-             needs somebody who vouches for it: --ca FILE, or the authorities of the system"
-        } else {
+    if cause.is::<ConnectError>() {
+        return Some(
             "is the server running there? Start one with `lintmesh serve`, or correct --server or LINTMESH_SERVER"
-        };
-        return Some(hint.to_owned());
+                .to_owned(),
+        );
     }
     match cause.downcast_ref::<std::io::Error>()?.kind() {
         std::io::ErrorKind::AddrInUse => {
@@ -182,9 +171,6 @@ mod tests {
         let text = render(&refused.into());
         assert!(text.starts_with("error: cannot connect to http://h:1: connection refused\n"), "{text}");
         assert!(text.contains("lintmesh serve"), "{text}");
-        let reason = "invalid peer certificate: UnknownIssuer".to_owned();
-        let text = render(&ConnectError { url: "https://h:1".into(), reason }.into());
-        assert!(text.contains("--ca FILE") && !text.contains("lintmesh serve"), "{text}");
         let taken = std::io::Error::from(std::io::ErrorKind::AddrInUse);
         let error = Err::<(), _>(taken).context("cannot listen on 127.0.0.1:1").expect_err("an error");
         assert!(render(&error).contains("choose another address"));

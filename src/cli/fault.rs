@@ -22,11 +22,11 @@ const WORD: Duration = Duration::from_secs(5);
 
 /// Arguments of `fault`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  \
+#[command(after_help = "Exit codes: 0 done; 1 done, but --wait saw no end of it in time; 2 an error\n\n\
+Examples:\n  \
 lintmesh fault drain backend-dev --timeout 5m --wait && systemctl stop lintmesh-backend-dev\n  \
 lintmesh fault recover backend-dev --wait\n  \
-lintmesh fault rebuild --all --reason \"switch replaced\"\n\n\
-Exit codes: 0 done; 1 done, but --wait saw no end of it in time; 2 an error")]
+lintmesh fault rebuild --all --reason \"switch replaced\"")]
 pub(super) struct FaultArgs {
     /// What to do
     #[arg(value_enum)]

@@ -73,7 +73,7 @@ mod tests {
     use crate::cli::error::UsageError;
 
     fn refused() -> anyhow::Error {
-        ConnectError { url: "http://h:1".into(), reason: "connection refused".into() }.into()
+        anyhow::Error::from(Status::unavailable("starting")).context("asking")
     }
 
     /// What a wait of 30 s ends with, and after how many seconds, if the nth look ends like `look(n)`.
@@ -99,8 +99,7 @@ mod tests {
         let Ok(Waited::Unseen(error)) = ended else { panic!("what was in the way at the end: {ended:?}") };
         assert_eq!(after, 30);
         let text = crate::cli::error::render(&in_vain(error, "not ready", Duration::from_secs(30)));
-        let first = "error: not ready within 30 s: cannot connect to http://h:1: connection refused\n";
-        assert!(text.starts_with(first), "{text}");
+        assert_eq!(text, "error: not ready within 30 s: asking: starting (UNAVAILABLE)");
     }
 
     #[tokio::test(start_paused = true)]
@@ -114,7 +113,6 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_what_may_pass_is_waited_for() {
         assert!(may_pass(&refused()));
-        assert!(may_pass(&anyhow::Error::from(Status::unavailable("starting")).context("asking")));
         assert!(!may_pass(&Status::unauthenticated("no token").into()));
         let (ended, after) = waited(|_| Err(UsageError("bad URL".into()).into()), 1).await;
         assert!(ended.is_err() && after == 0, "{ended:?}");

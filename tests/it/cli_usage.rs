@@ -155,6 +155,16 @@ fn nothing_to_lint_is_success_and_says_so() {
 }
 
 #[test]
+fn a_named_file_that_is_excluded_is_left_out_if_that_is_forced() {
+    let here = folder();
+    std::fs::write(here.path().join("lintmesh.toml"), "[lint]\nexclude = [\"generated.py\"]\n").unwrap();
+    std::fs::write(here.path().join("generated.py"), "x = 1\n").unwrap();
+    let output = lintmesh(here.path(), &["lint", "--force-exclude", "generated.py"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert_eq!(stderr(&output), "nothing to lint: no Python file in generated.py\n");
+}
+
+#[test]
 fn settings_that_are_wrong_are_refused_all_at_once() {
     let here = folder();
     std::fs::write(here.path().join("a.py"), "x = 1\n").unwrap();

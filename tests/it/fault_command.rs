@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::support::calls::{inline, request, started};
 use super::support::forward::forward;
 use super::support::linters::GatedRuff;
-use super::support::serve::{DEADLINE, Serve, lintmesh, until};
+use super::support::serve::{Serve, lintmesh, until};
 
 async fn fault(serve: &Serve, arguments: &[&str]) -> Output {
     let mut command = lintmesh();
@@ -49,32 +49,6 @@ async fn drain_waits_until_the_node_runs_nothing_and_recover_until_it_is_active(
 }
 
 #[tokio::test]
-async fn an_id_makes_a_call_idempotent_and_errors_say_what_is_wrong() {
-    let serve = Serve::start("").await;
-    let first = fault(&serve, &["fail", "api-docs", "--fault-id", "ticket-7", "--json"]).await;
-    fault(&serve, &["recover", "api-docs"]).await;
-    let again = fault(&serve, &["fail", "api-docs", "--fault-id", "ticket-7", "--json"]).await;
-    assert!(first.status.success() && again.status.success(), "{again:?}");
-    assert_eq!(json(&again), json(&first));
-    assert_eq!(serve.node("api-docs").await.status(), NodeStatus::Active, "it was done once");
-    let other = fault(&serve, &["fail", "backend-dev", "--fault-id", "ticket-7"]).await;
-    assert!(!other.status.success());
-    assert!(String::from_utf8_lossy(&other.stderr).contains("ticket-7"), "{other:?}");
-    for (arguments, said) in [
-        (&["reset-breakers", "nobody"][..], "nobody"),
-        (&["drain", "--all"], "name one node"),
-        (&["rebuild"], "NODE"),
-    ] {
-        let refused = fault(&serve, arguments).await;
-        assert!(!refused.status.success(), "{refused:?}");
-        assert!(String::from_utf8_lossy(&refused.stderr).contains(said), "{refused:?}");
-    }
-    let reset = fault(&serve, &["reset-breakers", "--all"]).await;
-    let text = String::from_utf8(reset.stdout).expect("UTF-8");
-    assert_eq!(text.matches("closed the circuit breaker of").count(), 4, "{text}");
-}
-
-#[tokio::test]
 async fn a_connection_that_breaks_while_it_waits_does_not_end_it() {
     let ruff = GatedRuff::new();
     let serve = Serve::start(&ruff.settings()).await;
@@ -103,8 +77,35 @@ async fn a_connection_that_breaks_while_it_waits_does_not_end_it() {
     command.args(["fault", "drain", &holder, "--timeout", "1h", "--wait", "--wait-timeout", "60s"]);
     command.args(["--server", &format!("http://{address}")]).stdin(Stdio::null());
     let drained = tokio::task::spawn_blocking(move || command.output().unwrap());
-    tokio::time::timeout(DEADLINE, was_broken).await.expect("in time").expect("a look that broke");
+    let limit = std::time::Duration::from_secs(60);
+    tokio::time::timeout(limit, was_broken).await.expect("in time").expect("a look that broke");
     ruff.open();
     let drained = drained.await.expect("no panic");
     assert_eq!(drained.status.code(), Some(0), "{drained:?}");
+}
+
+#[tokio::test]
+async fn an_id_makes_a_call_idempotent_and_errors_say_what_is_wrong() {
+    let serve = Serve::start("").await;
+    let first = fault(&serve, &["fail", "api-docs", "--fault-id", "ticket-7", "--json"]).await;
+    fault(&serve, &["recover", "api-docs"]).await;
+    let again = fault(&serve, &["fail", "api-docs", "--fault-id", "ticket-7", "--json"]).await;
+    assert!(first.status.success() && again.status.success(), "{again:?}");
+    assert_eq!(json(&again), json(&first));
+    assert_eq!(serve.node("api-docs").await.status(), NodeStatus::Active, "it was done once");
+    let other = fault(&serve, &["fail", "backend-dev", "--fault-id", "ticket-7"]).await;
+    assert!(!other.status.success());
+    assert!(String::from_utf8_lossy(&other.stderr).contains("ticket-7"), "{other:?}");
+    for (arguments, said) in [
+        (&["reset-breakers", "nobody"][..], "nobody"),
+        (&["drain", "--all"], "name one node"),
+        (&["rebuild"], "NODE"),
+    ] {
+        let refused = fault(&serve, arguments).await;
+        assert!(!refused.status.success(), "{refused:?}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains(said), "{refused:?}");
+    }
+    let reset = fault(&serve, &["reset-breakers", "--all"]).await;
+    let text = String::from_utf8(reset.stdout).expect("UTF-8");
+    assert_eq!(text.matches("closed the circuit breaker of").count(), 4, "{text}");
 }

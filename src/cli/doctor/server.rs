@@ -50,7 +50,7 @@ pub(super) async fn server(
         }
         Ok(Err(cause)) => {
             let (verdict, text, remedy) = match cause.downcast_ref::<error::ConnectError>() {
-                Some(error) if error.is_distrust() => (trouble, error.to_string(), DISTRUST),
+                Some(error) if is_distrust(error) => (trouble, error.to_string(), DISTRUST),
                 Some(error) if !is_needed => {
                     (trouble, error.to_string(), "start it, or name another with --server")
                 }
@@ -70,6 +70,11 @@ pub(super) async fn server(
             vec![Section::new("server", vec![Check::wrong("connection", verdict, evidence, remedy)])]
         }
     }
+}
+
+/// Whether somebody is there whose certificate this side refuses.
+fn is_distrust(error: &error::ConnectError) -> bool {
+    error.to_string().contains("certificate")
 }
 
 /// Where the server of this configuration would answer; none if nobody can know.
