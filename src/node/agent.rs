@@ -270,6 +270,7 @@ pub async fn run<B: Bind>(options: NodeOptions<B>, stop: CancellationToken) -> R
         peers: peers.clone(),
         way: way.clone(),
         random: random.clone(),
+    let forgetting = trees.forget_in_time();
     });
     let trees = WorkspaceCache::new(work_dir.path(), inputs.clone())
         .map_err(|error| local(&settings.work_dir)(&error))?;
@@ -299,7 +300,9 @@ pub async fn run<B: Bind>(options: NodeOptions<B>, stop: CancellationToken) -> R
     let has_launcher = || settings.state_dir.as_deref().is_some_and(orphan::has_launcher);
     let given_up = orphan::is_given_up(&orphaned, &way, settings.orphan_grace, has_launcher);
     let relay = Relay { executor: executor.clone(), inputs, peers, way: way.clone() }.run(said_by_peers);
-    let relaying = tokio::spawn(async move { linked.run_until_cancelled(relay).await });
+    let passing = linked.clone();
+    let relaying = tokio::spawn(async move { passing.run_until_cancelled(relay).await });
+    tokio::spawn(async move { linked.run_until_cancelled(forgetting).await });
     let overdue = async {
         drain.cancelled().await;
         executor.drain();
