@@ -33,6 +33,8 @@ use crate::types::{Digest, NodeId, NodeSpec};
 
 /// Exits that wait for whoever listens; a node exits once per launch, so this is never full in practice.
 const EXITS: usize = 256;
+/// How long a killed process may take to be gone; only one that hangs in the kernel takes longer.
+const KILL_BOUND: Duration = Duration::from_secs(10);
 
 /// Makes the one-time enrolment secret of each launch, known to the coordinator when it returns.
 pub type MakeSecret = Box<dyn FnMut(&NodeId) -> Secret + Send>;
