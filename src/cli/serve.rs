@@ -130,7 +130,8 @@ pub(super) async fn run(args: ServeArgs, interrupt: &Interrupt) -> anyhow::Resul
     if let Some(launched) = launched {
         // Who ends the service twice does not want its nodes to wait for the next one. Not before the state is ours: until
         // then the record may be another's.
-        interrupt.before_ending_at_once(move || Record::read(&launched).kill_all());
+        let listener = mesh.node_address();
+        interrupt.before_ending_at_once(move || Record::read(&launched).kill_all(listener));
     }
     kept.tell(&mesh.holdings().await?);
     tracing::info!(
