@@ -24,7 +24,6 @@ use self::inheritance::Adoptable;
 pub use self::inheritance::{Inheritance, Survival};
 pub use self::record::{Process, Record};
 use super::agent::{NodeSettings, PeerSettings};
-use super::orphan;
 use super::process_table;
 use super::secret::Secret;
 use crate::linters::process::Limits;
@@ -187,13 +186,13 @@ pub struct Launcher {
     exits: mpsc::Sender<NodeExited>,
     /// For the next launcher, if nodes are to outlive this one.
     record: Option<Record>,
-    /// Shows adopted nodes that this process lives.
-    _lifeline: Option<File>,
 }
 
 struct Launched {
     spec: NodeSpec,
     child: Option<Child>,
+    /// Shows an adopted process that this one lives; one that was launched here sees it by its pipe.
+    lifeline: Option<File>,
 }
 
 impl Launcher {
@@ -253,18 +252,9 @@ impl Launcher {
         let (exits, exited) = mpsc::channel(EXITS);
         let nodes = specs
             .into_iter()
-            .map(|spec| (spec.node_id.clone(), Launched { spec, child: None }))
+            .map(|spec| (spec.node_id.clone(), Launched { spec, child: None, lifeline: None }))
             .collect::<BTreeMap<_, _>>();
-        let dir = options.survival.as_ref().map(|survival| survival.dir.clone());
-        let lifeline = dir.and_then(|dir| {
-            // Adopted nodes have their sessions to tell them the same.
-            orphan::hold_lifeline(&dir)
-                .inspect_err(
-                    |error| tracing::warn!(dir = %dir.display(), %error, "no lifeline for adopted nodes"),
-                )
-                .ok()
-        });
-        (Self { options, nodes, exits, record, _lifeline: lifeline }, exited)
+        (Self { options, nodes, exits, record }, exited)
     }
 
     /// The process of a node, if it runs.
@@ -346,15 +336,16 @@ impl Launcher {
         }
         let child = started.told(&settings, on_exit(node_id, &self.exits)).map_err(failed)?;
         tracing::info!(node = %node_id, pid, "node process started");
-        node.child = Some(child);
+        (node.child, node.lifeline) = (Some(child), None);
         Ok(pid)
     }
 
     fn adopt(&mut self, node_id: &NodeId, left: Adoptable) {
-        let pid = left.process.pid;
-        tracing::info!(node = %node_id, pid, "node process adopted");
+        let Adoptable { process, stranger, lifeline } = left;
+        tracing::info!(node = %node_id, pid = process.pid, "node process adopted");
         if let Some(node) = self.nodes.get_mut(node_id) {
-            node.child = Some(Child::adopted(left.stranger, on_exit(node_id, &self.exits)));
+            let child = Child::adopted(stranger, on_exit(node_id, &self.exits));
+            (node.child, node.lifeline) = (Some(child), lifeline);
         }
     }
 }

@@ -2,6 +2,8 @@
 //! nobody wants.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -12,7 +14,7 @@ use tokio::time::Instant;
 
 use super::support::calls::*;
 use super::support::linters::GatedRuff;
-use super::support::serve::{DEADLINE, Serve, lintmesh, processes_in, signal, until};
+use super::support::serve::{DEADLINE, Serve, lintmesh, processes_in, signal, state_home, until};
 
 /// The processes of its nodes.
 fn nodes(serve: &Serve) -> BTreeSet<i32> {
@@ -117,6 +119,30 @@ async fn without_a_successor_everything_ends_and_a_later_one_does_the_work() {
 }
 
 #[tokio::test]
+async fn nodes_that_nobody_knows_of_any_more_end_beside_a_coordinator_that_lives() {
+    let ruff = GatedRuff::new();
+    let settings = format!("{}[nodes]\norphan_grace = 3\n", ruff.settings());
+    let mut serve = Serve::start(&settings).await;
+    let run = gated_run(&serve, &ruff).await;
+    assert_eq!(nodes(&serve).len(), 4);
+    serve.crash().await;
+    let state = state_home(serve.dir.path()).join("lintmesh");
+    fs::write(state.join("launched.json"), "{").expect("written");
+    serve.again(&settings, &[]).await;
+    assert!(serve.ready().await.ready);
+    assert_eq!(serve.logged("node process adopted").len(), 0);
+    let started = serve.logged("node process started");
+    let pid = |line: &serde_json::Value| i32::try_from(line["pid"].as_i64()?).ok();
+    let own: BTreeSet<i32> = started.iter().filter_map(pid).collect();
+    assert_eq!(own.len(), 4);
+    until("only its own are left", || nodes(&serve) == own).await;
+    let entries = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten();
+    let folders = || entries(state.join("nodes")).flat_map(|node| entries(node.path().join("work"))).count();
+    until("so are their folders", || folders() == 4).await;
+    ends_clean(&serve, &ruff, &run).await;
+}
+
+#[tokio::test]
 async fn a_run_that_does_not_end_before_the_service_goes_on_at_the_next_start() {
     let ruff = GatedRuff::new();
     let settings = format!("{}[server]\ndrain_timeout = 0\n", ruff.settings());
@@ -181,8 +207,8 @@ async fn the_second_signal_ends_the_nodes_at_once() {
 async fn the_nodes_of_a_private_mesh_die_with_it() {
     let ruff = GatedRuff::new();
     let dir = tempfile::tempdir().expect("a folder");
-    std::fs::write(dir.path().join("a.py"), "").expect("written");
-    std::fs::write(dir.path().join("mesh.toml"), ruff.settings()).expect("written");
+    fs::write(dir.path().join("a.py"), "").expect("written");
+    fs::write(dir.path().join("mesh.toml"), ruff.settings()).expect("written");
     let mut lint = lintmesh()
         .args(["lint", "--select-tools", "ruff", "--config", "mesh.toml", "."])
         .current_dir(dir.path())
