@@ -144,13 +144,17 @@ pub(super) async fn run(args: ServeArgs, interrupt: &Interrupt) -> anyhow::Resul
         () = interrupt.requested() => None,
         reason = mesh.failed() => Some(reason),
     };
-    if failure.is_none() {
-        mesh.drain(drain_timeout).await;
-    }
-    mesh.stop().await;
     match failure {
-        None => Ok(Exit::Success),
-        Some(reason) => Err(anyhow::anyhow!(reason)),
+        None => {
+            mesh.drain(drain_timeout).await;
+            mesh.stop().await;
+            Ok(Exit::Success)
+        }
+        Some(reason) => {
+            // What its nodes have not delivered is in their memory, and perhaps nowhere else.
+            mesh.leave().await;
+            Err(anyhow::anyhow!(reason))
+        }
     }
 }
 

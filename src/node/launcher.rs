@@ -179,7 +179,7 @@ pub enum LaunchError {
 }
 
 /// The nodes of this machine, launched by this process or taken over from an earlier one. Dropped without
-/// [`Launcher::stop_all`], it kills them.
+/// [`Launcher::stop_all`] or [`Launcher::leave`], it kills them.
 pub struct Launcher {
     options: LaunchOptions,
     nodes: BTreeMap<NodeId, Launched>,
@@ -293,6 +293,19 @@ impl Launcher {
         if let Some(Err(error)) = self.record.as_mut().map(Record::clear) {
             // The next launcher finds out that they are dead.
             tracing::warn!(%error, "the end of the nodes could not be recorded");
+        }
+    }
+
+    /// Lets all nodes go on for the next launcher, as they would if this process were killed; see
+    /// [`LaunchOptions::survival`]. If they cannot survive it, they are ended; see [`Launcher::stop_all`].
+    pub async fn leave(&mut self, bound: Duration) {
+        let grace = self.options.survival.as_ref().map(|survival| survival.grace).unwrap_or_default();
+        if grace.is_zero() || self.record.is_none() {
+            return self.stop_all(bound).await;
+        }
+        tracing::warn!(?grace, "nodes go on by themselves and wait for the next coordinator");
+        for child in self.nodes.values_mut().filter_map(|node| node.child.take()) {
+            child.leave().await;
         }
     }
 
