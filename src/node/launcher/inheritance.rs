@@ -115,7 +115,11 @@ fn sweep(dir: &Path, alive: &BTreeSet<NodeId>) {
     let Ok(nodes) = fs::read_dir(dir) else { return };
     let is_alive = |name: &str| alive.iter().any(|node| node.as_str() == name);
     for node in nodes.flatten().filter(|node| !node.file_name().to_str().is_some_and(is_alive)) {
-        remove(entries(&node.path().join(WORK)));
+        let left = entries(&node.path().join(WORK));
+        for folder in left.iter().filter(|folder| work_folder::is_in_use(folder)) {
+            tracing::warn!(folder = %folder.display(), "a node process that is not known works here until it ends");
+        }
+        remove(left);
     }
 }
 
@@ -127,11 +131,7 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 
 /// Removes the folders of processes that have ended.
 fn remove(folders: Vec<PathBuf>) {
-    for folder in folders {
-        if work_folder::is_in_use(&folder) {
-            tracing::warn!(folder = %folder.display(), "a node process that is not known works here until it ends");
-            continue;
-        }
+    for folder in folders.into_iter().filter(|folder| !work_folder::is_in_use(folder)) {
         if let Err(error) = fs::remove_dir_all(&folder) {
             tracing::warn!(folder = %folder.display(), %error, "what a dead node left could not be removed");
         }
@@ -160,7 +160,6 @@ mod tests {
 
         let unknown = work_folder::WorkFolder::make(&survival.work_dir(&node("dead"))).expect("made");
         sweep(dir.path(), &BTreeSet::new());
-        survival.prepare(&node("dead")).expect("made");
         assert_eq!((left("dead"), left("alive")), (1, 0), "one that lives keeps its folder, known or not");
         drop(unknown);
         sweep(&dir.path().join("nothing"), &BTreeSet::new());
