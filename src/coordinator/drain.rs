@@ -57,6 +57,13 @@ impl Coordinator {
         self.drains.leaving.get(node).is_some_and(|leaving| Some(leaving.incarnation) == current)
     }
 
+    /// Whether an operator marked the node FAILED, which only an operator takes back.
+    pub(super) fn is_failed_by_an_operator(&self, node: &NodeId) -> bool {
+        self.state.members.get(node).is_some_and(|member| {
+            (member.status, member.cause) == (NodeStatus::Failed, Some(FaultCause::Operator))
+        })
+    }
+
     /// Whether an operator drained the node.
     pub(super) fn is_drained(&self, node: &NodeId) -> bool {
         self.state.members.get(node).is_some_and(|member| member.drained)
@@ -212,6 +219,10 @@ impl Coordinator {
         let reason = self.drains.leaving.get(node).map(|at| at.reason.clone());
         let reason = reason.unwrap_or_else(|| "the coordinator ends its nodes".to_owned());
         let taken = self.take_work(draft, node, false, "its node was asked to end");
+        if self.is_failed_by_an_operator(node) {
+            // That word stands, whatever its process does.
+            return taken;
+        }
         if self.status(node) != Some(NodeStatus::Initializing) {
             self.set_status(draft, node, NodeStatus::Initializing, None);
             self.tell(draft, node, RecoveryStep::Left, format!("it left in order: {reason}"));

@@ -93,6 +93,9 @@ impl Coordinator {
             if self.undrain(draft, node) { format!("{node} is no longer drained") } else { node.to_string() };
         if self.is_responsive(node, draft.now.tick) {
             if self.is_leaving(node) {
+                if self.is_failed_by_an_operator(node) {
+                    self.set_status(draft, node, NodeStatus::Degraded, Some(FaultCause::Draining));
+                }
                 return format!("{node_is}; its process was asked to end: it is ACTIVE once a new one joins");
             }
             self.change_breaker(draft, node, |_, breaker| breaker.reset());
