@@ -112,7 +112,8 @@ impl Coordinator {
         if is_new_process {
             // A process that is gone took its work with it, but for the results that its successor found.
             let kept = self.left_results(&node, &hello);
-            let counts = !self.is_awaited(&node);
+            // Nor does the work of one that was asked to end count.
+            let counts = !self.is_awaited(&node) && !self.goes_in_order(&node);
             self.take_work_but(draft, &node, &kept, counts, "its process was started again");
             let joined = Event::NodeJoined { spec: hello.spec, incarnation: hello.incarnation };
             self.record(draft, joined);
