@@ -52,12 +52,14 @@ pub(super) struct Watch {
 }
 
 impl Coordinator {
-    /// An observer that missed its own timers has no right to call others late: it measures their silence from now.
+    /// An observer that missed its own timers has no right to call others late: it measures their silence from now, and
+    /// what may have arrived while it could not decide gets that time back.
     pub(super) fn notice_oversleep(&mut self, now: Tick) {
         self.watch.now = now;
         self.watch.started.get_or_insert(now);
-        if self.watch.due.is_some_and(|due| now >= due + OVERSLEPT) {
+        if let Some(due) = self.watch.due.filter(|due| now >= *due + OVERSLEPT) {
             self.watch.awake_since = now;
+            self.postpone_deadlines(now.since(due));
         }
     }
 

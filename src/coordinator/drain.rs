@@ -36,6 +36,13 @@ impl Drains {
     pub(super) fn wakes(&self) -> impl Iterator<Item = Tick> {
         self.deadlines.values().copied()
     }
+
+    /// Gives what drained nodes run more time.
+    pub(super) fn postpone(&mut self, by: Duration) {
+        for deadline in self.deadlines.values_mut() {
+            *deadline = *deadline + by;
+        }
+    }
 }
 
 impl Coordinator {

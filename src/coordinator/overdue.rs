@@ -17,6 +17,17 @@ impl Coordinator {
         now + self.settings.task_timeout + ATTEMPT_GRACE
     }
 
+    /// Nothing was decided for so long: not the runs and the nodes are late, but this process.
+    pub(super) fn postpone_deadlines(&mut self, by: Duration) {
+        for deadline in self.deadlines.values_mut() {
+            *deadline = *deadline + by;
+        }
+        for presence in self.presences.values_mut() {
+            presence.running.postpone(by);
+        }
+        self.drains.postpone(by);
+    }
+
     /// Runs past their time are cancelled.
     pub(super) fn end_overdue_runs(&mut self, draft: &mut Draft) {
         let now = draft.now.tick;
