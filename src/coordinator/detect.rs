@@ -349,7 +349,8 @@ impl Coordinator {
     fn next_look(&self, node: &NodeId, now: Tick) -> Option<Tick> {
         let presence = self.presences.get(node)?;
         let contact = &presence.contact;
-        let mut moments: Vec<Tick> = presence.running.values().map(|running| running.deadline).collect();
+        let awaited = presence.running.values().filter(|running| !running.has_arrived);
+        let mut moments: Vec<Tick> = awaited.map(|running| running.deadline).collect();
         if let (Some(_), Some((raw, _)), Some(heard)) =
             (presence.session, presence.heard_at, self.heard(presence))
         {

@@ -10,7 +10,7 @@ use super::message::Message;
 use super::node::Presence;
 use super::run::Task;
 use super::suspicion::Contact;
-use super::{Coordinator, Draft};
+use super::{ATTEMPT_GRACE, Coordinator, Draft};
 use crate::types::{
     AttemptId, AttemptRef, FaultCause, Incarnation, Load, NodeId, NodeSpec, NodeStatus, RunId, SessionId,
     Tick,
@@ -204,6 +204,8 @@ impl Coordinator {
         running: &[AttemptRef],
         unacknowledged: &[AttemptRef],
     ) {
+        let now = draft.now.tick;
+        self.presence(node).running.comes_again(now + ATTEMPT_GRACE);
         let given: BTreeSet<AttemptRef> = self.presence(node).attempts().collect();
         let (runs, strays): (Vec<_>, Vec<_>) =
             running.iter().partition(|attempt| self.is_current(attempt, node, incarnation));

@@ -98,6 +98,8 @@ pub struct RunningAttempt {
     pub task: TaskId,
     /// When the coordinator stops waiting for it.
     pub deadline: Tick,
+    /// What it made is here and waits for room, for which there is no deadline.
+    pub has_arrived: bool,
     /// Cores it uses.
     pub cpu_slots: u32,
     /// Capabilities it uses.

@@ -88,6 +88,7 @@ impl Coordinator {
                     run: id.clone(),
                     task: task.id,
                     deadline,
+                    has_arrived: false,
                     cpu_slots: dispatch::cpu_slots(task.stage),
                     capabilities: self.settings.required.of(task.stage).clone(),
                     permit: Permit::adopted(),

@@ -6,7 +6,7 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use super::{MissedBeats, RunningAttempt};
-use crate::types::{AttemptId, AttemptRef};
+use crate::types::{AttemptId, AttemptRef, Tick};
 
 /// The attempts that a node runs. Read like a map.
 #[derive(Debug, Default)]
@@ -114,13 +114,14 @@ impl<'a> IntoIterator for &'a Running {
 mod tests {
     use super::*;
     use crate::coordinator::breaker::Permit;
-    use crate::types::{Epoch, RunId, TaskId, Tick};
+    use crate::types::{Epoch, RunId, TaskId};
 
     fn attempt(number: u64, cpu_slots: u32, capabilities: &[&str]) -> (AttemptId, RunningAttempt) {
         let running = RunningAttempt {
             run: RunId::new("run-1").expect("valid"),
             task: TaskId(number),
             deadline: Tick(0),
+            has_arrived: false,
             cpu_slots,
             capabilities: capabilities.iter().map(|name| (*name).to_owned()).collect(),
             permit: Permit::adopted(),
