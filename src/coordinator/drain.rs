@@ -115,6 +115,11 @@ impl Coordinator {
         }
     }
 
+    /// What was presumed of it at the coordinator's start is not so.
+    pub(super) fn is_not_leaving(&mut self, node: &NodeId) {
+        self.drains.leaving.remove(node);
+    }
+
     /// The drained node gets no new work, and is told so to people.
     fn hold(&mut self, draft: &mut Draft, node: &NodeId, reason: &str) {
         let already = self.state.members.get(node).is_some_and(|at| at.cause == Some(FaultCause::Draining));

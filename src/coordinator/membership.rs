@@ -153,6 +153,8 @@ impl Coordinator {
         self.reconcile(draft, &node, session, hello.incarnation, &hello.running, &hello.unacknowledged);
         if hello.draining {
             self.note_leaving(&node, "its process was asked to end");
+        } else if self.is_awaited(&node) {
+            self.is_not_leaving(&node);
         }
         let starts = is_new_process || self.status(&node) == Some(NodeStatus::Initializing);
         let proves_itself = !starts && !is_back_at_once;

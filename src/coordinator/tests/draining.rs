@@ -22,7 +22,7 @@ fn answer(reply: Reply) -> FaultAnswer {
 }
 
 /// The node says that it was asked to end.
-fn asked_to_end(mesh: &mut TestMesh, name: &str) {
+pub(super) fn asked_to_end(mesh: &mut TestMesh, name: &str) {
     let session = mesh.session(name);
     mesh.input(Input::NodeDraining { session, node: node(name), reason: "SIGTERM".into() });
 }
