@@ -35,7 +35,7 @@ pub struct Figures {
     pub active_nodes: u32,
     /// Nodes, declared or joined.
     pub total_nodes: u32,
-    /// Live links / planned links, 0 to 1.
+    /// Live links / the links that all nodes would have, 0 to 1.
     pub connectivity_percentage: f64,
     /// ACTIVE / all, 0 to 1.
     pub topology_health: f64,
