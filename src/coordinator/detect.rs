@@ -122,6 +122,9 @@ impl Coordinator {
             let next_probe = self.presences.get(&node).and_then(|presence| presence.breaker.next_probe());
             self.watch.has_probe |= next_probe.is_some_and(|at| at <= now);
             self.judge(draft, &node);
+            // What was decided about it may have had it looked at at once, which was done: the next look is another.
+            let asked = self.presences.get_mut(&node).and_then(|presence| presence.contact.alarm.take());
+            self.forget_alarm(&node, asked);
             if let Some(next) = self.next_look(&node, now) {
                 self.wake(&node, next);
             }
