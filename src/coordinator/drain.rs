@@ -173,6 +173,12 @@ impl Coordinator {
         drained
     }
 
+    /// The node belongs to the mesh no more.
+    pub(super) fn forget_drain(&mut self, node: &NodeId) {
+        self.drains.deadlines.remove(node);
+        self.drains.leaving.remove(node);
+    }
+
     /// Drains that are done, or whose time is over.
     pub(super) fn end_drains(&mut self, draft: &mut Draft) {
         self.dismiss_leaving(draft);
@@ -238,6 +244,10 @@ impl Coordinator {
         if self.status(node) != Some(NodeStatus::Initializing) {
             self.set_status(draft, node, NodeStatus::Initializing, None);
             self.tell(draft, node, RecoveryStep::Left, format!("it left in order: {reason}"));
+        }
+        // Those that only the end of the coordinator sends away look for its successor.
+        if self.is_leaving(node) {
+            self.forget_if_it_left(draft, node);
         }
         taken
     }

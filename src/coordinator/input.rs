@@ -213,6 +213,8 @@ pub enum FaultAction {
     ResetBreaker,
     /// Have its links closed and opened.
     RebuildConnections,
+    /// Let go of it; only if it is not connected.
+    Forget,
 }
 
 /// Whom an operator means.

@@ -12,74 +12,20 @@ use super::run::Task;
 use super::suspicion::Contact;
 use super::{ATTEMPT_GRACE, Coordinator, Draft};
 use crate::types::{
-    AttemptId, AttemptRef, FaultCause, Incarnation, Load, NodeId, NodeSpec, NodeStatus, RunId, SessionId,
-    Tick,
+    AttemptId, AttemptRef, FaultCause, Incarnation, Load, NodeId, NodeStatus, RunId, SessionId, Tick,
 };
 
 impl Coordinator {
-    pub(super) fn declare(&mut self, draft: &mut Draft, specs: Vec<NodeSpec>) -> Reply {
-        for spec in &specs {
-            if let Some(member) = self.state.members.get(&spec.node_id)
-                && member.spec != *spec
-                && self.presences.get(&spec.node_id).is_some_and(|presence| presence.session.is_some())
-            {
-                return Reply::Refused(Refusal::DeclaredOtherwise(spec.node_id.clone()));
-            }
-        }
-        let new = specs.iter().filter(|spec| !self.state.members.contains_key(&spec.node_id)).count();
-        if let Some(refusal) = self.too_many_nodes(new) {
-            return Reply::Refused(refusal);
-        }
-        for spec in specs {
-            if self.state.members.get(&spec.node_id).is_none_or(|member| member.spec != spec) {
-                self.record(draft, Event::NodeDeclared(spec));
-            }
-        }
-        self.refit();
-        Reply::Done
-    }
-
-    /// Declares what configuration has, and lets go of what an earlier one had and this one has not, unless it has joined
-    /// by itself meanwhile.
-    pub(super) fn configure(&mut self, draft: &mut Draft, specs: Vec<NodeSpec>) -> Reply {
-        let configured: BTreeSet<NodeId> = specs.iter().map(|spec| spec.node_id.clone()).collect();
-        // A process that was there before and may come back is what it was started as, until another takes its place.
-        let specs = specs.into_iter().filter(|spec| !self.is_awaited(&spec.node_id)).collect();
-        let reply = self.declare(draft, specs);
-        if reply != Reply::Done || configured == self.state.configured {
-            return reply;
-        }
-        let gone: Vec<NodeId> = self.state.configured.difference(&configured).cloned().collect();
-        for node in gone {
-            if self.presences.get(&node).is_none_or(|presence| presence.session.is_none()) {
-                self.forget_node(draft, &node);
-            }
-        }
-        self.record(draft, Event::MeshConfigured(configured));
-        self.refit();
-        Reply::Done
-    }
-
-    fn forget_node(&mut self, draft: &mut Draft, node: &NodeId) {
-        self.take_work(draft, node, false, "its node belongs to the mesh no more");
-        self.clear_suspicion(node, draft.now.tick);
-        self.presences.remove(node);
-        self.relink(node);
-        self.record(draft, Event::NodeForgotten(node.clone()));
-    }
-
-    fn too_many_nodes(&self, new: usize) -> Option<Refusal> {
-        let most = self.settings.max_nodes;
-        (new > 0 && self.state.members.len() + new > most).then_some(Refusal::TooManyNodes(most))
-    }
-
     /// A node says who it is and what it has. What it still runs is adopted or revoked; a new connection is not an
     /// empty node.
     pub(super) fn join(&mut self, draft: &mut Draft, session: SessionId, hello: Hello) -> Reply {
         let node = hello.spec.node_id.clone();
         let known = self.state.members.get(&node).and_then(|member| member.incarnation);
+        // The newest process is the one that started last, by its machine's clock. Where none is there any more the clock
+        // may have been wrong before: results are told apart by equality alone.
         if let Some(current) = known
             && hello.incarnation < current
+            && !self.is_away(&node)
         {
             return Reply::Refused(Refusal::StaleIncarnation { node, current, offered: hello.incarnation });
         }

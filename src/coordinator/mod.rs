@@ -30,6 +30,7 @@ pub mod state;
 pub mod suspicion;
 
 mod contact;
+mod declared;
 mod detect;
 mod dispatch;
 mod doubles;

@@ -46,9 +46,7 @@ impl State {
     /// Applies a fact. The same facts in the same order give the same state.
     pub fn apply(&mut self, event: &Event) {
         match event {
-            Event::NodeDeclared(spec) => {
-                self.member(spec);
-            }
+            Event::NodeDeclared(spec) => self.member(spec).is_undeclared = false,
             Event::MeshConfigured(nodes) => self.configured.clone_from(nodes),
             Event::NodeForgotten(node) => {
                 self.members.remove(node);
@@ -154,6 +152,7 @@ impl State {
             drained: false,
             incarnation: None,
             trip: None,
+            is_undeclared: true,
         });
         member.spec.clone_from(spec);
         member
