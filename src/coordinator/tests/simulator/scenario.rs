@@ -211,12 +211,13 @@ fn drawn(random: &mut Random, nodes: usize) -> Fault {
         }
         82..86 => Fault::StartsFail { node, times: 1 + u32::try_from(random.below(3)).unwrap_or(0) },
         86..94 => {
-            let order = match random.below(10) {
+            let order = match random.below(11) {
                 0..3 => Order::Fail,
                 3..5 => Order::Recover,
                 5..8 => Order::Drain,
                 8 => Order::ResetBreaker,
-                _ => Order::RebuildConnections,
+                9 => Order::RebuildConnections,
+                _ => Order::Forget,
             };
             Fault::Operator { node: random.percent(90).then_some(node), order }
         }
