@@ -26,7 +26,8 @@ const WORD: Duration = Duration::from_secs(5);
 Examples:\n  \
 lintmesh fault drain backend-dev --timeout 5m --wait && systemctl stop lintmesh-backend-dev\n  \
 lintmesh fault recover backend-dev --wait\n  \
-lintmesh fault rebuild --all --reason \"switch replaced\"")]
+lintmesh fault rebuild --all --reason \"switch replaced\"\n  \
+lintmesh fault forget backend-dev --reason \"its machine was sold\"")]
 pub(super) struct FaultArgs {
     /// What to do
     #[arg(value_enum)]
@@ -72,6 +73,8 @@ enum Action {
     ResetBreakers,
     /// Close the node's links and open them anew
     Rebuild,
+    /// Let go of a node that is not connected and will not come back
+    Forget,
 }
 
 impl FaultArgs {
@@ -79,10 +82,10 @@ impl FaultArgs {
     fn check(&self) -> Result<(), UsageError> {
         let refuse = |text: &str| Err(UsageError(text.to_owned()));
         match self.action {
-            Action::Fail | Action::Drain if self.all => {
+            Action::Fail | Action::Drain | Action::Forget if self.all => {
                 refuse("--all is for recover, reset-breakers and rebuild; name one node")
             }
-            Action::Fail | Action::ResetBreakers | Action::Rebuild if self.wait => {
+            Action::Fail | Action::ResetBreakers | Action::Rebuild | Action::Forget if self.wait => {
                 refuse("--wait is for drain and recover; the others are done when they answer")
             }
             Action::Drain => Ok(()),
@@ -98,6 +101,7 @@ impl FaultArgs {
             Action::Drain => FaultAction::Drain,
             Action::ResetBreakers => FaultAction::ResetBreakers,
             Action::Rebuild => FaultAction::RebuildConnections,
+            Action::Forget => FaultAction::Forget,
         };
         Ok(HandleFaultRequest {
             fault_id: match &self.fault_id {
@@ -243,6 +247,7 @@ mod tests {
             (&["drain"][..], "NODE"),
             (&["drain", "--all"], "name one node"),
             (&["fail", "--all"], "name one node"),
+            (&["forget", "--all"], "name one node"),
             (&["recover", "api-docs", "--all"], "--all"),
             (&["fail", "api-docs", "--wait"], "--wait is for drain and recover"),
             (&["recover", "api-docs", "--timeout", "5s"], "--timeout is for drain"),

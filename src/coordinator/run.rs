@@ -24,6 +24,9 @@ pub struct Run {
     pub started_at: UnixMillis,
     /// When it ended.
     pub ended_at: Option<UnixMillis>,
+    /// Its number among those that ended: clocks step back. 0 if it ended under a release that did not count.
+    #[serde(default)]
+    pub ended_as: u64,
     /// Its tasks; task `n` is at `n - 1`.
     pub tasks: Vec<Task>,
     /// Its waiting tasks, so that placing work need not look at all others; the longest first.
@@ -146,6 +149,7 @@ impl Run {
             order,
             started_at: at,
             ended_at: None,
+            ended_as: 0,
             tasks: Vec::new(),
             waiting: BTreeMap::new(),
             unfinished: 0,

@@ -29,6 +29,7 @@ use super::stack::{self, Inbound, InboundLimits};
 use super::workspace::{Callers, Workspaces};
 use super::{admin, health, mesh, observe};
 use crate::config::Settings;
+use crate::coordinator::decision::Reply;
 use crate::coordinator::input::Input;
 use crate::engine::clock::Clock;
 use crate::engine::{Engine, EngineError, EngineOptions, Handle, RestartOrder};
@@ -181,8 +182,10 @@ where
     }
     // The mesh is what configuration declares, before anybody can ask.
     let configured = Input::Configure(settings.nodes.specs());
-    if handle.decide(configured).await.is_err() {
-        tracing::error!("the coordinator stopped at its start");
+    match handle.decide(configured).await {
+        Ok(Reply::Refused(refusal)) => tracing::error!(%refusal, "the configured nodes were not declared"),
+        Ok(_) => {}
+        Err(_) => tracing::error!("the coordinator stopped at its start"),
     }
 
     let (listening, draining) = (CancellationToken::new(), CancellationToken::new());

@@ -1,8 +1,10 @@
 //! `lintmesh fault` against a real server.
 
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
-use lintmesh::proto::v1::NodeStatus;
+use lintmesh::proto::v1::{GetMeshStatusRequest, NodeStatus};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -11,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::support::calls::{inline, request, started};
 use super::support::forward::forward;
 use super::support::linters::GatedRuff;
-use super::support::serve::{Serve, lintmesh, until};
+use super::support::serve::{DEADLINE, Serve, lintmesh, signal, until};
 
 async fn fault(serve: &Serve, arguments: &[&str]) -> Output {
     let mut command = lintmesh();
@@ -108,4 +110,26 @@ async fn an_id_makes_a_call_idempotent_and_errors_say_what_is_wrong() {
     let reset = fault(&serve, &["reset-breakers", "--all"]).await;
     let text = String::from_utf8(reset.stdout).expect("UTF-8");
     assert_eq!(text.matches("closed the circuit breaker of").count(), 4, "{text}");
+}
+
+#[tokio::test]
+async fn a_node_whose_process_is_gone_is_forgotten_and_one_that_is_connected_is_not() {
+    let serve = Serve::start("[nodes]\nrestart_budget = 0\n").await;
+    let refused = fault(&serve, &["forget", "api-docs"]).await;
+    assert!(!refused.status.success(), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("is connected"), "{refused:?}");
+    signal(serve.node("api-docs").await.process_id, Signal::SIGKILL);
+    let mut client = serve.coordinator();
+    let gone = async {
+        while serve.node("api-docs").await.status() != NodeStatus::Failed {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, gone).await.expect("noticed");
+    let told = fault(&serve, &["forget", "api-docs", "--json"]).await;
+    assert!(told.status.success(), "{told:?}");
+    assert_eq!(json(&told)["new_topology_health"], 1.0);
+    assert!(json(&told)["steps"][0].as_str().expect("words").contains("it is configured"), "{told:?}");
+    let left = client.get_mesh_status(GetMeshStatusRequest {}).await.expect("answers").into_inner();
+    assert_eq!(left.node_statuses.len(), 3);
 }
