@@ -235,7 +235,17 @@ where
     );
 
     let random = options.random;
-    let listener_limits = |limits| (limits, settings.server.shutdown_grace, random.clone());
+    let (refused_connections, refused_nodes) =
+        (service.counts.refused_connections.clone(), service.counts.refused_nodes.clone());
+    let serving = |limits, tls| ServeOptions {
+        tls,
+        limits,
+        // A web page can make a browser send HTTP/1 to any port of this machine, and gRPC itself never does.
+        allow_http1: false,
+        drain_timeout: settings.server.shutdown_grace,
+        jitter: jitter(random.clone()),
+        refused: refused_connections.clone(),
+    };
     let mut running = RunningServer {
         api: api_address,
         nodes: node_address,
@@ -251,7 +261,7 @@ where
     };
     let api_stack = stack::api(api_routes, tokens, inbound, random.clone());
     let api_stack = stack::metered(api_stack, calls.clone());
-    running.listen(api, api_stack, listener_limits(ConnectionLimits::default()), api_tls);
+    running.listen(api, api_stack, serving(ConnectionLimits::default(), api_tls));
     let session_limits = InboundLimits {
         // A session lasts as long as its node.
         deadlines: DeadlineSettings { stream_default: None, stream_max: None, ..inbound.deadlines },
@@ -265,11 +275,13 @@ where
     // On loopback the certificate's name cannot fit, and the enrolment secret never leaves the machine.
     let node_tls = node_tls.filter(|_| !settings.server.node_listen.ip().is_loopback());
     let node_limits = ConnectionLimits::for_nodes(settings.mesh.message_timeout);
-    running.listen(nodes, node_stack, listener_limits(node_limits), node_tls);
+    running.listen(nodes, node_stack, serving(node_limits, node_tls));
     if let Some((listener, _)) = admin_listener {
         let routes = admin::routes(health_service, running.service.clone());
         let admin_stack = stack::admin(routes, ADMIN_STREAMS, random.clone());
-        running.listen(listener, admin_stack, listener_limits(ConnectionLimits::default()), None);
+        // Probes and scrapers speak HTTP/1 too.
+        let options = ServeOptions { allow_http1: true, ..serving(ConnectionLimits::default(), None) };
+        running.listen(listener, admin_stack, options);
     }
     Ok(running)
 }
@@ -314,29 +326,15 @@ impl RunningServer {
         }
     }
 
-    fn listen(
-        &mut self,
-        listener: impl Listener + 'static,
-        inbound: Inbound,
-        (limits, drain_timeout, random): (ConnectionLimits, Duration, RandomBits),
-        tls: Option<TlsConfigs>,
-    ) {
-        let options = ServeOptions {
-            tls,
-            limits,
-            // Probes of the admin listener speak HTTP/1 too.
-            allow_http1: true,
-            drain_timeout,
-            jitter: Arc::new(move || (random() >> 64) as u64 as f64 / u64::MAX as f64),
-            refused: self.service.counts.refused_connections.clone(),
-        };
-        self.listeners.get_mut().push(tokio::spawn(serve(
-            listener,
-            inbound,
-            options,
-            self.listening.clone(),
-        )));
+    fn listen(&mut self, listener: impl Listener + 'static, inbound: Inbound, options: ServeOptions) {
+        let served = serve(listener, inbound, options, self.listening.clone());
+        self.listeners.get_mut().push(tokio::spawn(served));
     }
+}
+
+/// Numbers from 0 to 1.
+fn jitter(random: RandomBits) -> Arc<dyn Fn() -> f64 + Send + Sync> {
+    Arc::new(move || (random() >> 64) as u64 as f64 / u64::MAX as f64)
 }
 
 fn with_reflection(routes: Routes) -> Routes {

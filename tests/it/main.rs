@@ -62,3 +62,4 @@ mod tool_configuration;
 mod toolchain;
 mod turmoil_calls;
 mod turmoil_sessions;
+mod web_pages;
