@@ -270,7 +270,7 @@ where
         max_message_bytes: node_message as u64,
         ..inbound
     };
-    let node_stack = stack::peer(node_routes, secrets, session_limits, random.clone());
+    let node_stack = stack::peer(node_routes, secrets, refused_nodes, session_limits, random.clone());
     let node_stack = stack::metered(node_stack, calls);
     // On loopback the certificate's name cannot fit, and the enrolment secret never leaves the machine.
     let node_tls = node_tls.filter(|_| !settings.server.node_listen.ip().is_loopback());

@@ -14,6 +14,7 @@ use crate::middleware::deadline::{DeadlineLayer, DeadlineSettings};
 use crate::middleware::enrolment::{Enrolment, EnrolmentLayer};
 use crate::middleware::error_details::ErrorDetailsLayer;
 use crate::middleware::load_shed::LoadShedLayer;
+use crate::middleware::refusals::Reasons;
 use crate::middleware::request_id::{RandomBits, RequestIdLayer};
 use crate::middleware::rpc_metrics::{RpcMetrics, RpcMetricsLayer};
 use crate::middleware::stream_limit::StreamLimitLayer;
@@ -64,10 +65,12 @@ pub fn api(routes: Routes, tokens: Vec<Token>, limits: InboundLimits, random: Ra
     BoxCloneSyncService::new(stack)
 }
 
-/// The node listener's stack: the same, but callers are nodes with an enrolment secret.
+/// The node listener's stack: the same, but callers are nodes with an enrolment secret. Those without are counted in
+/// `refused`.
 pub fn peer(
     routes: Routes,
     enrolment: Arc<dyn Enrolment>,
+    refused: Reasons,
     limits: InboundLimits,
     random: RandomBits,
 ) -> Inbound {
@@ -77,7 +80,7 @@ pub fn peer(
         // Around all that may answer instead of a handler: no error leaves without its reason.
         .layer(ErrorDetailsLayer::new(limits.max_message_bytes))
         // A node needs its secret always, on loopback too.
-        .layer(EnrolmentLayer::new(enrolment))
+        .layer(EnrolmentLayer::new(enrolment, refused))
         // One node's storm must not take the coordinator down.
         .layer(LoadShedLayer::new(limits.requests_in_flight))
         // A node needs few streams; one that opens many is broken.

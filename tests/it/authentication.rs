@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use lintmesh::middleware::auth::{Role, Token};
 use lintmesh::middleware::enrolment::{Enrolled, Enrolment};
+use lintmesh::middleware::refusals::Reasons;
 use lintmesh::server::stack::{self, InboundLimits};
 use lintmesh::types::Digest;
 use tonic::{Code, Request, Status};
@@ -64,7 +65,9 @@ async fn nodes_need_their_secret_for_every_call() {
             (secret == "s3cret").then_some(Enrolled { node: None })
         }
     }
-    let inbound = stack::peer(routes(&open_gate()), Arc::new(Secret), InboundLimits::default(), fixed_bits());
+    let (routes, refused) = (routes(&open_gate()), Reasons::default());
+    let limits = InboundLimits::default();
+    let inbound = stack::peer(routes, Arc::new(Secret), refused.clone(), limits, fixed_bits());
     let server = Server::start(inbound, options()).await;
     let mut caller = Caller::new(server.channel().await);
     caller.unary("GetRun", bearing(Some("s3cret"))).await.expect("enrolled");
@@ -75,4 +78,5 @@ async fn nodes_need_their_secret_for_every_call() {
     let mut probe = HealthClient::new(server.channel().await);
     let status = probe.check(request()).await.expect_err("nothing is open on the node listener");
     assert_eq!(status.code(), Code::Unauthenticated);
+    assert_eq!(refused.counts(), [("CREDENTIALS_REFUSED", 3)].into());
 }
