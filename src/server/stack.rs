@@ -25,7 +25,7 @@ pub type Inbound = BoxCloneSyncService<Request<Body>, http::Response<Body>, Infa
 /// Bounds on what callers may ask of one listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InboundLimits {
-    /// Requests at work, over all connections.
+    /// Unary requests at work, over all connections.
     pub requests_in_flight: usize,
     /// Open streams of one token, or of one remote address without one.
     pub streams_per_caller: usize,
@@ -55,7 +55,7 @@ pub fn api(routes: Routes, tokens: Vec<Token>, limits: InboundLimits, random: Ra
         .layer(ErrorDetailsLayer::new(limits.max_message_bytes))
         // Before anything that costs: strangers must not use up room.
         .layer(AuthLayer::new(tokens))
-        // Refuses at once what the server has no capacity for, rather than queueing it.
+        // Refuses at once what the server has no capacity for, rather than queueing it. Streams are for the next one.
         .layer(LoadShedLayer::new(limits.requests_in_flight))
         // After auth, because it counts per identity.
         .layer(StreamLimitLayer::new(limits.streams_per_caller))
