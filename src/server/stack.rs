@@ -109,3 +109,41 @@ pub fn admin(routes: Routes, streams_per_caller: usize, random: RandomBits) -> I
         .service(routes.prepare());
     BoxCloneSyncService::new(stack)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use prost::Message as _;
+
+    use crate::middleware::method::{ROLES, is_streaming};
+    use crate::proto::v1::FILE_DESCRIPTOR_SET;
+
+    /// Every method of the public services, as `Service/Method`, with whether it streams.
+    fn methods() -> BTreeMap<String, bool> {
+        let set = prost_types::FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).expect("descriptors");
+        let files = set.file.into_iter().filter(|file| file.package() == "lintmesh.v1");
+        let services = files.flat_map(|file| file.service);
+        let methods = services.flat_map(|service| {
+            let name = service.name().to_owned();
+            let methods = service.method.into_iter();
+            methods.map(move |method| {
+                (format!("{name}/{}", method.name()), method.client_streaming() || method.server_streaming())
+            })
+        });
+        methods.collect()
+    }
+
+    #[test]
+    fn every_method_has_its_role_and_is_known_to_stream_or_not() {
+        let methods = methods();
+        assert!(methods.len() > 10, "{methods:?}");
+        let named: Vec<_> = ROLES.into_iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        let distinct: BTreeSet<_> = named.iter().copied().collect();
+        assert_eq!(named.len(), distinct.len(), "each has one role");
+        assert_eq!(distinct, methods.keys().map(String::as_str).collect());
+        for (name, streams) in methods {
+            assert_eq!(is_streaming(&format!("/lintmesh.v1.{name}")), streams, "{name}");
+        }
+    }
+}
