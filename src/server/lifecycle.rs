@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, mpsc};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -19,6 +19,7 @@ use binding::{bind, bind_again};
 
 use super::alert_post::ClientError;
 use super::alertmanager::Alertmanager;
+use super::certificates::{CertificateError, Certificates};
 use super::coordinator::Coordination;
 use super::enrolment::Secrets;
 use super::needed::Needed;
@@ -43,7 +44,6 @@ use crate::proto::v1::workspace_service_server::WorkspaceServiceServer;
 use crate::store::Store;
 use crate::transport::accept::{ConnectionLimits, ServeOptions, Served, serve};
 use crate::transport::listener::{Bind, Listener, Tcp};
-use crate::transport::tls::{TlsConfigs, TlsError, server_config};
 use crate::workspace::blobs::BlobError;
 
 /// Open `Watch` streams of one prober on the admin listener.
@@ -102,19 +102,9 @@ pub enum StartError {
         /// The reason.
         source: std::io::Error,
     },
-    /// A certificate or key cannot be read.
-    #[error("cannot read {} ({setting}): {source}", path.display())]
-    Certificate {
-        /// The file.
-        path: PathBuf,
-        /// The setting that names it.
-        setting: &'static str,
-        /// The reason.
-        source: std::io::Error,
-    },
-    /// Certificate and key cannot be used.
-    #[error("server.tls: {0}")]
-    Tls(#[from] TlsError),
+    /// The certificate.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// An Alertmanager.
     #[error(transparent)]
     Alertmanager(#[from] ClientError),
@@ -153,7 +143,8 @@ where
     B: Bind,
 {
     let settings = &options.settings;
-    let (api_tls, node_tls) = tls(settings)?.map(<(_, _)>::from).unzip();
+    let certificates = Certificates::read(&settings.server.tls).await?;
+    let (api_tls, node_tls) = certificates.as_ref().map(Certificates::configs).unzip();
     let (api, api_address) = bind(network, settings.server.listen, "server.listen").await?;
     let (nodes, node_address) = bind_again(network, settings.server.node_listen, options.node_port).await?;
     let admin_listener = match options.admin {
@@ -204,6 +195,10 @@ where
         draining,
         room,
     });
+    if let Some(certificates) = certificates {
+        let stopping = service.stopping.clone();
+        tokio::spawn(async move { stopping.run_until_cancelled(certificates.follow()).await });
+    }
     tokio::spawn(release_blobs(service.clone()));
     tokio::spawn(observe::follow(service.clone(), alertmanagers));
     let calls = service.calls.clone();
@@ -352,21 +347,6 @@ fn with_reflection(routes: Routes) -> Routes {
             routes
         }
     }
-}
-
-/// TLS of the API and of the node listener. Only callers of the API may be asked for a certificate: nodes have none,
-/// their secret proves them.
-fn tls(settings: &Settings) -> Result<Option<[TlsConfigs; 2]>, StartError> {
-    let tls = &settings.server.tls;
-    let (Some(cert), Some(key)) = (&tls.cert, &tls.key) else { return Ok(None) };
-    let read = |path: &PathBuf, setting| {
-        std::fs::read(path).map_err(|source| StartError::Certificate { path: path.clone(), setting, source })
-    };
-    let chain = read(cert, "server.tls.cert")?;
-    let key = read(key, "server.tls.key")?;
-    let client_ca = tls.client_ca.as_ref().map(|path| read(path, "server.tls.client_ca")).transpose()?;
-    let configs = [server_config(&chain, &key, client_ca.as_deref())?, server_config(&chain, &key, None)?];
-    Ok(Some(configs.map(|config| watch::channel(config).1)))
 }
 
 /// Lets go of blobs whenever runs have ended.

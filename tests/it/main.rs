@@ -40,6 +40,7 @@ mod probes;
 mod readme;
 mod recovery;
 mod relay;
+mod renewed_certificate;
 mod report_formats;
 mod restarts;
 mod resumed_work;
