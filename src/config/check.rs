@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::nodes::Launch;
 use super::Settings;
+use super::nodes::Launch;
 use super::reader::Reader;
 use super::setting::Setting;
 use crate::types::Stage;

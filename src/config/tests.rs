@@ -156,7 +156,18 @@ fn what_launched_nodes_dial_must_be_dialable() {
         from(&listening(&named, "local"), &[], &[]).expect("they dial the name");
     }
     from(&listening("node_listen = \"10.0.0.1:0\"", "local"), &[], &[]).expect("that can be dialled");
-    for bad in ["mesh", "mesh:", ":7000", "mesh:0", "mesh:70000", "mesh:+1", "0.0.0.0:1", "[::]:1", "::1:1", "https://m:1"] {
+    for bad in [
+        "mesh",
+        "mesh:",
+        ":7000",
+        "mesh:0",
+        "mesh:70000",
+        "mesh:+1",
+        "0.0.0.0:1",
+        "[::]:1",
+        "::1:1",
+        "https://m:1",
+    ] {
         let found = problems(&format!("server.advertise = \"{bad}\""), &[], &[]);
         let problem = found.iter().find(|problem| problem.key == "server.advertise").expect(bad);
         assert!(problem.value.contains(bad) && problem.allowed.starts_with("HOST:PORT"), "{problem:?}");

@@ -96,12 +96,16 @@ where
 /// Puts the request's id into the status that `headers` carry, if it is that of an error in here.
 fn name_request(headers: &mut HeaderMap, id: Option<&RequestId>) {
     let Some(id) = id else { return };
-    let Some(status) = Status::from_header_map(headers).filter(|status| status.code() == Code::Internal) else {
+    let Some(status) = Status::from_header_map(headers).filter(|status| status.code() == Code::Internal)
+    else {
         return;
     };
     let details = status.get_error_details();
     let named = ApiError::Internal { request_id: id.as_str().to_owned() };
-    if details.error_info().is_none_or(|info| (info.domain.as_str(), info.reason.as_str()) != (DOMAIN, named.reason())) {
+    if details
+        .error_info()
+        .is_none_or(|info| (info.domain.as_str(), info.reason.as_str()) != (DOMAIN, named.reason()))
+    {
         return;
     }
     // Whatever else is logged of it, there is a line with the id.

@@ -122,9 +122,14 @@ mod tests {
         let (mut service, mut handle) = mock::spawn_layer(LoadShedLayer::new(1));
         handle.allow(10);
         let mut open = Vec::new();
-        for path in ["/lintmesh.v1.WorkspaceService/UploadBlobs", "/lintmesh.v1.CoordinatorService/Coordinate"] {
+        for path in
+            ["/lintmesh.v1.WorkspaceService/UploadBlobs", "/lintmesh.v1.CoordinatorService/Coordinate"]
+        {
             assert!(service.poll_ready().is_ready());
-            open.push((tokio::spawn(service.call(request(path))), handle.next_request().await.expect("let through")));
+            open.push((
+                tokio::spawn(service.call(request(path))),
+                handle.next_request().await.expect("let through"),
+            ));
         }
         assert!(service.poll_ready().is_ready());
         let unary = tokio::spawn(service.call(request("/lintmesh.v1.CoordinatorService/GetRun")));

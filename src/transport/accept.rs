@@ -92,7 +92,7 @@ pub struct ServeOptions {
     pub tls: Option<TlsConfigs>,
     /// Bounds of the connections.
     pub limits: ConnectionLimits,
-    /// Whether HTTP/1 is answered too; gRPC needs only HTTP/2.
+    /// Whether HTTP/1 is served too; else it is refused with a line of text, for gRPC needs HTTP/2.
     pub allow_http1: bool,
     /// From the shutdown signal: for calls in flight to end. Whatever is left then is aborted.
     pub drain_timeout: Duration,

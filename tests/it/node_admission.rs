@@ -123,7 +123,8 @@ async fn nodes_that_may_not_join_are_refused_by_name_and_counted_while_a_run_goe
     }
 
     let page = scrape(&serve).await;
-    for (reason, count) in [("CREDENTIALS_REFUSED", 2), ("PROTOCOL_UNSUPPORTED", 1), ("STALE_INCARNATION", 1)] {
+    for (reason, count) in [("CREDENTIALS_REFUSED", 2), ("PROTOCOL_UNSUPPORTED", 1), ("STALE_INCARNATION", 1)]
+    {
         let sample = format!("lintmesh_refused_nodes_total{{reason=\"{reason}\"}} {count}");
         assert!(page.contains(&sample), "{sample} in {page:?}");
     }

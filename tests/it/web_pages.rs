@@ -33,11 +33,8 @@ async fn calls_over_http1_are_refused_and_counted_and_have_no_effect() {
     let serve = Serve::launch("", &["--launch", "external"]).await;
     let node = "backend-dev";
     let before = serve.node(node).await.status;
-    let fault = HandleFaultRequest {
-        action: FaultAction::Fail.into(),
-        node_id: node.into(),
-        ..Default::default()
-    };
+    let fault =
+        HandleFaultRequest { action: FaultAction::Fail.into(), node_id: node.into(), ..Default::default() };
     let path = "/lintmesh.v1.CoordinatorService/HandleFault";
     for address in [serve.api, serve.node_listener] {
         let answer = fetched(address, path, &fault.encode_to_vec()).await;
