@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{FinishedResult, RunEvent, RunOrder, TaskRef};
+use super::event::{FinishedResult, Origin, RunEvent, RunOrder, TaskRef};
 use crate::types::{
     AttemptId, FaultCause, Incarnation, Measured, NodeId, Outcome, Stage, TaskId, TaskOutput, ToolError,
     ToolName, UnixMillis,
@@ -40,6 +40,9 @@ pub struct Run {
     pub ending: Option<RunEnding>,
     /// Faults of nodes while they had work of this run.
     pub faults: Vec<RunFault>,
+    /// What the nodes were that did its tasks.
+    #[serde(default)]
+    pub origins: BTreeMap<NodeId, Origin>,
 }
 
 /// A node that failed while it had work of a run.
@@ -156,6 +159,7 @@ impl Run {
             sequence: 0,
             ending: None,
             faults: Vec::new(),
+            origins: BTreeMap::new(),
         }
     }
 
@@ -267,7 +271,8 @@ impl Run {
                     *second = Some(Execution { attempt, node, incarnation });
                 }
             }
-            RunEvent::TaskAccepted { task, attempt, node, output, tool_error, measured } => {
+            RunEvent::TaskAccepted { task, attempt, node, output, tool_error, measured, origin } => {
+                self.origins.extend(origin.clone().map(|origin| (node.clone(), origin)));
                 let done = TaskState::Done {
                     attempt: *attempt,
                     node: node.clone(),

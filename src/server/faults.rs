@@ -39,7 +39,7 @@ pub async fn handle(
         Reply::Refused(Refusal::IdReused(id)) => Err(ApiError::IdReused { field: "fault_id", id }),
         Reply::Refused(refusal) => Err(refused(refusal)),
         Reply::Done | Reply::Welcome { .. } | Reply::Run(_) => {
-            Err(ApiError::Internal { request_id: request.fault_id })
+            Err(ApiError::Internal { request_id: String::new() })
         }
     }
 }
