@@ -73,9 +73,10 @@ impl Index {
         self.stored.saturating_add(self.reserved)
     }
 
-    /// Sets `bytes` aside for a blob being written. Answers the blobs that must be deleted to make room; they are claimed.
-    pub(super) fn reserve(&mut self, bytes: u64) -> Result<Vec<Digest>, NoRoom> {
-        let (dropped, excess) = self.surplus(bytes);
+    /// Sets `bytes` aside for a blob being written, if it fits within `limit` beside what is in use, the store's own or less. Answers
+    /// the blobs that must be deleted to make room; they are claimed.
+    pub(super) fn reserve(&mut self, bytes: u64, limit: u64) -> Result<Vec<Digest>, NoRoom> {
+        let (dropped, excess) = self.surplus(bytes, limit);
         if excess > 0 {
             return Err(NoRoom);
         }
@@ -92,14 +93,14 @@ impl Index {
     /// Drops least recently used blobs until the limit is kept, or only pinned ones are left. Answers the blobs that must
     /// be deleted; they are claimed.
     pub(super) fn trim(&mut self) -> Vec<Digest> {
-        let (dropped, _) = self.surplus(0);
+        let (dropped, _) = self.surplus(0, self.limit);
         self.drop_all(&dropped);
         dropped
     }
 
-    /// The blobs that would go for `bytes` more, and by how much they would not suffice.
-    fn surplus(&self, bytes: u64) -> (Vec<Digest>, u64) {
-        let mut excess = self.total().saturating_add(bytes).saturating_sub(self.limit);
+    /// The blobs that would go for `bytes` more within `limit`, and by how much they would not suffice.
+    fn surplus(&self, bytes: u64, limit: u64) -> (Vec<Digest>, u64) {
+        let mut excess = self.total().saturating_add(bytes).saturating_sub(limit);
         let mut dropped = Vec::new();
         for digest in self.by_use.values() {
             if excess == 0 {
