@@ -46,7 +46,7 @@ pub(super) struct ServeArgs {
     /// for state, ~/.local/state
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
-    /// If the state is damaged, go on without what is damaged, once; a copy of the damaged file is kept beside it
+    /// If the state is damaged, go on without what is damaged, once; the damaged file is kept beside it
     #[arg(long)]
     salvage: bool,
     #[command(flatten)]
@@ -132,22 +132,29 @@ pub(super) async fn run(args: ServeArgs, interrupt: &Interrupt) -> anyhow::Resul
         // then the record may be another's.
         interrupt.before_ending_at_once(move || Record::read(&launched).kill_all());
     }
-    kept.tell(&mesh.holdings().await?);
-    tracing::info!(
-        api = %mesh.api_address(),
-        admin = mesh.admin_address().map(tracing::field::display),
-        nodes = %mesh.node_address(),
-        "serving"
-    );
-    let failure = tokio::select! {
-        () = interrupt.requested() => None,
-        reason = mesh.failed() => Some(reason),
+    let failure = match mesh.holdings().await {
+        // Only a coordinator that has stopped does not answer.
+        Err(_) => Some(mesh.failed().await),
+        Ok(holdings) => {
+            kept.tell(&holdings);
+            tracing::info!(
+                api = %mesh.api_address(),
+                admin = mesh.admin_address().map(tracing::field::display),
+                nodes = %mesh.node_address(),
+                "serving"
+            );
+            tokio::select! {
+                () = interrupt.requested() => None,
+                reason = mesh.failed() => Some(reason),
+            }
+        }
     };
     if failure.is_none() {
         mesh.drain(drain_timeout).await;
     }
-    mesh.stop().await;
-    match failure {
+    // It may have failed while it was drained.
+    let failed_late = mesh.stop().await;
+    match failure.or(failed_late) {
         None => Ok(Exit::Success),
         Some(reason) => Err(anyhow::anyhow!(reason)),
     }
