@@ -88,14 +88,14 @@ async fn a_second_coordinator_is_refused_and_disturbs_nobody() {
 #[tokio::test]
 async fn it_is_private_and_told_at_the_start() {
     let serve = Serve::launch(
-        "[runs]\nkeep = 7\nkeep_for = 43200\n[workspace]\nmax_store_bytes = 600000000\n",
+        "[runs]\nkeep = 7\nkeep_for = 43200\n[workspace]\nmax_store_bytes = 700000000\n",
         &["--launch", "external"],
     )
     .await;
     let folder = state_home(serve.dir.path()).join("lintmesh");
     let kept = serve.logged("the state is kept over restarts").pop().expect("told");
     let expected = serde_json::json!({
-        "dir": folder, "keeps_runs": 7, "keeps_days": 0.5, "blobs": folder.join("blobs"), "blob_bytes": 600_000_000,
+        "dir": folder, "keeps_runs": 7, "keeps_days": 0.5, "blobs": folder.join("blobs"), "blob_bytes": 700_000_000,
         "epoch": 1, "open_runs": 0, "finished_runs": 0,
     });
     for (key, value) in expected.as_object().expect("an object") {
