@@ -40,22 +40,3 @@ async fn new_runs_and_uploads_are_refused_while_running_ones_end() {
     upload(&mut files, &[b"new".to_vec()]).await.expect("there is room again");
     assert_eq!(finished(&run(&mut client, wanted()).await).outcome(), Outcome::Clean);
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trees_leave_room_in_the_blob_store_for_what_their_runs_make() {
-    let (mesh, first) = InProcess::start().await;
-    first.shutdown().await;
-    drop(first);
-    let server = mesh.again(Some(8000)).await;
-    let mut files = workspace(&server);
-    let blob = |byte: u8, bytes: usize| vec![byte; bytes];
-    let tree = [blob(b'a', 6000), blob(b'b', 900), blob(b'c', 200)];
-    // Who is about to upload asks first, and what was asked about stays.
-    assert_eq!(missing(&mut files, &tree).await.len(), 3);
-    upload(&mut files, &tree[..2]).await.expect("there is room");
-    let refused = upload(&mut files, &tree[2..]).await.expect_err("that is for outputs");
-    assert_error(&refused, Code::ResourceExhausted, "LIMIT_REACHED");
-    let details = refused.get_error_details();
-    assert_eq!(details.error_info().expect("a reason").metadata["limit"], "7000");
-    upload(&mut files, &[blob(b'd', 100)]).await.expect("exactly the limit");
-}
