@@ -38,7 +38,7 @@ impl Record {
 pub struct Loaded {
     /// What the last snapshot said, in its order; empty if there was none.
     pub snapshot: Vec<Record>,
-    /// What was appended since, oldest first.
+    /// What was appended since, oldest first, with [`Record::lost`] in the place of each that was lost to damage.
     pub log: Vec<Record>,
     /// The position of the next record: how many were ever appended, those that a snapshot replaced included.
     pub position: u64,

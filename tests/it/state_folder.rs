@@ -5,12 +5,13 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lintmesh::store::{EmbeddedOptions, EmbeddedStore, Record, Store as _};
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use redb::{Database, TableDefinition};
+use tokio::time::Instant;
 
 use super::support::linters::GatedRuff;
 use super::support::serve::{DEADLINE, Serve, lintmesh, lintmesh_at, state_home, until};
