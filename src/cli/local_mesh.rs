@@ -166,7 +166,7 @@ impl LocalMesh {
         let server = Arc::new(server);
         if let Some(dir) = keeping.dir() {
             let reserve = Reserve::new(dir.path(), settings.state.min_free_bytes);
-            tokio::spawn(reserve.keep(server.engine().storage_changes()));
+            tokio::spawn(reserve.keep(server.engine().storage_changes(), server.blob_shortages()));
         }
         let supervisor = Supervisor::new(server.clone(), launched, command);
         let supervisor = tokio::spawn(supervisor.run(told));
@@ -176,7 +176,8 @@ impl LocalMesh {
     /// How many runs are open and how many have ended, and the epoch of this start.
     pub(super) async fn holdings(&self) -> anyhow::Result<Holdings> {
         let engine = self.server.engine();
-        let held = engine.query(|core, _| {
+        // Answered without room for facts, too: whoever starts it is about to listen for its end.
+        let held = engine.observe(|core, _| {
             let state = core.state();
             let open = state.open.len();
             Holdings { epoch: state.epoch, open, finished: state.runs.len() - open }
@@ -234,9 +235,10 @@ impl LocalMesh {
         self.server.drain(bound).await;
     }
 
-    /// Ends everything in order, within a bound: clients first, then the nodes, then the listeners.
-    pub(super) async fn stop(self) {
-        self.end(End::Stop).await;
+    /// Ends everything in order, within a bound: clients first, then the nodes, then the listeners. Answers why the
+    /// coordinator had failed before, if it had and [`LocalMesh::failed`] did not say so.
+    pub(super) async fn stop(self) -> Option<String> {
+        self.end(End::Stop).await
     }
 
     /// The same after the coordinator has failed: nodes that may outlive it are left to the next one.
@@ -244,14 +246,14 @@ impl LocalMesh {
         self.end(End::Leave).await;
     }
 
-    async fn end(self, end: End) {
+    async fn end(self, end: End) -> Option<String> {
         self.server.retire().await;
         // Told to nobody only if the supervisor panicked, which is told below.
         let _ = self.end.send(end);
         if let Err(error) = self.supervisor.await {
             tracing::error!(%error, "the launcher failed");
         }
-        self.server.shutdown().await;
+        self.server.shutdown().await
     }
 }
 

@@ -24,7 +24,13 @@ fn times_and_sizes(settings: &Settings, reader: &mut Reader) {
     let Settings { mesh, server, workspace, .. } = settings;
     if mesh.heartbeat_interval >= mesh.message_timeout {
         let (beat, silence) = (mesh.heartbeat_interval.show(), mesh.message_timeout.show());
-        ordered(reader, ["mesh.heartbeat_interval", "mesh.message_timeout"], [beat, silence], "less", "more");
+        ordered(
+            reader,
+            ["mesh.heartbeat_interval", "mesh.message_timeout"],
+            [beat, silence],
+            "less than",
+            "more than",
+        );
     }
     let store = ("workspace.max_store_bytes", workspace.max_store_bytes);
     for ((key, value), (bound, limit)) in [
@@ -36,12 +42,16 @@ fn times_and_sizes(settings: &Settings, reader: &mut Reader) {
             ("workspace.max_file_bytes", workspace.max_file_bytes),
             ("workspace.max_blob_bytes", workspace.max_blob_bytes),
         ),
-        (("workspace.max_snapshot_bytes", workspace.max_snapshot_bytes), store),
         (("workspace.max_blob_bytes", workspace.max_blob_bytes), store),
     ] {
         if value > limit {
-            ordered(reader, [key, bound], [value.show(), limit.show()], "not more", "not less");
+            ordered(reader, [key, bound], [value.show(), limit.show()], "not more than", "not less than");
         }
+    }
+    if workspace.max_snapshot_bytes > workspace.max_input_bytes() {
+        let keys = ["workspace.max_snapshot_bytes", store.0];
+        let values = [workspace.max_snapshot_bytes.show(), store.1.show()];
+        ordered(reader, keys, values, "not more than 7/8 of", "at least 8/7 of");
     }
 }
 
@@ -50,9 +60,9 @@ fn ordered(reader: &mut Reader, keys: [&str; 2], values: [String; 2], less: &str
     let [small, large] = keys;
     let [small_value, large_value] = values;
     if reader.is_set(small) || !reader.is_set(large) {
-        reader.conflict(small, small_value, format!("{less} than {large} ({large_value})"));
+        reader.conflict(small, small_value, format!("{less} {large} ({large_value})"));
     } else {
-        reader.conflict(large, large_value, format!("{more} than {small} ({small_value})"));
+        reader.conflict(large, large_value, format!("{more} {small} ({small_value})"));
     }
 }
 

@@ -158,11 +158,20 @@ section! {
         max_inline_bytes: u64 = 3 << 20, BYTES;
         /// Bytes of the largest blob: a file, or the output of a task.
         max_blob_bytes: u64 = 256 << 20, BYTES;
-        /// Bytes of all blobs together; the least recently used go first.
+        /// Bytes of all blobs together; the least recently used go first. Trees may take 7/8 of it: the rest is for what
+        /// their runs make.
         max_store_bytes: u64 = 4 << 30, BYTES;
         /// Where blobs are kept; if not set, in `state.dir`, or with `state.store = "memory"` in a temporary folder that
         /// goes with the process.
         blob_dir: Option<PathBuf> = None, FOLDER;
+    }
+}
+
+impl WorkspaceSettings {
+    /// Bytes of the blob store that what clients bring may take, so that room is left for what their runs make: a run that
+    /// cannot store what it makes cannot end.
+    pub const fn max_input_bytes(&self) -> u64 {
+        self.max_store_bytes - self.max_store_bytes / 8
     }
 }
 

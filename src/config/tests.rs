@@ -91,6 +91,9 @@ fn relations_between_settings_are_checked() {
         ("mesh.heartbeat_interval = 30", "mesh.heartbeat_interval"),
         ("workspace.max_inline_bytes = 5000000", "workspace.max_inline_bytes"),
         ("workspace.max_blob_bytes = 1000", "workspace.max_blob_bytes"),
+        // It has room for the largest tree, but not beside what the run makes.
+        ("workspace.max_store_bytes = 600000000", "workspace.max_store_bytes"),
+        ("workspace.max_snapshot_bytes = 4000000000", "workspace.max_snapshot_bytes"),
         ("mesh.message_timeout = 4.5", "mesh.message_timeout"),
         ("server.tls.cert = \"/nonexistent\"", "server.tls.cert"),
         ("server.tls.key = \"/nonexistent\"", "server.tls.key"),

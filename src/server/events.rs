@@ -106,10 +106,8 @@ impl Follower {
             tokio::select! {
                 // Events first: a run that ends because the server stops is told to have ended.
                 biased;
-                changed = changes.changed() => if changed.is_err() {
-                    // The run was forgotten while it was watched.
-                    return;
-                },
+                // It goes on even if the run is forgotten: the log is held here, and ends with it.
+                _ = changes.changed() => {}
                 () = self.client.closed() => return,
                 () = stopping.cancelled() => {
                     let goodbye = ApiError::Unavailable {

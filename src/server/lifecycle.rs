@@ -1,5 +1,6 @@
 //! A server from its start to its bounded end.
 
+mod beginning;
 mod binding;
 mod stop;
 mod storage;
@@ -9,12 +10,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 
+use beginning::begin;
 use binding::{bind, bind_again};
 
 use super::alert_post::ClientError;
@@ -22,7 +24,6 @@ use super::alertmanager::Alertmanager;
 use super::certificates::{CertificateError, Certificates};
 use super::coordinator::Coordination;
 use super::enrolment::Secrets;
-use super::needed::Needed;
 use super::nodes::Sessions;
 use super::room::FreeBytes;
 use super::service::{Parts, Service, TreePolicy};
@@ -30,10 +31,8 @@ use super::stack::{self, Inbound, InboundLimits};
 use super::workspace::{Callers, Workspaces};
 use super::{admin, health, mesh, observe};
 use crate::config::Settings;
-use crate::coordinator::decision::Reply;
-use crate::coordinator::input::Input;
 use crate::engine::clock::Clock;
-use crate::engine::{Engine, EngineError, EngineOptions, Handle, RestartOrder};
+use crate::engine::{Engine, EngineError, EngineOptions, Handle, RestartOrder, Stopped};
 use crate::linters::toolchain::ToolchainMode;
 use crate::middleware::auth::Token;
 use crate::middleware::deadline::DeadlineSettings;
@@ -115,6 +114,9 @@ pub enum StartError {
     /// The coordinator.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The coordinator, which did not say why.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
 }
 
 /// A server that runs.
@@ -128,7 +130,8 @@ pub struct RunningServer {
     restarts: Mutex<mpsc::Receiver<RestartOrder>>,
     listening: CancellationToken,
     listeners: Mutex<Vec<JoinHandle<Served>>>,
-    engine: Mutex<JoinHandle<Result<(), EngineError>>>,
+    /// None once its end was told.
+    engine: Mutex<Option<JoinHandle<Result<(), EngineError>>>>,
     engine_abort: AbortHandle,
 }
 
@@ -153,6 +156,8 @@ where
         false => None,
     };
     let alertmanagers = Alertmanager::all(&settings.alerts)?;
+    // Before there is a coordinator: to list many blobs takes its time, and nodes that are awaited cannot join meanwhile.
+    let blobs = storage::open(&options.blob_dir, settings).await?;
     let (restart, restarts) = mpsc::channel(RESTARTS);
     let core_settings = super::settings::core(settings);
     let (engine, handle) = Engine::open(EngineOptions {
@@ -163,21 +168,8 @@ where
         salvage: options.salvage,
     })?;
     let engine = tokio::spawn(engine.run());
-    // What the state needs is known now, and kept before anything can be dropped.
-    let needed = handle.query(|core, _| Needed::by(core.state())).await.unwrap_or_default();
-    let (blobs, mut pinned) = storage::open(&options.blob_dir, settings, needed).await?;
-    for (run, reason) in std::mem::take(&mut pinned.lost) {
-        tracing::warn!(%run, "the run is ended: {reason}");
-        // A stopped coordinator is told of below.
-        let _ = handle.decide(Input::CancelRun { run, reason }).await;
-    }
-    // The mesh is what configuration declares, before anybody can ask.
-    let configured = Input::Configure(settings.nodes.specs());
-    match handle.decide(configured).await {
-        Ok(Reply::Refused(refusal)) => tracing::error!(%refusal, "the configured nodes were not declared"),
-        Ok(_) => {}
-        Err(_) => tracing::error!("the coordinator stopped at its start"),
-    }
+    let (nodes_declared, state_dir) = (settings.nodes.specs(), options.state_dir.as_deref());
+    let (pinned, engine) = begin(engine, &handle, &blobs, nodes_declared, state_dir).await?;
 
     let (listening, draining) = (CancellationToken::new(), CancellationToken::new());
     let (reporter, health_service) = tonic_health::server::health_reporter();
@@ -255,7 +247,7 @@ where
         listening,
         listeners: Mutex::default(),
         engine_abort: engine.abort_handle(),
-        engine: Mutex::new(engine),
+        engine: Mutex::new(Some(engine)),
     };
     let api_stack = stack::api(api_routes, tokens, inbound, random.clone());
     let api_stack = stack::metered(api_stack, calls.clone());
@@ -317,11 +309,25 @@ impl RunningServer {
 
     /// Waits until the coordinator fails, which it does if it can no longer store its facts.
     pub async fn failed(&self) -> String {
-        match (&mut *self.engine.lock().await).await {
-            Ok(Ok(())) => "the coordinator ended".to_owned(),
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
+        self.ended().await.unwrap_or_else(|| "the coordinator ended".to_owned())
+    }
+
+    /// Waits for the coordinator's end, and answers why it failed, if it did and nobody was told before.
+    async fn ended(&self) -> Option<String> {
+        let mut engine = self.engine.lock().await;
+        let ended = engine.as_mut()?.await;
+        *engine = None;
+        match ended {
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) if error.is_panic() => Some(error.to_string()),
+            // Told to.
+            Ok(Ok(())) | Err(_) => None,
         }
+    }
+
+    /// Counts the blobs for which the disk had no room.
+    pub fn blob_shortages(&self) -> watch::Receiver<u64> {
+        self.service.blobs.shortages()
     }
 
     fn listen(&mut self, listener: impl Listener + 'static, inbound: Inbound, options: ServeOptions) {

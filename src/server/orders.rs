@@ -216,8 +216,8 @@ async fn store(
     let shared = service.clone();
     let mut all = std::mem::take(&mut tree.blobs);
     blocking(move || {
-        shared.blobs.put(&manifest).map_err(blob_error)?;
-        shared.blobs.put(&spec).map_err(blob_error)?;
+        shared.inputs.put(&manifest).map_err(blob_error)?;
+        shared.inputs.put(&spec).map_err(blob_error)?;
         if !shared.is_durable {
             return Ok(());
         }

@@ -48,6 +48,8 @@ pub struct Service {
     pub engine: Handle,
     /// The bytes.
     pub blobs: BlobStore,
+    /// The same for what clients bring: it leaves room for what their runs make.
+    pub inputs: BlobStore,
     /// The settings.
     pub settings: Settings,
     /// What trees may be read where.
@@ -102,9 +104,11 @@ impl Service {
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { engine, blobs, pinned, settings, trees, toolchain_mode, random, draining, room } = parts;
         let health = HealthHub::new(engine.clone(), Self::tools(), engine.now().wall);
+        let inputs = blobs.within(settings.workspace.max_input_bytes());
         Arc::new(Self {
             engine,
             blobs,
+            inputs,
             settings,
             trees,
             toolchain_mode,

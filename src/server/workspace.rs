@@ -148,10 +148,14 @@ impl Upload {
                 piece.digest.parse().map_err(|error| ApiError::invalid("digest", format!("{error}")))?;
             if self.current.as_ref().is_none_or(|(current, _)| *current != digest) {
                 self.complete()?;
-                if self.callers == Callers::Clients {
-                    self.service.takes_bytes()?;
-                }
-                let writer = self.service.blobs.writer(Some(digest)).map_err(blob_error)?;
+                let blobs = match self.callers {
+                    Callers::Clients => {
+                        self.service.takes_bytes()?;
+                        &self.service.inputs
+                    }
+                    Callers::Nodes => &self.service.blobs,
+                };
+                let writer = blobs.writer(Some(digest)).map_err(blob_error)?;
                 self.current = Some((digest, writer));
             }
         }

@@ -52,6 +52,7 @@ mod settings;
 mod silent_connections;
 mod state_folder;
 mod status_command;
+mod store_at_start;
 mod store_conformance;
 mod store_damage;
 mod store_faults;
