@@ -225,7 +225,8 @@ impl CoordinatorService for Coordination {
     }
 }
 
-/// Cancels a run soon after it is dropped, if the run has not ended and nobody watches it then.
+/// Cancels a run soon after it is dropped, if the run has not ended and nobody watches it then. Not if the server stops:
+/// then it was the server that ended the stream, and the run goes on with the next one.
 struct Leash {
     service: Arc<Service>,
     run: RunId,
@@ -235,7 +236,10 @@ impl Drop for Leash {
     fn drop(&mut self) {
         let (service, run) = (self.service.clone(), self.run.clone());
         tokio::spawn(async move {
-            tokio::time::sleep(LEASH_GRACE).await;
+            let wait = tokio::time::sleep(LEASH_GRACE);
+            if service.stopping.run_until_cancelled(wait).await.is_none() {
+                return;
+            }
             if service.engine.logs().get(&run).is_none_or(|log| log.is_watched()) {
                 return;
             }
