@@ -65,13 +65,11 @@ impl Coordination {
     async fn run(&self, id: RunId) -> Result<v1::Run, ApiError> {
         let asked = id.clone();
         self.0
-            .engine
-            .query(move |core, _| {
+            .ask(move |core, _| {
                 let run = core.state().runs.get(&id)?;
                 Some(wire::run::run(&id, run, &engine::progress(core, &id)))
             })
-            .await
-            .map_err(stopped)?
+            .await?
             .ok_or(ApiError::NotFound { resource_type: "run", name: asked.to_string() })
     }
 }
@@ -163,8 +161,9 @@ impl CoordinatorService for Coordination {
         let caller = caller(&request);
         let run = run_id(&request.into_inner().run_id)?;
         let reason = format!("cancelled by {}", caller.name);
+        self.0.stores_facts()?;
         let input = Input::CancelRun { run: run.clone(), reason };
-        if let Reply::Refused(refusal) = self.0.engine.decide(input).await.map_err(stopped)? {
+        if let Reply::Refused(refusal) = self.0.engine.decide_while_awaited(input).await.map_err(stopped)? {
             return Err(orders::refused(refusal).into());
         }
         Ok(Response::new(v1::CancelRunResponse { run: Some(self.run(run).await?) }))
