@@ -130,7 +130,9 @@ async fn a_request_needs_a_tree_and_the_tree_a_sensible_source() {
     std::os::unix::fs::symlink(&outside, allowed.join("way-out")).expect("linked");
     std::fs::write(outside.join("secret.py"), "").expect("written");
     std::fs::create_dir(outside.join("closed")).expect("created");
-    std::fs::set_permissions(outside.join("closed"), std::fs::Permissions::from_mode(0)).expect("closed");
+    let allow =
+        |mode| std::fs::set_permissions(outside.join("closed"), std::fs::Permissions::from_mode(mode));
+    allow(0o000).expect("closed");
     let serve = Serve::start(&format!("[workspace]\nallowed_roots = [{allowed:?}]\n")).await;
     let text = |path: &std::path::Path| path.to_str().expect("UTF-8").to_owned();
     let empty = Workspace { source: Some(workspace::Source::Inline(InlineSource::default())) };
@@ -178,6 +180,7 @@ async fn a_request_needs_a_tree_and_the_tree_a_sensible_source() {
     ] {
         assert_eq!(words(&there).await, words(&other).await);
     }
+    allow(0o700).expect("so that it can be removed");
     let python =
         Environment { interpreter: Some(environment::Interpreter::Python("/usr/bin/python3".into())) };
     let asked =
