@@ -77,7 +77,16 @@ impl Handle {
         answers.await.map_err(|_| Stopped)
     }
 
-    /// Asks about the committed state.
+    /// The same for what must not happen behind its caller's back: if nobody awaits the answer any more when its turn
+    /// comes, it is left undecided. While the store stalls that turn may come hours later.
+    pub async fn decide_while_awaited(&self, input: Input) -> Result<Reply, Stopped> {
+        self.probes.notice(&input);
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::WhileAwaited(Box::new(input), reply)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Asks about the committed state. Waits while facts cannot be stored: what is in memory is ahead of them then.
     pub async fn query<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Coordinator, Now) -> T + Send + 'static,

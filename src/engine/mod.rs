@@ -64,6 +64,8 @@ pub struct RestartOrder {
 enum Command {
     /// To be decided one after the other, and committed together.
     Inputs(Vec<Input>, oneshot::Sender<Vec<Reply>>),
+    /// To be decided only if its answer is still awaited then.
+    WhileAwaited(Box<Input>, oneshot::Sender<Reply>),
     Query(Query),
     /// Has the store asked who owns it; answered if it is this coordinator.
     CheckOwnership(oneshot::Sender<()>),
@@ -214,6 +216,7 @@ impl<S: Store> Engine<S> {
         let now = self.clock.now();
         let (mut events, mut effects, mut replies, mut queries) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut awaited = Vec::new();
         let mut decide = |input| {
             let decision = self.core.decide(now, input);
             events.extend(decision.events);
@@ -226,6 +229,8 @@ impl<S: Store> Engine<S> {
                 Command::Inputs(inputs, reply) => {
                     replies.push((reply, inputs.into_iter().map(|input| decide(input).0).collect()));
                 }
+                Command::WhileAwaited(_, reply) if reply.is_closed() => {}
+                Command::WhileAwaited(input, reply) => awaited.push((reply, decide(*input).0)),
                 Command::Query(query) => queries.push(query),
                 Command::CheckOwnership(reply) => checks.push(reply),
             }
@@ -242,6 +247,9 @@ impl<S: Store> Engine<S> {
         }
         for (reply, answer) in replies {
             // The caller may have gone away.
+            let _ = reply.send(answer);
+        }
+        for (reply, answer) in awaited {
             let _ = reply.send(answer);
         }
         for query in queries {

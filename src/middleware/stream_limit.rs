@@ -23,21 +23,25 @@ use crate::status::ApiError;
 /// Streams end when their work does; asking more often than this would only cost.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// Whose streams are counted together.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Caller {
+/// Whose calls are counted together.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Caller {
+    /// Whoever has the token of this name.
     Token(Arc<str>),
+    /// Whoever calls from there without a token.
     Address(IpAddr),
+    /// Whoever calls without either.
     Unknown,
 }
 
 impl Caller {
-    fn of<B>(request: &Request<B>) -> Self {
-        let identity = request.extensions().get::<Identity>().filter(|identity| identity.authenticated);
+    /// Who made a call, as its extensions tell.
+    pub fn of(extensions: &http::Extensions) -> Self {
+        let identity = extensions.get::<Identity>().filter(|identity| identity.authenticated);
         if let Some(identity) = identity {
             return Caller::Token(Arc::clone(&identity.name));
         }
-        let addr = request.extensions().get::<Peer>().and_then(|peer| peer.addr);
+        let addr = extensions.get::<Peer>().and_then(|peer| peer.addr);
         addr.map_or(Caller::Unknown, |addr| Caller::Address(addr.ip()))
     }
 }
@@ -124,7 +128,8 @@ where
         if !is_streaming(request.uri().path()) {
             return Box::pin(self.inner.call(request));
         }
-        let Some(guard) = self.shared.streams.open(Caller::of(&request), self.shared.limit) else {
+        let Some(guard) = self.shared.streams.open(Caller::of(request.extensions()), self.shared.limit)
+        else {
             let error = ApiError::ResourceExhausted {
                 what: "open streams of this caller",
                 limit: self.shared.limit as u64,

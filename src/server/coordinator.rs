@@ -65,13 +65,11 @@ impl Coordination {
     async fn run(&self, id: RunId) -> Result<v1::Run, ApiError> {
         let asked = id.clone();
         self.0
-            .engine
-            .query(move |core, _| {
+            .ask(move |core, _| {
                 let run = core.state().runs.get(&id)?;
                 Some(wire::run::run(&id, run, &engine::progress(core, &id)))
             })
-            .await
-            .map_err(stopped)?
+            .await?
             .ok_or(ApiError::NotFound { resource_type: "run", name: asked.to_string() })
     }
 }
@@ -163,8 +161,9 @@ impl CoordinatorService for Coordination {
         let caller = caller(&request);
         let run = run_id(&request.into_inner().run_id)?;
         let reason = format!("cancelled by {}", caller.name);
+        self.0.stores_facts()?;
         let input = Input::CancelRun { run: run.clone(), reason };
-        if let Reply::Refused(refusal) = self.0.engine.decide(input).await.map_err(stopped)? {
+        if let Reply::Refused(refusal) = self.0.engine.decide_while_awaited(input).await.map_err(stopped)? {
             return Err(orders::refused(refusal).into());
         }
         Ok(Response::new(v1::CancelRunResponse { run: Some(self.run(run).await?) }))
@@ -225,7 +224,8 @@ impl CoordinatorService for Coordination {
     }
 }
 
-/// Cancels a run soon after it is dropped, if the run has not ended and nobody watches it then.
+/// Cancels a run soon after it is dropped, if the run has not ended and nobody watches it then. Not if the server stops:
+/// then it was the server that ended the stream, and the run goes on with the next one.
 struct Leash {
     service: Arc<Service>,
     run: RunId,
@@ -235,7 +235,10 @@ impl Drop for Leash {
     fn drop(&mut self) {
         let (service, run) = (self.service.clone(), self.run.clone());
         tokio::spawn(async move {
-            tokio::time::sleep(LEASH_GRACE).await;
+            let wait = tokio::time::sleep(LEASH_GRACE);
+            if service.stopping.run_until_cancelled(wait).await.is_none() {
+                return;
+            }
             if service.engine.logs().get(&run).is_none_or(|log| log.is_watched()) {
                 return;
             }

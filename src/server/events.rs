@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use prost::Message as _;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::service::{Service, blob_error, blocking};
 use crate::coordinator::event::{RunEvent, TaskRef};
-use crate::engine::watch::{Expired, LoggedEvent, RunLog};
+use crate::engine::watch::{Expired, LoggedEvent, Progress, RunLog};
 use crate::proto::v1;
 use crate::proto::v1::run_event::Event;
 use crate::status::ApiError;
@@ -25,16 +26,31 @@ const BATCH_BYTES: usize = 512 * 1024;
 const MESSAGE_BYTES: usize = 64 * 1024;
 
 /// What a client receives.
-pub type Events = tokio_stream::wrappers::ReceiverStream<Result<v1::RunEvent, Status>>;
+pub type Events = tokio_stream::wrappers::ReceiverStream<Told>;
 
-/// The client went away.
-struct Gone;
+/// An event, or the word that ends the stream.
+type Told = Result<v1::RunEvent, Status>;
+
+/// Why a stream ends before its run.
+enum Ending {
+    /// The client went away, or its run was forgotten.
+    Silent,
+    /// There is something to say.
+    Because(ApiError),
+}
 
 /// Streams a run from the event after `after` to its last.
 pub fn stream(service: Arc<Service>, run: RunId, log: Arc<RunLog>, after: u64) -> Events {
-    let (client, events) = mpsc::channel(QUEUE);
-    let follower = Follower { service, run, log, client, sequence: after };
-    tokio::spawn(follower.follow());
+    // One place is kept for the word that ends the stream: a client that reads nothing leaves no other.
+    let (client, events) = mpsc::channel(QUEUE + 1);
+    let Ok(last) = client.clone().try_reserve_owned() else { unreachable!("nothing is queued yet") };
+    let stopping = service.stopping.clone();
+    let mut follower = Follower { service, run, log, client, stopping, sequence: after };
+    tokio::spawn(async move {
+        if let Err(Ending::Because(error)) = follower.follow().await {
+            last.send(Err(error.into()));
+        }
+    });
     events.into()
 }
 
@@ -60,43 +76,44 @@ struct Follower {
     service: Arc<Service>,
     run: RunId,
     log: Arc<RunLog>,
-    client: mpsc::Sender<Result<v1::RunEvent, Status>>,
+    client: mpsc::Sender<Told>,
+    stopping: CancellationToken,
+    /// The last event that was told.
     sequence: u64,
 }
 
 impl Follower {
-    async fn follow(mut self) {
+    async fn follow(&mut self) -> Result<(), Ending> {
         let mut changes = self.log.changes();
-        let stopping = self.service.stopping.clone();
+        let mut storage = self.service.engine.storage_changes();
         loop {
             changes.mark_unchanged();
+            storage.mark_unchanged();
             // Before the events are read: progress is never ahead of what was told.
-            let newest = self.service.engine.progress(&self.run, &self.log).await;
-            let page = match self.log.after(self.sequence, PAGE) {
-                Ok(page) => page,
-                Err(overtaken) => {
-                    let _ = self.client.send(Err(expired(&self.run, self.sequence, overtaken).into())).await;
-                    return;
-                }
-            };
+            let newest = self.progress().await?;
+            let page = self
+                .log
+                .after(self.sequence, PAGE)
+                .map_err(|overtaken| Ending::Because(expired(&self.run, self.sequence, overtaken)))?;
             let is_all = page.len() < PAGE;
             for logged in page {
+                self.tell_diagnostics(&logged).await?;
+                self.tell(wire::run::event(&self.run, &logged)).await?;
                 self.sequence = logged.sequence;
-                let ends = matches!(logged.event, RunEvent::Finished { .. });
-                let told = wire::run::event(&self.run, &logged);
-                if self.tell_diagnostics(&logged).await.is_err() || self.tell(told).await.is_err() || ends {
-                    return;
+                if matches!(logged.event, RunEvent::Finished { .. }) {
+                    return Ok(());
                 }
             }
             if !is_all {
                 continue;
             }
             if self.has_told_all() {
-                return;
+                return Ok(());
             }
+            let lacks_progress = newest.is_none();
             // Progress may be missed: it is told only to clients that have read all there is. A coordinator that has
             // stopped makes none; what ends the stream then is the server's stop.
-            if let Ok(newest) = newest {
+            if let Some(newest) = newest {
                 let told = Event::Progress(wire::run::progress(&newest));
                 let at = self.service.engine.now().wall;
                 let told = wire::run::unnumbered(&self.run, at, told);
@@ -108,17 +125,26 @@ impl Follower {
                 biased;
                 // It goes on even if the run is forgotten: the log is held here, and ends with it.
                 _ = changes.changed() => {}
-                () = self.client.closed() => return,
-                () = stopping.cancelled() => {
-                    let goodbye = ApiError::Unavailable {
-                        reason: "SERVER_STOPPING",
-                        message: format!("the server stops; watch run `{}` again after event {}", self.run, self.sequence),
-                        retry: std::time::Duration::from_secs(1),
-                    };
-                    let _ = self.client.send(Err(goodbye.into())).await;
-                    return;
-                }
+                () = self.client.closed() => return Err(Ending::Silent),
+                () = self.stopping.cancelled() => return Err(self.goodbye()),
+                // Perhaps what was missed can be told.
+                Ok(()) = storage.changed(), if lacks_progress => {}
             }
+        }
+    }
+
+    /// How far the run is; none if that cannot be said now: what is stored of it is told all the same.
+    async fn progress(&self) -> Result<Option<Arc<Progress>>, Ending> {
+        // First, so that no questions pile up that nobody waits for.
+        if self.service.stores_facts().is_err() {
+            return Ok(None);
+        }
+        tokio::select! {
+            biased;
+            progress = self.service.engine.progress(&self.run, &self.log) => Ok(progress.ok()),
+            _ = self.service.until_stalled() => Ok(None),
+            () = self.client.closed() => Err(Ending::Silent),
+            () = self.stopping.cancelled() => Ok(None),
         }
     }
 
@@ -127,17 +153,39 @@ impl Follower {
         self.log.has_ended() && self.sequence >= self.log.newest()
     }
 
-    async fn tell(&self, event: v1::RunEvent) -> Result<(), Gone> {
-        self.client.send(Ok(event)).await.map_err(|_| Gone)
+    /// What a client is told when the server stops before its run has ended.
+    fn goodbye(&self) -> Ending {
+        Ending::Because(ApiError::Unavailable {
+            reason: "SERVER_STOPPING",
+            message: format!(
+                "the server stops; watch run `{}` again after event {}",
+                self.run, self.sequence
+            ),
+            retry: std::time::Duration::from_secs(1),
+        })
+    }
+
+    async fn tell(&self, event: v1::RunEvent) -> Result<(), Ending> {
+        tokio::select! {
+            // A client that reads is told what there is, also while the server stops.
+            biased;
+            sent = self.client.send(Ok(event)) => sent.map_err(|_| Ending::Silent),
+            () = self.stopping.cancelled() => Err(self.goodbye()),
+        }
     }
 
     /// Before the event that accepts a classified shard come its diagnostics.
-    async fn tell_diagnostics(&self, logged: &LoggedEvent) -> Result<(), Gone> {
+    async fn tell_diagnostics(&self, logged: &LoggedEvent) -> Result<(), Ending> {
         let RunEvent::TaskAccepted { task, output, .. } = &logged.event else { return Ok(()) };
         if task.stage != Stage::Classify {
             return Ok(());
         }
-        let batches = match self.batches(task, output.digest).await {
+        let batches = tokio::select! {
+            biased;
+            batches = self.batches(task, output.digest) => batches,
+            () = self.stopping.cancelled() => return Err(self.goodbye()),
+        };
+        let batches = match batches {
             Ok(batches) => batches,
             // A run that ended long ago has given up its intermediate blobs; its report has the diagnostics.
             Err(ApiError::NotFound { .. }) => return Ok(()),
@@ -201,48 +249,4 @@ fn shorten(message: &mut String) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::{Reported, Severity, ToolName, TreePath};
-
-    fn diagnostic(message: &str) -> Diagnostic {
-        let tool = ToolName::new("ruff").expect("valid");
-        Diagnostic {
-            path: TreePath::new("a.py").expect("valid"),
-            line: 1,
-            column: None,
-            end: None,
-            tool: tool.clone(),
-            code: "F821".into(),
-            name: None,
-            message: message.into(),
-            severity: Severity::High,
-            url: None,
-            fingerprint: String::new(),
-            line_hash: String::new(),
-            reported_by: vec![Reported {
-                tool,
-                line: 1,
-                column: None,
-                code: "F821".into(),
-                message: message.into(),
-            }],
-        }
-    }
-
-    #[test]
-    fn no_message_is_over_the_limit_and_none_is_left_out() {
-        let task = v1::TaskRef { tool: "ruff".into(), ..v1::TaskRef::default() };
-        let sizes = [10, 100_000, 100_000, 100_000, 10, 255_000, 10, 3_000_000, 10];
-        let batches = split(&task, sizes.iter().map(|size| diagnostic(&"é".repeat(size / 2))).collect());
-        assert!(batches.iter().all(|batch| batch.encoded_len() < 600 << 10 && !batch.diagnostics.is_empty()));
-        let told: Vec<_> = batches.iter().flat_map(|batch| &batch.diagnostics).collect();
-        assert_eq!(told.len(), sizes.len());
-        for (told, size) in told.iter().zip(sizes) {
-            assert_eq!(told.message, told.reported_by[0].message);
-            assert_eq!(told.message.len() == size, size < 1_000_000, "only what does not fit is cut");
-        }
-        assert!(told[7].message.len() <= MESSAGE_BYTES + 3 && told[7].message.ends_with('…'));
-        assert_eq!(split(&task, Vec::new()), []);
-    }
-}
+mod tests;

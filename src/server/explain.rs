@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use prost::Message as _;
 
 use super::coordinator::run_id;
-use super::service::{Service, stopped};
+use super::service::Service;
 use crate::coordinator::history;
 use crate::proto::v1;
 use crate::status::{ApiError, FieldViolation};
@@ -55,14 +55,12 @@ pub async fn explain(
     let task = (request.task_id != 0).then_some(TaskId(request.task_id));
     let asked = run.clone();
     let (told, budget, now, known) = service
-        .engine
-        .query(move |core, now| {
+        .ask(move |core, now| {
             let told = core.explain(now.tick, &asked, task, after, size);
             let known = core.state().runs.contains_key(&asked);
             (told, core.settings().max_retry_attempts, now, known)
         })
-        .await
-        .map_err(stopped)?;
+        .await?;
     let Some(told) = told else {
         return Err(match task {
             Some(task) if known => {

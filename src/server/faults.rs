@@ -25,6 +25,7 @@ pub async fn handle(
     request: v1::HandleFaultRequest,
 ) -> Result<v1::HandleFaultResponse, ApiError> {
     let (action, target) = checked(&request)?;
+    service.stores_facts()?;
     let body = v1::HandleFaultRequest { fault_id: String::new(), ..request.clone() };
     let body = Digest::of(&body.encode_to_vec());
     tracing::info!(
@@ -34,7 +35,7 @@ pub async fn handle(
         "operator reports a fault"
     );
     let asked = FaultRequest { fault_id: request.fault_id.clone(), body, action, target };
-    match service.engine.decide(Input::HandleFault(asked)).await.map_err(stopped)? {
+    match service.engine.decide_while_awaited(Input::HandleFault(asked)).await.map_err(stopped)? {
         Reply::Fault(answer) => Ok(response(*answer, request.all_nodes)),
         Reply::Refused(Refusal::IdReused(id)) => Err(ApiError::IdReused { field: "fault_id", id }),
         Reply::Refused(refusal) => Err(refused(refusal)),

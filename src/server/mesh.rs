@@ -55,8 +55,13 @@ pub async fn initialize(
     if !bad.is_empty() {
         return Err(ApiError::InvalidArgument(bad));
     }
-    if let Reply::Refused(refusal) = service.engine.decide(Input::Declare(specs)).await.map_err(stopped)? {
-        return Err(refused(refusal));
+    // Nobody declared: then nothing has to be stored, and what is measured is answered even if nothing can be.
+    if !specs.is_empty() {
+        service.stores_facts()?;
+        let declared = service.engine.decide_while_awaited(Input::Declare(specs)).await;
+        if let Reply::Refused(refusal) = declared.map_err(stopped)? {
+            return Err(refused(refusal));
+        }
     }
     // An answer that is late for its caller is none: some of the time must be left for it.
     let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));

@@ -4,11 +4,12 @@ mod clock;
 mod epochs;
 mod inbox;
 mod line;
+mod results;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -33,12 +34,17 @@ pub const MESH_ID: &str = "lintmesh";
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Batches that may wait for a slow node.
 const QUEUE: usize = 64;
+/// Connections whose Hello waits to be decided. While the coordinator decides nothing, nodes give up and dial again.
+const JOINING: usize = 1024;
+/// When a node that found that many before it may dial again.
+const JOINING_RETRY: Duration = Duration::from_secs(1);
 
 /// The service.
 pub struct Sessions {
     service: Arc<Service>,
     secrets: Arc<LinkSecrets>,
     later: Arc<LaterEpochs>,
+    joining: Arc<Semaphore>,
 }
 
 /// A first message, checked.
@@ -54,7 +60,7 @@ impl Sessions {
     /// On this server's coordinator.
     pub fn new(service: Arc<Service>) -> Self {
         let secrets = Arc::new(LinkSecrets::new(&service.random));
-        Self { service, secrets, later: Arc::default() }
+        Self { service, secrets, later: Arc::default(), joining: Arc::new(Semaphore::new(JOINING)) }
     }
 
     fn refuse(&self, error: ApiError) -> Status {
@@ -112,15 +118,26 @@ impl NodeService for Sessions {
         let mut messages = request.into_inner();
         let Greeting { hello, sent_ms, last_epoch } =
             self.hello(&enrolled, &mut messages).await.map_err(|error| self.refuse(error))?;
+        // What cannot be decided now must not pile up: the node comes back.
+        self.service.stores_facts().map_err(|error| self.refuse(error))?;
+        let Ok(place) = Arc::clone(&self.joining).try_acquire_owned() else {
+            let (what, limit, retry) = ("nodes that join at the same time", JOINING as u64, JOINING_RETRY);
+            return Err(self.refuse(ApiError::ResourceExhausted { what, limit, retry }));
+        };
         let (session, outgoing) = self.service.engine.sessions().open();
         let line = Line::new(self.service.clone(), self.secrets.clone(), session, &hello, sent_ms);
         let (later, engine, node) =
             (self.later.clone(), self.service.engine.clone(), hello.spec.node_id.clone());
         // A task of its own: if the node goes away while its Hello is decided, this call is dropped, and what it opened
         // must be closed all the same.
-        let (admitted, admission) = oneshot::channel();
+        let (mut admitted, admission) = oneshot::channel();
         tokio::spawn(async move {
-            match line.join(hello).await {
+            let joined = tokio::select! {
+                joined = line.join(hello) => joined,
+                () = admitted.closed() => return line.leave(place).await,
+            };
+            drop(place);
+            match joined {
                 Ok(welcome) => {
                     let own = Epoch(welcome.epoch);
                     if last_epoch > own {

@@ -44,8 +44,6 @@ pub async fn start(
     let (Ok(source), true) = (source, bad.is_empty()) else {
         return Err(ApiError::InvalidArgument(bad));
     };
-    // What is asked below would be answered only when the state can be stored again.
-    service.stores_facts()?;
     // A repetition must not pay for listing the tree again, nor depend on it being there still.
     if let Some(run) = earlier(service, caller, &request, body).await? {
         return Ok(run);
@@ -163,16 +161,14 @@ async fn earlier(
     let key = (caller.name.to_string(), request.request_id.clone());
     let (project, supersede_key) = (request.project.clone(), request.supersede_key.clone());
     let (found, room) = service
-        .engine
-        .query(move |core, _| {
+        .ask(move |core, _| {
             let found = core.state().requests.get(&key).map(|run| {
                 let same = core.state().runs.get(run).is_some_and(|state| state.order.body == body);
                 (run.clone(), same)
             });
             (found, core.admit(&key.0, &project, &supersede_key))
         })
-        .await
-        .map_err(stopped)?;
+        .await?;
     match found {
         // The core decides in the end; asked here too, so that nothing is stored for a run that has no room.
         None => room.map(|_| None).map_err(refused),
@@ -184,8 +180,7 @@ async fn earlier(
 /// The versions of the tools the ACTIVE nodes have: those of the toolchain most of them share.
 async fn versions(service: &Service) -> Result<BTreeMap<ToolName, String>, ApiError> {
     service
-        .engine
-        .query(|core, _| {
+        .ask(|core, _| {
             let mut shared: BTreeMap<&str, (usize, &BTreeMap<ToolName, String>)> = BTreeMap::new();
             for (id, _) in core.state().active() {
                 if let Some(presence) = core.presences().get(id) {
@@ -194,8 +189,7 @@ async fn versions(service: &Service) -> Result<BTreeMap<ToolName, String>, ApiEr
             }
             shared.into_values().max_by_key(|(nodes, _)| *nodes).map(|(_, tools)| tools.clone())
         })
-        .await
-        .map_err(stopped)?
+        .await?
         .ok_or_else(|| ApiError::Unavailable {
             reason: "NO_ACTIVE_NODE",
             message: "no node is ACTIVE, so nothing can be linted; see GetMeshStatus".into(),

@@ -1,6 +1,6 @@
 //! ListRuns: newest first, in pages.
 
-use super::service::{Service, stopped};
+use super::service::Service;
 use crate::engine;
 use crate::proto::v1;
 use crate::status::{ApiError, FieldViolation};
@@ -75,8 +75,7 @@ pub async fn list(service: &Service, request: v1::ListRunsRequest) -> Result<v1:
         return Err(ApiError::InvalidArgument(bad));
     }
     service
-        .engine
-        .query(move |core, _| {
+        .ask(move |core, _| {
             let order = &core.state().order;
             // The token's run may have been forgotten meanwhile; ids sort by the time of their requests, which is
             // near enough to the order of the starts.
@@ -112,7 +111,6 @@ pub async fn list(service: &Service, request: v1::ListRunsRequest) -> Result<v1:
             v1::ListRunsResponse { runs: page, next_page_token }
         })
         .await
-        .map_err(stopped)
 }
 
 #[cfg(test)]

@@ -7,16 +7,29 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::needed::Pinned;
+use super::workspace::Callers;
 use crate::coordinator::state::State;
 use crate::engine::Handle;
+use crate::middleware::stream_limit::Caller;
+use crate::status::ApiError;
 use crate::types::{Digest, RunId};
 use crate::workspace::blobs::{BlobStore, Pin};
 
 /// How long blobs that a client asked about stay, so that it has time to upload the rest and start its run.
 pub const SNAPSHOT_KEPT: Duration = Duration::from_secs(600);
 
-/// How many blobs are promised at a time, one asked about twice counted twice; the oldest promises are broken first.
-const MAX_PROMISED: usize = 1_000_000;
+/// How many blobs are promised to one caller at a time, one asked about twice counted twice; its oldest promises are
+/// broken first.
+const MAX_OF_ONE: usize = 500_000;
+
+/// How many are promised to all together. Beyond, new promises are refused: nobody's are broken for those of others.
+const MAX_PROMISED: usize = 2_000_000;
+
+/// When promises may be over for which another was refused.
+const PROMISE_RETRY: Duration = Duration::from_secs(60);
+
+/// To whom blobs are promised.
+pub type Owner = (Callers, Caller);
 
 /// Keeps what is needed in the blob store.
 #[derive(Default)]
@@ -28,9 +41,17 @@ struct Inner {
     open: BTreeMap<RunId, Vec<Pin>>,
     /// The results of those that had, if they have one.
     ended: BTreeMap<RunId, Option<Pin>>,
-    promises: VecDeque<Promise>,
+    promises: BTreeMap<Owner, Promises>,
     /// Blobs in all promises together.
     promised: usize,
+}
+
+/// Those of one owner, the oldest first.
+#[derive(Default)]
+struct Promises {
+    all: VecDeque<Promise>,
+    /// Blobs in all of them together.
+    blobs: usize,
 }
 
 struct Promise {
@@ -56,18 +77,15 @@ impl Pins {
         Self(Mutex::new(Inner { open, ended, ..Inner::default() }))
     }
 
-    /// Keeps blobs that somebody asked about, or brought, for a while.
-    pub fn promise(&self, blobs: &BlobStore, digests: &[Digest]) {
+    /// Keeps blobs that somebody asked about, or brought, for a while; an error if others were promised too many.
+    pub fn promise(&self, owner: Owner, blobs: &BlobStore, digests: &[Digest]) -> Result<(), ApiError> {
         if digests.is_empty() {
-            return;
+            return Ok(());
         }
         let now = Instant::now();
         let pin = blobs.pin(digests.iter().copied());
         let promise = Promise { until: now + SNAPSHOT_KEPT, blobs: digests.len(), _pin: pin };
-        let mut held = self.lock();
-        held.make_room(promise.blobs, now);
-        held.promised += promise.blobs;
-        held.promises.push_back(promise);
+        self.lock().add(owner, promise, now)
     }
 
     /// Keeps blobs for as long as a run that has started needs them.
@@ -80,7 +98,7 @@ impl Pins {
     pub async fn release(&self, engine: &Handle, blobs: &BlobStore) {
         let (open, ended) = {
             let mut held = self.lock();
-            held.make_room(0, Instant::now());
+            held.expire(Instant::now());
             (held.open.keys().cloned().collect::<Vec<_>>(), held.ended.len())
         };
         if open.is_empty() && ended == 0 {
@@ -111,14 +129,47 @@ impl Pins {
 }
 
 impl Inner {
-    /// Breaks the promises that are over, and the oldest of the others until there is room for so many blobs.
-    fn make_room(&mut self, blobs: usize, now: Instant) {
-        while let Some(oldest) = self.promises.front()
-            && (oldest.until <= now || self.promised.saturating_add(blobs) > MAX_PROMISED)
-        {
-            self.promised -= oldest.blobs;
-            self.promises.pop_front();
+    /// Lets go of the promises that are over.
+    fn expire(&mut self, now: Instant) {
+        let promised = &mut self.promised;
+        self.promises.retain(|_, of_one| {
+            *promised -= of_one.break_while(|_, oldest| oldest.until <= now);
+            !of_one.all.is_empty()
+        });
+    }
+
+    fn add(&mut self, owner: Owner, promise: Promise, now: Instant) -> Result<(), ApiError> {
+        self.expire(now);
+        let more = promise.blobs;
+        if let Some(of_one) = self.promises.get_mut(&owner) {
+            self.promised -= of_one.break_while(|blobs, _| blobs.saturating_add(more) > MAX_OF_ONE);
         }
+        if self.promised.saturating_add(more) > MAX_PROMISED {
+            return Err(ApiError::ResourceExhausted {
+                what: "blobs that were asked about lately",
+                limit: MAX_PROMISED as u64,
+                retry: PROMISE_RETRY,
+            });
+        }
+        let of_one = self.promises.entry(owner).or_default();
+        self.promised += more;
+        of_one.blobs += more;
+        of_one.all.push_back(promise);
+        Ok(())
+    }
+}
+
+impl Promises {
+    /// Breaks the oldest for as long as `breaks` says so of all blobs and the oldest; answers how many blobs were in them.
+    fn break_while(&mut self, breaks: impl Fn(usize, &Promise) -> bool) -> usize {
+        let before = self.blobs;
+        while let Some(oldest) = self.all.front()
+            && breaks(self.blobs, oldest)
+        {
+            self.blobs -= oldest.blobs;
+            self.all.pop_front();
+        }
+        before - self.blobs
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::service::{Service, blob_error, blocking, stopped};
+use super::service::{Service, blob_error, blocking};
 use crate::coordinator::Coordinator;
 use crate::coordinator::event::Origin;
 use crate::coordinator::run::{Run, TaskState};
@@ -25,15 +25,13 @@ pub async fn render(
     let (id, asked) = (run.clone(), run.clone());
     let mode = service.toolchain_mode.clone();
     let ended = service
-        .engine
-        .query(move |core, _| {
+        .ask(move |core, _| {
             let run = core.state().runs.get(&id)?;
             let ending =
                 run.ending.as_ref().map(|ending| ending.result.as_ref().map(|made| made.output.digest));
             Some((ending, execution(core, &id, run, mode)))
         })
-        .await
-        .map_err(stopped)?;
+        .await?;
     let Some((ending, execution)) = ended else {
         return Err(ApiError::NotFound { resource_type: "run", name: asked.to_string() });
     };

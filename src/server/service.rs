@@ -14,13 +14,14 @@ use super::outputs::Unstored;
 use super::pins::Pins;
 use super::room::{ROOM_RETRY, Room};
 use crate::config::Settings;
+use crate::coordinator::Coordinator;
 use crate::engine::{Handle, Storage};
 use crate::linters::adapters;
 use crate::linters::toolchain::ToolchainMode;
 use crate::middleware::request_id::RandomBits;
 use crate::middleware::rpc_metrics::RpcMetrics;
 use crate::status::ApiError;
-use crate::types::{RunId, ToolName, UnixMillis};
+use crate::types::{Now, RunId, ToolName, UnixMillis};
 use crate::workspace::blobs::{BlobError, BlobStore};
 
 /// When a client that came to a server that stops may try again: another one may have taken its place then.
@@ -149,21 +150,36 @@ impl Service {
 
     /// Refuses what has to be stored while nothing can be. Whoever asks the core then waits until that is over.
     pub fn stores_facts(&self) -> Result<(), ApiError> {
-        match self.engine.storage() {
-            Storage::Works => Ok(()),
-            Storage::Full => Err(ApiError::DiskFull {
-                what: "runs",
-                setting: "state.dir",
-                shortage: None,
-                retry: ROOM_RETRY,
-            }),
-            Storage::Fails => Err(ApiError::Unavailable {
-                reason: "STATE_STORE_FAILED",
-                message:
-                    "the state cannot be stored now, so no run can be accepted; the server's log says why"
-                        .into(),
-                retry: STORE_RETRY,
-            }),
+        unstorable(self.engine.storage()).map_or(Ok(()), Err)
+    }
+
+    /// Waits until facts cannot be stored; answers what to tell those who wait for the core. For ever if the coordinator
+    /// stops, which they are told otherwise.
+    pub async fn until_stalled(&self) -> ApiError {
+        let mut changes = self.engine.storage_changes();
+        loop {
+            let now = *changes.borrow_and_update();
+            if let Some(refusal) = unstorable(now) {
+                return refusal;
+            }
+            if changes.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Asks about the committed state for a caller. While facts cannot be stored it is told so at once: the state in memory
+    /// is ahead of what is stored then, and nobody may see it.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Coordinator, Now) -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        // First, so that no questions pile up that nobody waits for.
+        self.stores_facts()?;
+        tokio::select! {
+            biased;
+            answer = self.engine.query(question) => answer.map_err(stopped),
+            refusal = self.until_stalled() => Err(refusal),
         }
     }
 
@@ -179,6 +195,26 @@ impl Service {
     pub fn new_run_id(&self, at: UnixMillis) -> RunId {
         let text = format!("run-{:011x}-{:010x}", at.0, (self.random)() & 0xff_ffff_ffff);
         RunId::new(&text).unwrap_or_else(|error| unreachable!("made by the rule: {error}"))
+    }
+}
+
+/// What to answer while facts cannot be stored.
+fn unstorable(storage: Storage) -> Option<ApiError> {
+    match storage {
+        Storage::Works => None,
+        Storage::Full => Some(ApiError::DiskFull {
+            what: "runs",
+            setting: "state.dir",
+            shortage: None,
+            retry: ROOM_RETRY,
+        }),
+        Storage::Fails => Some(ApiError::Unavailable {
+            reason: "STATE_STORE_FAILED",
+            message: "the state cannot be stored now, so nothing is accepted and no run can be told of; the server's \
+                      log says why"
+                .into(),
+            retry: STORE_RETRY,
+        }),
     }
 }
 
@@ -227,3 +263,8 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
         ApiError::Internal { request_id: String::new() }
     })
 }
+
+#[cfg(test)]
+pub mod testing;
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,8 @@
 
 mod limits;
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use lintmesh::proto::v1::*;
 use lintmesh::types::Digest;
 use tonic::{Code, Status};
@@ -126,6 +128,11 @@ async fn a_request_needs_a_tree_and_the_tree_a_sensible_source() {
     }
     std::fs::write(allowed.join("a.py"), "").expect("written");
     std::os::unix::fs::symlink(&outside, allowed.join("way-out")).expect("linked");
+    std::fs::write(outside.join("secret.py"), "").expect("written");
+    std::fs::create_dir(outside.join("closed")).expect("created");
+    let allow =
+        |mode| std::fs::set_permissions(outside.join("closed"), std::fs::Permissions::from_mode(mode));
+    allow(0o000).expect("closed");
     let serve = Serve::start(&format!("[workspace]\nallowed_roots = [{allowed:?}]\n")).await;
     let text = |path: &std::path::Path| path.to_str().expect("UTF-8").to_owned();
     let empty = Workspace { source: Some(workspace::Source::Inline(InlineSource::default())) };
@@ -152,13 +159,28 @@ async fn a_request_needs_a_tree_and_the_tree_a_sensible_source() {
         })),
     };
     for (workspace, field) in [
-        (source(&["missing.py"], &[]), "workspace.path.paths"),
-        (source(&["../outside"], &[]), "workspace.path.paths"),
+        (source(&["missing.py"], &[]), "workspace.path.paths[0]"),
+        (source(&["a.py", "../outside"], &[]), "workspace.path.paths[1]"),
         (source(&[], &["[unclosed"]), "workspace.path.exclude"),
     ] {
         let status = refused(&serve, request(workspace.clone(), &["ruff"])).await;
         assert_eq!(bad_fields(&status), [field], "{workspace:?}");
     }
+    // Not a word about what is where the server may not look, however it is asked.
+    let words = async |path: &str| {
+        let refused = refused(&serve, request(source(&[path], &[]), &["ruff"])).await;
+        assert_eq!(bad_fields(&refused), ["workspace.path.paths[0]"], "{path}");
+        refused.message().replace(path, "PATH")
+    };
+    for (there, other) in [
+        (text(&outside.join("secret.py")), text(&outside.join("missing.py"))),
+        ("../outside/secret.py".to_owned(), "../outside/missing.py".to_owned()),
+        ("way-out/secret.py".to_owned(), "way-out/missing.py".to_owned()),
+        ("way-out/closed".to_owned(), "way-out/closed/any.py".to_owned()),
+    ] {
+        assert_eq!(words(&there).await, words(&other).await);
+    }
+    allow(0o700).expect("so that it can be removed");
     let python =
         Environment { interpreter: Some(environment::Interpreter::Python("/usr/bin/python3".into())) };
     let asked =

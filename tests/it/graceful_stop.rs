@@ -13,6 +13,7 @@ use tonic_types::StatusExt as _;
 
 use super::probes::get;
 use super::support::calls::*;
+use super::support::in_process::{InProcess, coordinator, workspace};
 use super::support::linters::GatedRuff;
 use super::support::serve::{DEADLINE, Serve, channel, processes_in, until};
 
@@ -135,4 +136,41 @@ async fn a_killed_server_takes_nodes_and_linters_along() {
     serve.signal(Signal::SIGKILL);
     assert!(!serve.ended().await.success());
     until("no process is left", || processes_in(serve.dir.path()).is_empty() && ruff.running() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_is_to_go_on_does_though_its_stream_ends_long_before_the_server() {
+    let (mesh, first) = InProcess::start().await;
+    let asked = CoordinateRequest {
+        cancel_on_disconnect: true,
+        ..request(inline(&[("a.py", "import os\n")]), &["ruff"])
+    };
+    let mut run = coordinator(&first).coordinate(asked).await.expect("accepted").into_inner();
+    let id = run.message().await.expect("open").expect("told").event.expect("an event").run_id;
+    // An upload that stays open, and the server with it for as long as connections may take to end.
+    let (pieces, uploaded) = tokio::sync::mpsc::channel(1);
+    let mut store = workspace(&first);
+    let mut uploader = store.clone();
+    let upload = tokio::spawn(async move {
+        uploader.upload_blobs(tokio_stream::wrappers::ReceiverStream::new(uploaded)).await
+    });
+    let digest = lintmesh::types::Digest::of(b"never whole").to_string();
+    for data in [b"never".to_vec(), b" ".to_vec(), Vec::new()] {
+        pieces.send(UploadBlobsRequest { digest: digest.clone(), data }).await.expect("it is sent");
+    }
+    missing(&mut store, &[]).await;
+
+    let begun = Instant::now();
+    // After a drain that left it open.
+    first.shutdown().await;
+    assert!(begun.elapsed() > Duration::from_secs(4), "it was there for longer than a client may stay away");
+    let told = async { while let Ok(Some(_)) = run.message().await {} };
+    tokio::time::timeout(DEADLINE, told).await.expect("the stream has ended");
+    drop(first);
+    upload.abort();
+
+    let second = mesh.again(None).await;
+    mesh.let_go();
+    let ended = finished(&watched(&mut coordinator(&second), &id, 0).await);
+    assert_eq!(ended.outcome(), Outcome::Clean, "{ended:?}");
 }

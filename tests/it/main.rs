@@ -50,6 +50,7 @@ mod same_result;
 mod session_rules;
 mod settings;
 mod silent_connections;
+mod stalled_store;
 mod state_folder;
 mod status_command;
 mod store_at_start;

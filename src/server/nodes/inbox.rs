@@ -1,13 +1,12 @@
 //! What a node says, checked, as inputs of the core.
 
-use std::time::Duration;
-
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::clock::wall_ms;
 use super::line::{Line, ReadEnd, flooded};
+use super::results::{self, Arrived};
 use crate::coordinator::input::{Beat, Input};
 use crate::middleware::refusals::{FLOOD, MALFORMED, SENDER_MISMATCH};
 use crate::middleware::token_bucket::{MESSAGES, TokenBucket};
@@ -24,6 +23,8 @@ const REASON_CHARS: usize = 200;
 pub(super) struct Inbox<'a> {
     line: &'a Line,
     answers: &'a mpsc::Sender<Payload>,
+    /// Where results are taken.
+    results: results::Sender,
     bucket: TokenBucket,
 }
 
@@ -45,13 +46,18 @@ impl From<PeerMessageError> for Refused {
 }
 
 impl Line {
-    pub(super) fn inbox<'a>(&'a self, answers: &'a mpsc::Sender<Payload>) -> Inbox<'a> {
-        Inbox { line: self, answers, bucket: TokenBucket::new(MESSAGES, Instant::now()) }
+    pub(super) fn inbox<'a>(
+        &'a self,
+        answers: &'a mpsc::Sender<Payload>,
+        results: results::Sender,
+    ) -> Inbox<'a> {
+        Inbox { line: self, answers, results, bucket: TokenBucket::new(MESSAGES, Instant::now()) }
     }
 }
 
 impl Inbox<'_> {
-    /// Has every message of a batch decided. What is refused is counted and dropped; only a flood ends the session.
+    /// Has every message of a batch decided, but for results: those are taken elsewhere, in their order. What is refused
+    /// is counted and dropped; only a flood ends the session.
     pub(super) async fn receive(&mut self, message: pb::SessionRequest) -> Result<(), ReadEnd> {
         let Some(pb::session_request::Message::Batch(batch)) = message.message else {
             self.pay()?;
@@ -65,7 +71,8 @@ impl Inbox<'_> {
         traffic.passed(batch.messages.len(), batch.encoded_len());
         let arrived = Instant::now();
         let (now, offset_ms) = (self.line.service.engine.now(), self.line.clock().offset_ms());
-        let (mut heard, mut results, mut sent) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut inputs, mut sent) = (Vec::new(), Vec::new());
+        let mut results = Vec::new();
         let mut end = Ok(());
         for message in batch.messages {
             end = self.pay_for(&message);
@@ -80,34 +87,27 @@ impl Inbox<'_> {
                 Err(reason) => Err(Refused(reason, "its envelope is not right".to_owned())),
             };
             match read {
-                Ok(Some(read)) => {
+                Ok(Some(Heard::Input(input))) => {
                     sent.extend(sent_ms);
-                    heard.push(match read {
-                        Heard::Input(input) => Some(input),
-                        Heard::Result(result) => {
-                            results.push(result);
-                            None
-                        }
-                    });
+                    inputs.push(input);
+                }
+                Ok(Some(Heard::Result(result))) => {
+                    self.line.held.add(&result.0.key);
+                    results.push(Arrived { result, sent_ms, at: arrived });
                 }
                 Ok(None) => {}
                 Err(refused) => self.refused(&refused),
             }
         }
-        // Together, and still in the order in which they were said.
-        let mut results = outputs::ended(&self.line.service, results).await.into_iter();
-        let inputs = heard.into_iter().filter_map(|input| input.or_else(|| results.next()));
-        let inputs: Vec<Input> = inputs.collect();
+        // Nobody takes them any more only once the session is over.
+        if !results.is_empty() && self.results.send(results).await.is_err() {
+            return Err(ReadEnd::Given(None));
+        }
         // A stopped coordinator closes all sessions itself.
         if !inputs.is_empty() && self.line.service.engine.decide_all(inputs).await.is_err() {
             return Err(ReadEnd::Given(None));
         }
-        let now_ms = wall_ms(self.line.service.engine.now()).saturating_add(offset_ms);
-        for sent_ms in sent {
-            let passed = Duration::from_millis(u64::try_from(now_ms.saturating_sub(sent_ms)).unwrap_or(0));
-            // Clocks are compared to a few milliseconds; here it took this long at least.
-            traffic.took(passed.max(arrived.elapsed()));
-        }
+        self.line.took(sent.into_iter().map(|sent_ms| (sent_ms, arrived)));
         end
     }
 
@@ -184,12 +184,13 @@ impl Inbox<'_> {
                 self.answer(pb::heartbeat::Kind::BeatAck(pb::BeatAck { number: beat.number }));
                 let told = &self.line.service.counts.told_by_nodes;
                 told.tell(&node, &beat.refused_messages, beat.outputs_by_peers);
-                let beat = Beat {
+                let mut beat = Beat {
                     load: load(&beat),
                     links: links::reports(&beat)?,
                     attempts: links::progress(&beat)?,
                     abstaining: beat.abstaining,
                 };
+                self.line.held.complete(&mut beat.attempts);
                 Ok(Some(Input::Beat { session, node, beat }))
             }
             pb::heartbeat::Kind::Probe(probe) => {

@@ -2,15 +2,16 @@
 
 use prost::Message as _;
 use std::error::Error as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::MissedTickBehavior;
 use tonic::{Status, Streaming};
 
 use super::clock::ProbeClock;
+use super::results::{self, Held};
 use super::{LinkSecrets, PROTOCOL, QUEUE};
 use crate::coordinator::decision::Reply;
 use crate::coordinator::input::{Hello, Input, SessionEnding};
@@ -43,6 +44,17 @@ pub(super) struct Line {
     pub(super) clock: Mutex<ProbeClock>,
     /// Tasks that the node was given on this session, less the results it brought.
     given: AtomicU64,
+    /// Attempts whose results are here, and are not decided yet.
+    pub(super) held: Held,
+}
+
+/// What the reading side has come to.
+#[derive(Default)]
+struct Heard {
+    /// Messages so far.
+    messages: AtomicU64,
+    /// Whether it is busy with one of them.
+    listens_not: AtomicBool,
 }
 
 /// Why the reading side ended.
@@ -63,13 +75,22 @@ impl Line {
     ) -> Self {
         let clock = Mutex::new(ProbeClock::new(sent_ms, service.engine.now()));
         let (node, incarnation) = (hello.spec.node_id.clone(), hello.incarnation);
-        Self { service, secrets, session, node, incarnation, clock, given: AtomicU64::new(0) }
+        Self {
+            service,
+            secrets,
+            session,
+            node,
+            incarnation,
+            clock,
+            given: AtomicU64::new(0),
+            held: Held::default(),
+        }
     }
 
     /// Has the node's Hello decided.
     pub(super) async fn join(&self, hello: Hello) -> Result<pb::Welcome, ApiError> {
         let joined = Input::Joined { session: self.session, hello: Box::new(hello) };
-        match self.service.engine.decide(joined).await.map_err(stopped)? {
+        match self.service.engine.decide_while_awaited(joined).await.map_err(stopped)? {
             Reply::Welcome { epoch, heartbeat_interval, probe_interval } => Ok(pb::Welcome {
                 session: self.session.0,
                 epoch: epoch.0,
@@ -85,6 +106,19 @@ impl Line {
         }
     }
 
+    /// The node went away before its Hello was decided. If it has been meanwhile, the end of the session must follow at
+    /// once: what it was given is lost. Its place among those that join is kept until then.
+    pub(super) async fn leave(&self, _place: OwnedSemaphorePermit) {
+        self.close();
+        self.end(SessionEnding::Reset).await;
+    }
+
+    async fn end(&self, ending: SessionEnding) {
+        let closed = Input::SessionClosed { session: self.session, node: self.node.clone(), ending };
+        // A stopped coordinator has no more use for it.
+        let _ = self.service.engine.decide(closed).await;
+    }
+
     /// Takes no more messages for the node.
     pub(super) fn close(&self) {
         self.service.engine.sessions().close(self.session);
@@ -98,27 +132,31 @@ impl Line {
         node: mpsc::Sender<Result<pb::SessionResponse, Status>>,
     ) {
         let (answers, answered) = mpsc::channel::<Payload>(QUEUE);
-        let heard = AtomicU64::new(0);
+        let (results, brought) = results::queue();
+        let heard = Heard::default();
         let mut goodbye = None;
-        let ending = tokio::select! {
-            ending = self.write(outgoing, answered, &node) => ending,
-            end = self.read(incoming, &answers, &heard) => match end {
-                ReadEnd::Reset => SessionEnding::Reset,
-                ReadEnd::Given(status) => {
-                    goodbye = status;
+        let carried = async {
+            let ending = tokio::select! {
+                ending = self.write(outgoing, answered, &node) => ending,
+                end = self.read(incoming, &answers, results, &heard) => match end {
+                    ReadEnd::Reset => SessionEnding::Reset,
+                    ReadEnd::Given(status) => {
+                        goodbye = status;
+                        SessionEnding::Given
+                    }
+                },
+                () = node.closed() => SessionEnding::Reset,
+                () = self.until_silent(&heard) => {
+                    tracing::warn!(node = %self.node, "closing a connection that stays silent");
                     SessionEnding::Given
                 }
-            },
-            () = node.closed() => SessionEnding::Reset,
-            () = self.until_silent(&heard) => {
-                tracing::warn!(node = %self.node, "closing a connection that stays silent");
-                SessionEnding::Given
-            }
+            };
+            self.close();
+            ending
         };
-        self.close();
-        let closed = Input::SessionClosed { session: self.session, node: self.node, ending };
-        // A stopped coordinator has no more use for it.
-        let _ = self.service.engine.decide(closed).await;
+        // Beside what is heard otherwise: a disk that is slow to take a result must not make its node look silent.
+        let ending = results::beside(carried, self.take_results(brought)).await;
+        self.end(ending).await;
         if let Some(status) = goodbye {
             // Behind what is queued. One that reads nothing is not told; its connection ends all the same.
             let _ = tokio::time::timeout(GOODBYE, node.send(Err(status))).await;
@@ -173,14 +211,18 @@ impl Line {
         &self,
         mut incoming: Streaming<pb::SessionRequest>,
         answers: &mpsc::Sender<Payload>,
-        heard: &AtomicU64,
+        results: results::Sender,
+        heard: &Heard,
     ) -> ReadEnd {
-        let mut inbox = self.inbox(answers);
+        let mut inbox = self.inbox(answers, results);
         loop {
             match incoming.message().await {
                 Ok(Some(message)) => {
-                    heard.fetch_add(1, Ordering::Relaxed);
-                    if let Err(end) = inbox.receive(message).await {
+                    heard.messages.fetch_add(1, Ordering::Relaxed);
+                    heard.listens_not.store(true, Ordering::Relaxed);
+                    let received = inbox.receive(message).await;
+                    heard.listens_not.store(false, Ordering::Relaxed);
+                    if let Err(end) = received {
                         return end;
                     }
                 }
@@ -202,15 +244,17 @@ impl Line {
 
     /// Completes when the node has said nothing for the message timeout, by this side's own patience and not by the
     /// connection's, so that nobody takes it for the end of the node.
-    async fn until_silent(&self, heard: &AtomicU64) {
+    async fn until_silent(&self, heard: &Heard) {
         let every = (self.service.settings.mesh.message_timeout / LOOKS).max(Duration::from_millis(1));
         let mut looks = tokio::time::interval(every);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut quiet, mut last) = (0, 0);
         while quiet <= LOOKS {
             looks.tick().await;
-            let now = heard.load(Ordering::Relaxed);
-            quiet = if now == last { quiet + 1 } else { 0 };
+            let now = heard.messages.load(Ordering::Relaxed);
+            // While what it said waits to be decided, nobody listens to what it says next.
+            let is_quiet = now == last && !heard.listens_not.load(Ordering::Relaxed);
+            quiet = if is_quiet { quiet + 1 } else { 0 };
             last = now;
         }
     }

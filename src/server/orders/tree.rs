@@ -1,7 +1,7 @@
 //! The tree of a request: where it comes from, what is in it, its bytes at hand.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use crate::proto::v1;
@@ -15,6 +15,7 @@ use crate::workspace::snapshot::{self, Contents, InlineFile, TreeLimits};
 const SNAPSHOT: &str = "workspace.snapshot.digest";
 const INLINE: &str = "workspace.inline.files";
 const ROOT: &str = "workspace.path.root";
+const PATHS: &str = "workspace.path.paths";
 
 /// A tree that is listed, with its bytes where nodes find them.
 pub struct Tree {
@@ -60,8 +61,40 @@ pub async fn read(
         Some(v1::workspace::Source::Path(path)) if !Path::new(&path.root).is_absolute() => {
             one(ROOT, format!("`{}` is not an absolute path", path.root))
         }
-        Some(v1::workspace::Source::Path(path)) => Ok(Source::Path(path)),
+        Some(v1::workspace::Source::Path(path)) => {
+            let bad: Vec<_> = path.paths.iter().enumerate().filter_map(leading_out).collect();
+            if bad.is_empty() { Ok(Source::Path(path)) } else { Err(bad) }
+        }
     })
+}
+
+/// Refuses a path that may lead out of its tree, before anybody looks at what is there.
+fn leading_out((index, path): (usize, &String)) -> Option<FieldViolation> {
+    let is_inside = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+    if Path::new(path).components().all(is_inside) {
+        return None;
+    }
+    let text = format!("`{path}` must be relative to workspace.path.root and without `..`");
+    Some(FieldViolation::new(format!("{PATHS}[{index}]"), text))
+}
+
+/// Refuses the paths that lead to nothing in the tree at `root`. A link may lead out of it: whether there is something, and
+/// whether it can be read, is nobody's business, so all get the same answer.
+fn check_inside(root: &Path, paths: &[String]) -> Result<(), ApiError> {
+    let leads_inside = |path: &str| {
+        let full = root.join(path).canonicalize().ok().filter(|full| full.starts_with(root));
+        full.and_then(|full| full.metadata().ok()).is_some_and(|found| found.is_file() || found.is_dir())
+    };
+    let bad: Vec<_> = paths
+        .iter()
+        .enumerate()
+        .filter(|(_, path)| !leads_inside(path))
+        .map(|(index, path)| {
+            let text = format!("`{path}` is no file or folder of the tree that the server can read");
+            FieldViolation::new(format!("{PATHS}[{index}]"), text)
+        })
+        .collect();
+    if bad.is_empty() { Ok(()) } else { Err(ApiError::InvalidArgument(bad)) }
 }
 
 /// Lists the tree and puts its bytes where nodes find them.
@@ -211,6 +244,7 @@ async fn path_tree(service: &Arc<Service>, path: v1::PathSource) -> Result<Tree,
             );
             return Err(ApiError::invalid(ROOT, text));
         };
+        check_inside(&root, &path.paths)?;
         let workspace = &shared.settings.workspace;
         let options = DiscoverOptions {
             force_exclude: false,
@@ -242,14 +276,17 @@ async fn path_tree(service: &Arc<Service>, path: v1::PathSource) -> Result<Tree,
 }
 
 fn discover_error(error: DiscoverError) -> ApiError {
-    let field = match &error {
-        DiscoverError::Exclude { .. } => "workspace.path.exclude",
-        DiscoverError::Missing(_) | DiscoverError::Outside { .. } | DiscoverError::NotAFile(_) => {
-            "workspace.path.paths"
+    match &error {
+        DiscoverError::Exclude { .. } => ApiError::invalid("workspace.path.exclude", error.to_string()),
+        DiscoverError::Changed(_) | DiscoverError::TooLarge { .. } => {
+            ApiError::invalid(ROOT, error.to_string())
         }
-        DiscoverError::Io { .. } | DiscoverError::Changed(_) | DiscoverError::TooLarge { .. } => {
-            "workspace.path.root"
+        // They were all there a moment ago.
+        DiscoverError::Missing(_)
+        | DiscoverError::Outside { .. }
+        | DiscoverError::NotAFile(_)
+        | DiscoverError::Io { .. } => {
+            ApiError::invalid(PATHS, "the tree changed while it was being read; try again")
         }
-    };
-    ApiError::invalid(field, error.to_string())
+    }
 }

@@ -8,23 +8,42 @@ fn id(name: &str) -> RunId {
     RunId::new(name).expect("valid")
 }
 
+fn owner(name: &str) -> Owner {
+    (Callers::Clients, Caller::Token(name.into()))
+}
+
 #[tokio::test(start_paused = true)]
-async fn promises_end_by_time_and_the_oldest_are_broken_for_room() {
+async fn promises_end_by_time_and_nobodys_are_broken_for_those_of_others() {
     let dir = tempfile::tempdir().expect("a folder");
     let limits = BlobLimits { max_blob_bytes: 100, max_total_bytes: 100 };
     let blobs = BlobStore::open(dir.path(), limits).expect("opens");
-    let mut held = Inner::default();
     let now = Instant::now();
-    for (blobs_in_it, seconds) in [(400_000, 1), (600_000, 2)] {
+    let promise = |blobs_in_it, seconds| {
         let until = now + Duration::from_secs(seconds);
-        held.promises.push_back(Promise { until, blobs: blobs_in_it, _pin: blobs.pin([]) });
-        held.promised += blobs_in_it;
+        Promise { until, blobs: blobs_in_it, _pin: blobs.pin([]) }
+    };
+    let mut held = Inner::default();
+    held.add(owner("a"), promise(200_000, 1), now).expect("room");
+    held.add(owner("a"), promise(300_000, 2), now).expect("room");
+    held.add(owner("b"), promise(300_000, 3), now).expect("room");
+    let of = |held: &Inner, name| held.promises.get(&owner(name)).map_or(0, |of_one| of_one.blobs);
+    assert_eq!((of(&held, "a"), of(&held, "b"), held.promised), (500_000, 300_000, 800_000));
+    // One more than a caller may have: its own oldest goes.
+    held.add(owner("a"), promise(1, 4), now).expect("room");
+    assert_eq!((of(&held, "a"), of(&held, "b"), held.promised), (300_001, 300_000, 600_001));
+    // The nodes of an address are not its clients.
+    let node = (Callers::Nodes, owner("a").1);
+    held.add(node, promise(1, 4), now).expect("room");
+    assert_eq!((of(&held, "a"), held.promised), (300_001, 600_002));
+    for name in ["c", "d", "e"] {
+        held.add(owner(name), promise(450_000, 5), now).expect("room");
     }
-    held.make_room(0, now);
-    assert_eq!((held.promises.len(), held.promised), (2, 1_000_000), "full, and nothing is over");
-    held.make_room(1, now);
-    assert_eq!((held.promises.len(), held.promised), (1, 600_000));
-    held.make_room(0, now + Duration::from_secs(2));
+    let refused = held.add(owner("f"), promise(50_000, 6), now).expect_err("all together have too many");
+    assert_eq!(refused.reason(), "LIMIT_REACHED");
+    assert_eq!((of(&held, "a"), of(&held, "f"), held.promised), (300_001, 0, 1_950_002));
+    held.add(owner("f"), promise(50_000, 6), now + Duration::from_secs(2)).expect("a promise is over");
+    assert_eq!((of(&held, "a"), of(&held, "b"), of(&held, "f")), (1, 300_000, 50_000));
+    held.expire(now + Duration::from_secs(6));
     assert_eq!((held.promises.len(), held.promised), (0, 0));
 }
 

@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::LocalObjects;
 use super::objects::{ObjectError, Objects, Staged, Stored};
@@ -23,6 +23,8 @@ pub(crate) struct Faults(Arc<Inner>);
 struct Inner {
     full: AtomicBool,
     fails_syncs: AtomicBool,
+    /// Held while nothing is synced.
+    syncs: Mutex<()>,
     synced: Mutex<Vec<Vec<Digest>>>,
 }
 
@@ -41,6 +43,11 @@ impl Faults {
 
     pub(crate) fn fail_syncs(&self, fail: bool) {
         self.0.fails_syncs.store(fail, Ordering::SeqCst);
+    }
+
+    /// Nothing is synced until the guard is gone.
+    pub(crate) fn hold_syncs(&self) -> MutexGuard<'_, ()> {
+        self.0.syncs.lock().expect("not poisoned")
     }
 
     /// What was synced since it was last asked, call by call.
@@ -70,6 +77,7 @@ impl Objects for Faulty {
     }
 
     fn make_durable(&self, names: &[Digest]) -> Result<(), ObjectError> {
+        drop(self.faults.hold_syncs());
         self.faults.0.synced.lock().expect("not poisoned").push(names.to_vec());
         match self.faults.0.fails_syncs.load(Ordering::SeqCst) {
             true => Err(ObjectError::Failed { place: self.place(), source: io::Error::other("as a test") }),

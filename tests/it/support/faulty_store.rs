@@ -52,6 +52,7 @@ pub(crate) struct Faults {
 struct Inner {
     calls: Vec<&'static str>,
     planned: Vec<(usize, Fault)>,
+    full: bool,
 }
 
 impl Faults {
@@ -66,11 +67,17 @@ impl Faults {
         self.inner.lock().expect("no panic").calls.clone()
     }
 
+    /// Whether there is no room for anything from now on.
+    pub(crate) fn fill(&self, full: bool) {
+        self.inner.lock().expect("no panic").full = full;
+    }
+
     fn next(&self, call: &'static str) -> Option<Fault> {
         let mut inner = self.inner.lock().expect("no panic");
         let at = inner.calls.len();
         inner.calls.push(call);
-        inner.planned.iter().find(|(planned, _)| *planned == at).map(|(_, fault)| *fault)
+        let planned = inner.planned.iter().find(|(planned, _)| *planned == at).map(|(_, fault)| *fault);
+        planned.or_else(|| (inner.full && call == "append").then_some(Fault::Full))
     }
 }
 

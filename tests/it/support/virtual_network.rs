@@ -19,12 +19,14 @@ use lintmesh::node::agent::{self, NodeOptions, NodeSettings, PeerSettings};
 use lintmesh::node::link::Connector;
 use lintmesh::node::secret::Secret;
 use lintmesh::server::{MESH_ID, Secrets, ServerOptions, TreePolicy, start_on};
-use lintmesh::store::MemoryStore;
+use lintmesh::store::MemoryLog;
 use lintmesh::transport::listener::{Bind, Listener};
 use lintmesh::types::{Digest, NodeId, NodeSpec, NodeStatus};
 use tokio_util::sync::CancellationToken;
 use turmoil::net::{TcpListener, TcpStream};
 use turmoil::{Builder, Sim};
+
+use super::faulty_store::{Faults, FaultyStore};
 
 pub(crate) const COORDINATOR: &str = "coordinator";
 pub(crate) const API_PORT: u16 = 50051;
@@ -55,6 +57,8 @@ struct Record {
 pub(crate) struct VirtualNetwork {
     pub(crate) sim: Sim<'static>,
     record: Arc<Mutex<Record>>,
+    /// Of the coordinator's store.
+    pub(crate) store: Faults,
     dir: tempfile::TempDir,
 }
 
@@ -69,12 +73,14 @@ impl VirtualNetwork {
             .max_message_latency(Duration::from_millis(30))
             .build();
         let dir = tempfile::tempdir().expect("a folder");
-        let mut network = Self { sim, record: Arc::default(), dir };
+        let mut network = Self { sim, record: Arc::default(), store: Faults::default(), dir };
         let settings = network.settings(settings);
         let (record, blobs) = (Arc::clone(&network.record), network.dir.path().join("blobs"));
+        let faults = network.store.clone();
         network.sim.host(COORDINATOR, move || {
             let (settings, record, blobs) = (settings.clone(), Arc::clone(&record), blobs.clone());
-            async move { coordinate(settings, record, &blobs).await }
+            let faults = faults.clone();
+            async move { coordinate(settings, record, &blobs, &faults).await }
         });
         network
     }
@@ -195,7 +201,12 @@ impl VirtualNetwork {
 }
 
 /// The coordinator's process.
-async fn coordinate(settings: Settings, record: Arc<Mutex<Record>>, blobs: &Path) -> turmoil::Result {
+async fn coordinate(
+    settings: Settings,
+    record: Arc<Mutex<Record>>,
+    blobs: &Path,
+    faults: &Faults,
+) -> turmoil::Result {
     let options = ServerOptions {
         secrets: Arc::new(Secrets::new(&settings)),
         node_port: None,
@@ -207,7 +218,7 @@ async fn coordinate(settings: Settings, record: Arc<Mutex<Record>>, blobs: &Path
         blob_dir: blobs.to_owned(),
         state_dir: None,
         free_bytes: Arc::new(lintmesh::server::free_bytes),
-        store: MemoryStore::new(),
+        store: FaultyStore::open(&MemoryLog::default(), faults)?,
         salvage: false,
         clock: Arc::new(SystemClock::new()),
         random: Arc::new(|| 0x5eed),
