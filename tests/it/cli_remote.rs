@@ -307,6 +307,8 @@ async fn the_tree_is_uploaded_once_and_the_report_is_written_in_every_form() {
             "-3",
             "--supersede-key",
             "pull/7",
+            "--reconnect",
+            "90s",
         ])
         .await;
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -320,6 +322,9 @@ async fn the_tree_is_uploaded_once_and_the_report_is_written_in_every_form() {
     assert_eq!(manifest.targets().map(|file| file.path.as_str()).collect::<Vec<_>>(), ["a.py", "big.py"]);
     assert!(manifest.files().iter().all(|file| seen.blobs[&file.digest].len() as u64 == file.size));
     assert!(seen.coordinate[0].cancel_on_disconnect);
+    // The server must not give the client up before the client does.
+    let graces = [0, 2].map(|index| seen.coordinate[index].disconnect_grace.unwrap().seconds);
+    assert_eq!(graces, [60, 90]);
     assert_ne!(seen.coordinate[0].request_id, seen.coordinate[1].request_id);
     assert_eq!(seen.coordinate[2].tools.iter().map(|tool| &*tool.tool).collect::<Vec<_>>(), ["mypy", "ruff"]);
     let of_queue =

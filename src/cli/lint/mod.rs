@@ -140,11 +140,11 @@ async fn lint_by(
     in_place: bool,
 ) -> anyhow::Result<Run> {
     progress.phase("starting the run");
-    let request = request::coordinate(source, args, settings, in_place)?;
-    let mut view = RunView::default();
-    let start = Start::New(Box::new(request));
     // The coordinator of a private mesh is in this process: it does not come back.
     let patience = if in_place { PRIVATE_PATIENCE } else { args.reconnect.reconnect };
+    let request = request::coordinate(source, args, settings, in_place, patience)?;
+    let mut view = RunView::default();
+    let start = Start::New(Box::new(request));
     let manner = Manner { cancel: true, patience };
     let finished = follow::follow(connection, start, manner, interrupt, progress, &mut view).await?;
     if finished.outcome() == Outcome::Cancelled {
