@@ -46,6 +46,7 @@ mod resumed_work;
 mod rig;
 mod runs;
 mod same_result;
+mod service_settings;
 mod session_rules;
 mod settings;
 mod silent_connections;
