@@ -1,6 +1,7 @@
 //! `lintmesh lint`: finds the files, has them linted by a private mesh or a server, writes the report.
 
 mod arguments;
+mod nothing;
 mod outputs;
 mod progress;
 mod request;
@@ -9,7 +10,7 @@ mod upload;
 
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 
@@ -49,20 +50,21 @@ pub(super) async fn run(args: LintArgs, interrupt: &Interrupt) -> anyhow::Result
 }
 
 async fn lint(args: LintArgs, mut progress: Progress, interrupt: &Interrupt) -> anyhow::Result<Exit> {
+    let began = SystemTime::now();
     progress.phase("looking for Python files");
     let (settings, tree) = interrupt.unless(tree::find(&args)).await?;
     for file in tree.found.manifest.unreadable() {
         progress.tell(&format!("{} cannot be linted: {}", file.path, file.reason));
     }
+    request::check(&args, &settings)?;
     if tree.found.manifest.targets().next().is_none() {
         progress.finish();
-        let nothing = tree.found.manifest.unreadable().is_empty();
-        if nothing && !args.quiet {
+        if tree.found.manifest.unreadable().is_empty() && !args.quiet {
             output::say(&format!("nothing to lint: no Python file in {}", tree.described()));
         }
-        return Ok(if nothing { Exit::Success } else { Exit::Incomplete });
+        let report = nothing::report(&tree.found.manifest, &settings, began, SystemTime::now())?;
+        return conclude(&report, &args, &settings, &tree);
     }
-    request::check(&args, &settings)?;
     let server = args.server.server.clone().filter(|url| !url.is_empty()).or(settings.lint.server.clone());
     let run = match server {
         Some(url) => {
@@ -85,10 +87,15 @@ async fn lint(args: LintArgs, mut progress: Progress, interrupt: &Interrupt) -> 
         output::say(&format!("error: the run was cancelled: {}", run.finished.detail));
         return Ok(Exit::Incomplete);
     };
-    let written = write(&report, &args, &settings, &tree);
-    let exit =
-        exit::of_run(report.result.outcome, &report.result.summary.by_severity, args.fail_on(&settings));
-    written.map(|complete| if complete { exit } else { Exit::Error })
+    conclude(&report, &args, &settings, &tree)
+}
+
+/// Writes the report where it is wanted; how the process ends for it.
+fn conclude(report: &Report, args: &LintArgs, settings: &Settings, tree: &Tree) -> anyhow::Result<Exit> {
+    let complete = write(report, args, settings, tree)?;
+    let result = &report.result;
+    let exit = exit::of_run(result.outcome, &result.summary.by_severity, args.fail_on(settings));
+    Ok(if complete { exit } else { Exit::Error })
 }
 
 /// By a server: ships the tree, and ships it once more if the server has lost it by the time the run is to start.
