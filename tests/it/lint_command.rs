@@ -4,9 +4,9 @@ use std::fs;
 use std::io::Read as _;
 use std::process::Child;
 
+use lintmesh::linters::report::Format;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use lintmesh::linters::report::Format;
 use serde_json::Value;
 
 use super::report_formats::schema;
@@ -142,10 +142,26 @@ fn what_is_linted_is_what_the_user_and_the_tree_say() {
 }
 
 #[test]
+fn a_project_within_a_repository_is_reported_as_its_readers_see_it() {
+    let world = World::new();
+    world.file("backend/pyproject.toml", "").file("backend/app.py", UNUSED).file(".git/HEAD", "");
+    let lint = |format: &str| {
+        let ran = world.lint(&["backend", "--select-tools", "ruff", "--format", format]);
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        ran.stdout
+    };
+    assert!(lint("github").contains(" file=backend/app.py,line=3"));
+    assert!(lint("sarif").contains(r#""uri":"backend/app.py""#));
+    assert!(lint("concise").starts_with("backend/app.py:3:8: "));
+    let full = lint("full");
+    assert!(full.starts_with("backend/app.py\n") && full.contains("3 | import os"), "{full}");
+    assert!(lint("json").contains(r#""path":"app.py""#));
+}
+
+#[test]
 fn there_is_a_report_even_of_nothing_and_it_is_never_taken_for_one_of_something() {
     let world = World::new();
-    let outputs: Vec<String> =
-        Format::ALL.iter().map(|format| format!("{format}=../{format}.out")).collect();
+    let outputs: Vec<String> = Format::ALL.iter().map(|format| format!("{format}=../{format}.out")).collect();
     let arguments: Vec<&str> = outputs.iter().flat_map(|output| ["--output", output]).collect();
     let read = |format: &str| fs::read_to_string(world.path(format!("{format}.out"))).unwrap();
     let json = |format: &str| serde_json::from_str::<Value>(&read(format)).unwrap();

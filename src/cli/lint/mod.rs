@@ -7,15 +7,16 @@ mod progress;
 mod request;
 mod tree;
 mod upload;
+mod viewpoint;
 
 use std::io::{self, IsTerminal as _};
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 
 pub(super) use arguments::LintArgs;
 pub(super) use progress::Progress;
+pub(super) use viewpoint::Viewpoint;
 
 use super::connect::{self, Connection};
 use super::exit::{self, Exit};
@@ -27,6 +28,7 @@ use super::{download, output, terminal};
 use crate::config::Settings;
 use crate::linters::report::{self, Format, Options, Report};
 use crate::proto::v1::{Outcome, RunFinished, workspace};
+use crate::types::TreePath;
 use tree::Tree;
 
 /// How long to try again when the connection to a private mesh breaks.
@@ -166,14 +168,10 @@ async fn lint_by(
 /// Writes the report to its files and to standard output. False if one of them could not be written, which has been
 /// said; the others are written all the same.
 fn write(report: &Report, args: &LintArgs, settings: &Settings, tree: &Tree) -> anyhow::Result<bool> {
+    let viewpoint = Viewpoint::on(&tree.found.root).context("the current folder cannot be read")?;
     let render = |format: Format, color: bool, width: usize| {
-        rendered(report, format, &tree.found.root, settings.workspace.max_file_bytes, |source| Options {
-            color,
-            width,
-            statistics: args.statistics,
-            quiet: args.quiet,
-            source,
-        })
+        let look = Look { color, width, statistics: args.statistics, quiet: args.quiet };
+        rendered(report, format, &viewpoint, settings.workspace.max_file_bytes, look)
     };
     let mut complete = true;
     for file in &args.output {
@@ -189,19 +187,27 @@ fn write(report: &Report, args: &LintArgs, settings: &Settings, tree: &Tree) -> 
     Ok(complete)
 }
 
-/// The report in one format; source excerpts come from the tree at `root`.
-pub(super) fn rendered<'a, O>(
+/// What the user wants to see of a report.
+pub(super) struct Look {
+    pub(super) color: bool,
+    pub(super) width: usize,
+    pub(super) statistics: bool,
+    pub(super) quiet: bool,
+}
+
+/// The report in one format; source excerpts come from the tree.
+pub(super) fn rendered(
     report: &Report,
     format: Format,
-    root: &'a Path,
+    viewpoint: &Viewpoint,
     max_file_bytes: u64,
-    options: O,
-) -> io::Result<Vec<u8>>
-where
-    O: for<'s> FnOnce(&'s dyn Fn(&crate::types::TreePath) -> Option<String>) -> Options<'s>,
-{
-    let source = |path: &crate::types::TreePath| tree::text_of(&path.under(root), max_file_bytes);
+    look: Look,
+) -> io::Result<Vec<u8>> {
+    let Look { color, width, statistics, quiet } = look;
+    let source = |path: &TreePath| tree::text_of(&path.under(viewpoint.root()), max_file_bytes);
+    let name = |path: &TreePath| viewpoint.name(format, path);
+    let options = Options { color, width, statistics, quiet, source: &source, name: &name };
     let mut bytes = Vec::new();
-    report::write(report, format, &options(&source), &mut bytes)?;
+    report::write(report, format, &options, &mut bytes)?;
     Ok(bytes)
 }
