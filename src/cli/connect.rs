@@ -1,10 +1,13 @@
 //! The connection of a command to a server.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::{NonZeroU16, ParseIntError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use http::Uri;
+use http::uri::Authority;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -17,6 +20,9 @@ use crate::proto::v1::workspace_service_client::WorkspaceServiceClient;
 
 /// Where a command finds its server when neither a flag nor the environment names one.
 pub const DEFAULT_SERVER: &str = "http://127.0.0.1:50051";
+
+/// The port of a URL that names none: where `lintmesh serve` listens if its settings do not say otherwise.
+const DEFAULT_PORT: u16 = 50051;
 
 /// How long to try to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,7 +41,7 @@ const SYSTEM_AUTHORITIES: [&str; 4] = [
 /// Which server, and how it is asked.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ServerArgs {
-    /// The server: http or https, host and port, for example http://127.0.0.1:50051
+    /// The server: http or https, host and port (50051 if left out), for example http://127.0.0.1:50051
     #[arg(
         long,
         value_name = "URL",
@@ -121,12 +127,20 @@ pub fn dialled(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// A channel description with TLS for `https` URLs.
+/// A channel description with TLS for `https` URLs. A URL without a port means [`DEFAULT_PORT`], whatever its scheme.
 pub fn endpoint(url: &str, ca: Option<&Path>) -> anyhow::Result<Endpoint> {
     let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
     let refused =
         || UsageError(format!("server URL `{url}` is not valid; use http://HOST:PORT or https://HOST:PORT"));
-    let endpoint = Endpoint::from_shared(full).map_err(|_| refused())?;
+    let mut uri: Uri = full.parse().map_err(|_| refused())?;
+    let authority = uri.authority().ok_or_else(refused)?;
+    // The client would take port 80, or 443, for one that it cannot read, and send the token there.
+    if port(authority).map_err(|_| refused())?.is_none() {
+        let scheme = uri.scheme_str().unwrap_or_default();
+        let path = uri.path();
+        uri = format!("{scheme}://{authority}:{DEFAULT_PORT}{path}").parse().map_err(|_| refused())?;
+    }
+    let endpoint = Endpoint::from(uri);
     let uri = endpoint.uri();
     if uri.host().is_none_or(str::is_empty) || !matches!(uri.path(), "" | "/") {
         return Err(refused().into());
@@ -142,6 +156,15 @@ pub fn endpoint(url: &str, ca: Option<&Path>) -> anyhow::Result<Endpoint> {
             endpoint.tls_config(tls).context("cannot use the certificates given with --ca")
         }
         _ => Err(refused().into()),
+    }
+}
+
+/// The port, if there is one.
+fn port(authority: &Authority) -> Result<Option<NonZeroU16>, ParseIntError> {
+    let without_user = authority.as_str().rsplit('@').next().unwrap_or_default();
+    match without_user.strip_prefix(authority.host()) {
+        None | Some("") => Ok(None),
+        Some(rest) => rest.strip_prefix(':').unwrap_or(rest).parse().map(Some),
     }
 }
 
@@ -193,12 +216,27 @@ mod tests {
         for good in ["http://127.0.0.1:1", "localhost:50051", "http://[::1]:50051/"] {
             assert!(endpoint(good, None).is_ok(), "{good}");
         }
-        for bad in ["", "ftp://h:1", "http://", "http://h:1/path", "h h"] {
+        for bad in [
+            "", "ftp://h:1", "http://", "http://h:1/path", "h h", "http://h:99999", "http://h:", "h:0", "h:x",
+            "https://[::1]:70000",
+        ] {
             let error = endpoint(bad, None).expect_err(bad).to_string();
             assert!(error.contains("https://HOST:PORT"), "{bad}: {error}");
         }
         let error = endpoint("http://h:1", Some(Path::new("ca.pem"))).expect_err("a CA without TLS");
         assert!(error.to_string().contains("--ca"), "{error}");
+    }
+
+    #[test]
+    fn a_url_without_a_port_means_the_service_s() {
+        for (url, full) in [
+            ("http://h", "http://h:50051/"),
+            ("h", "http://h:50051/"),
+            ("http://[::1]/", "http://[::1]:50051/"),
+            ("http://h:80", "http://h:80/"),
+        ] {
+            assert_eq!(endpoint(url, None).expect("valid").uri().to_string(), full, "{url}");
+        }
     }
 
     #[test]
