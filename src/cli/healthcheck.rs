@@ -67,7 +67,10 @@ async fn check(args: HealthcheckArgs) -> (Exit, String) {
     let channel = match timeout(args.timeout, endpoint.connect()).await {
         Ok(Ok(channel)) => channel,
         Ok(Err(error)) => {
-            return (NOT_CONNECTED, format!("error: cannot connect to {url}: {}", connect::reason(&error)));
+            return (
+                NOT_CONNECTED,
+                format!("error: cannot connect to {url}: {}", connect::Trouble::of(&error).reason),
+            );
         }
         Err(_) => {
             return (NOT_CONNECTED, format!("error: cannot connect to {url} within {:?}", args.timeout));

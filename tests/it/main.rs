@@ -59,6 +59,7 @@ mod store_power_cut;
 mod store_refusals;
 mod support;
 mod tls_and_tokens;
+mod tls_mistakes;
 mod tool_configuration;
 mod toolchain;
 mod turmoil_calls;

@@ -41,6 +41,8 @@ pub(super) async fn until_ready(
 fn may_pass(error: &anyhow::Error) -> bool {
     let status = error.chain().find_map(|cause| cause.downcast_ref::<Status>());
     match status.map(Status::code) {
+        // Of a connection in plain text to a server that wants TLS.
+        Some(_) if error.chain().any(|cause| cause.is::<ConnectError>()) => false,
         Some(code) => matches!(
             code,
             Code::Unavailable
@@ -56,10 +58,13 @@ fn may_pass(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::connect::Trouble;
 
     #[test]
     fn only_what_may_pass_is_waited_for() {
-        let refused = ConnectError { url: "http://h:1".into(), reason: "connection refused".into() };
+        let refused = ConnectError { url: "http://h:1".into(), trouble: Trouble::silence() };
+        let in_a_call = Status::from_error(Box::new(refused.clone()));
+        assert!(!may_pass(&in_a_call.into()));
         assert!(may_pass(&refused.into()));
         assert!(may_pass(&anyhow::Error::from(Status::unavailable("starting")).context("asking")));
         assert!(!may_pass(&Status::unauthenticated("no token").into()));
