@@ -240,12 +240,15 @@ fn a_second_ctrl_c_ends_at_once_and_leaves_no_process() {
 }
 
 #[test]
-fn killed_it_leaves_no_process() {
+fn killed_it_leaves_no_process_and_its_files_only_until_the_next() {
     let (world, fakes) = endless();
     let (child, pid) = started(&world, &fakes);
     kill(pid, Signal::SIGKILL).unwrap();
     assert_eq!(finish(child).code, None);
     world.assert_nobody_left();
+    assert!(!world.temporary().is_empty(), "nobody is left to remove its files");
+    assert_eq!(world.lint(&["--select-tools", "ruff"]).code, Some(1));
+    assert_eq!(world.temporary(), Vec::<std::path::PathBuf>::new(), "whoever comes next does");
 }
 
 #[test]
