@@ -144,7 +144,7 @@ pub fn dialled(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// A channel description with TLS for `https` URLs. A URL without a port means [`DEFAULT_PORT`], whatever its scheme.
+/// A channel description with TLS for `https` URLs. A URL without a port means 50051, whatever its scheme.
 pub fn endpoint(url: &str, ca: Option<&Path>) -> anyhow::Result<Endpoint> {
     let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
     let refused =
