@@ -38,8 +38,11 @@ impl TemporaryFolder {
         // It has its name only when it is locked: no other process can take the folder for left in between.
         let unnamed = dir.path().join("lock.new");
         let lock = File::create(&unnamed)?;
-        lock.lock()?;
-        fs::rename(&unnamed, dir.path().join(LOCK))?;
+        match lock.lock() {
+            Ok(()) => fs::rename(&unnamed, dir.path().join(LOCK))?,
+            // Where the file system knows no locks, nobody ever takes it for left.
+            Err(error) => tracing::debug!(folder = %dir.path().display(), %error, "not locked"),
+        }
         Ok(Self { dir, _lock: lock })
     }
 
