@@ -1,15 +1,24 @@
 //! The connection of a command to a server.
 
+mod trouble;
+mod wire;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::{NonZeroU16, ParseIntError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use http::Uri;
+use http::uri::Authority;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status};
+
+pub use trouble::Trouble;
+pub use wire::Wire;
 
 use super::error::{ConnectError, UsageError};
 use crate::proto::v1::coordinator_service_client::CoordinatorServiceClient;
@@ -17,6 +26,9 @@ use crate::proto::v1::workspace_service_client::WorkspaceServiceClient;
 
 /// Where a command finds its server when neither a flag nor the environment names one.
 pub const DEFAULT_SERVER: &str = "http://127.0.0.1:50051";
+
+/// The port of a URL that names none: where `lintmesh serve` listens if its settings do not say otherwise.
+const DEFAULT_PORT: u16 = 50051;
 
 /// How long to try to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,7 +47,7 @@ const SYSTEM_AUTHORITIES: [&str; 4] = [
 /// Which server, and how it is asked.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ServerArgs {
-    /// The server: http or https, host and port, for example http://127.0.0.1:50051
+    /// The server: http or https, host and port (50051 if left out), for example http://127.0.0.1:50051
     #[arg(
         long,
         value_name = "URL",
@@ -76,22 +88,29 @@ impl Interceptor for Bearer {
 /// A channel with credentials.
 #[derive(Debug, Clone)]
 pub struct Connection {
-    channel: Channel,
+    wire: Wire,
     bearer: Bearer,
+    /// How another command reaches the same server.
+    flags: String,
 }
 
 /// A client's transport.
-pub type Transport = InterceptedService<Channel, Bearer>;
+pub type Transport = InterceptedService<Wire, Bearer>;
 
 impl Connection {
     /// Runs, status, faults.
     pub fn coordinator(&self) -> CoordinatorServiceClient<Transport> {
-        CoordinatorServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+        CoordinatorServiceClient::with_interceptor(self.wire.clone(), self.bearer.clone())
+    }
+
+    /// How another command is told of this server, fit for a shell: `--server URL`, and `--ca FILE` if it was needed.
+    pub fn flags(&self) -> &str {
+        &self.flags
     }
 
     /// Blobs.
     pub fn workspace(&self) -> WorkspaceServiceClient<Transport> {
-        WorkspaceServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+        WorkspaceServiceClient::with_interceptor(self.wire.clone(), self.bearer.clone())
     }
 }
 
@@ -102,13 +121,17 @@ pub async fn connect(url: &str, token: Option<&str>, ca: Option<&Path>) -> anyho
         .keep_alive_timeout(KEEP_ALIVE)
         .connect_timeout(CONNECT_TIMEOUT);
     let bearer = bearer(token)?;
-    let refused = |reason| ConnectError { url: endpoint.uri().to_string(), reason };
+    let refused = |trouble| ConnectError { url: endpoint.uri().to_string(), trouble };
     // The endpoint's own bound ends with the TCP connection: something may accept that and never answer the TLS handshake.
-    let channel = tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect())
-        .await
-        .map_err(|_| refused("no answer in time".to_owned()))?
-        .map_err(|error| refused(reason(&error)))?;
-    Ok(Connection { channel, bearer })
+    let channel = match tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect()).await {
+        Err(_) => return Err(refused(Trouble::silence()).into()),
+        Ok(Err(error)) => {
+            let other_tongue = wire::wants_tls(&endpoint).await;
+            return Err(other_tongue.unwrap_or_else(|| refused(Trouble::of(&error))).into());
+        }
+        Ok(Ok(channel)) => channel,
+    };
+    Ok(Connection { wire: Wire::new(channel, &endpoint), bearer, flags: flags(endpoint.uri(), ca) })
 }
 
 /// Where a listener of this machine is reached: one on all addresses by loopback.
@@ -121,12 +144,20 @@ pub fn dialled(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// A channel description with TLS for `https` URLs.
+/// A channel description with TLS for `https` URLs. A URL without a port means 50051, whatever its scheme.
 pub fn endpoint(url: &str, ca: Option<&Path>) -> anyhow::Result<Endpoint> {
     let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
     let refused =
         || UsageError(format!("server URL `{url}` is not valid; use http://HOST:PORT or https://HOST:PORT"));
-    let endpoint = Endpoint::from_shared(full).map_err(|_| refused())?;
+    let mut uri: Uri = full.parse().map_err(|_| refused())?;
+    let authority = uri.authority().ok_or_else(refused)?;
+    // The client would take port 80, or 443, for one that it cannot read, and send the token there.
+    if port(authority).map_err(|_| refused())?.is_none() {
+        let scheme = uri.scheme_str().unwrap_or_default();
+        let path = uri.path();
+        uri = format!("{scheme}://{authority}:{DEFAULT_PORT}{path}").parse().map_err(|_| refused())?;
+    }
+    let endpoint = Endpoint::from(uri);
     let uri = endpoint.uri();
     if uri.host().is_none_or(str::is_empty) || !matches!(uri.path(), "" | "/") {
         return Err(refused().into());
@@ -142,6 +173,15 @@ pub fn endpoint(url: &str, ca: Option<&Path>) -> anyhow::Result<Endpoint> {
             endpoint.tls_config(tls).context("cannot use the certificates given with --ca")
         }
         _ => Err(refused().into()),
+    }
+}
+
+/// The port, if there is one.
+fn port(authority: &Authority) -> Result<Option<NonZeroU16>, ParseIntError> {
+    let without_user = authority.as_str().rsplit('@').next().unwrap_or_default();
+    match without_user.strip_prefix(authority.host()) {
+        None | Some("") => Ok(None),
+        Some(rest) => rest.strip_prefix(':').unwrap_or(rest).parse().map(Some),
     }
 }
 
@@ -166,22 +206,18 @@ fn bearer(token: Option<&str>) -> anyhow::Result<Bearer> {
     Ok(Bearer(Some(value)))
 }
 
-/// The innermost cause in a few words: the layers above it only say "transport error".
-pub fn reason(error: &tonic::transport::Error) -> String {
-    let mut cause: &(dyn std::error::Error + 'static) = error;
-    loop {
-        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            match io.kind() {
-                std::io::ErrorKind::ConnectionRefused => return "connection refused".to_owned(),
-                std::io::ErrorKind::TimedOut => return "no answer in time".to_owned(),
-                _ => {}
-            }
-        }
-        match cause.source() {
-            Some(source) => cause = source,
-            None => return cause.to_string(),
-        }
+/// `--server URL --ca FILE`, fit for a shell.
+fn flags(uri: &Uri, ca: Option<&Path>) -> String {
+    let quoted = |text: &str| {
+        let is_plain =
+            text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~:/@%+=,".contains(&byte));
+        if is_plain { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+    };
+    let mut flags = format!("--server {}", quoted(uri.to_string().trim_end_matches('/')));
+    if let Some(ca) = ca {
+        flags.push_str(&format!(" --ca {}", quoted(&ca.to_string_lossy())));
     }
+    flags
 }
 
 #[cfg(test)]
@@ -193,12 +229,46 @@ mod tests {
         for good in ["http://127.0.0.1:1", "localhost:50051", "http://[::1]:50051/"] {
             assert!(endpoint(good, None).is_ok(), "{good}");
         }
-        for bad in ["", "ftp://h:1", "http://", "http://h:1/path", "h h"] {
+        for bad in [
+            "",
+            "ftp://h:1",
+            "http://",
+            "http://h:1/path",
+            "h h",
+            "http://h:99999",
+            "http://h:",
+            "h:0",
+            "h:x",
+            "https://[::1]:70000",
+        ] {
             let error = endpoint(bad, None).expect_err(bad).to_string();
             assert!(error.contains("https://HOST:PORT"), "{bad}: {error}");
         }
         let error = endpoint("http://h:1", Some(Path::new("ca.pem"))).expect_err("a CA without TLS");
         assert!(error.to_string().contains("--ca"), "{error}");
+    }
+
+    #[test]
+    fn a_url_without_a_port_means_the_service_s() {
+        for (url, full) in [
+            ("http://h", "http://h:50051/"),
+            ("h", "http://h:50051/"),
+            ("http://[::1]/", "http://[::1]:50051/"),
+            ("http://h:80", "http://h:80/"),
+        ] {
+            assert_eq!(endpoint(url, None).expect("valid").uri().to_string(), full, "{url}");
+        }
+    }
+
+    #[test]
+    fn the_flags_of_another_command_survive_a_shell() {
+        let of =
+            |url: &str, ca: Option<&str>| flags(endpoint(url, None).expect("valid").uri(), ca.map(Path::new));
+        assert_eq!(of("h", None), "--server http://h:50051");
+        assert_eq!(
+            of("http://[::1]:1", Some("o'hara/ca.pem")),
+            "--server 'http://[::1]:1' --ca 'o'\\''hara/ca.pem'"
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
+use super::connect::Trouble;
 use crate::middleware::rpc_metrics::code_name;
 
 /// The user asked for something that cannot be; the text says what and what would be right.
@@ -11,13 +12,13 @@ use crate::middleware::rpc_metrics::code_name;
 pub struct UsageError(pub String);
 
 /// No connection to a server.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot connect to {url}: {reason}")]
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("cannot connect to {url}: {}", trouble.reason)]
 pub struct ConnectError {
     /// As the user gave it.
     pub url: String,
-    /// In a few words.
-    pub reason: String,
+    /// Why.
+    pub trouble: Trouble,
 }
 
 /// The text for standard error: the first line starts with `error: `, details follow indented.
@@ -27,7 +28,11 @@ pub fn render(error: &anyhow::Error) -> String {
         causes.iter().enumerate().find_map(|(at, cause)| Some((at, status_in(*cause)?)))
     {
         let context = causes[..at].iter().map(|cause| format!("{cause}: ")).collect::<String>();
-        return render_status(&context, status);
+        // Such a status is made on this side, of what stands behind it.
+        return match causes.iter().find_map(|cause| cause.downcast_ref::<ConnectError>()) {
+            Some(refused) => format!("error: {context}{refused}\n  {}", refused.trouble.remedy),
+            None => render_status(&context, status),
+        };
     }
     let mut text = format!("error: {}", joined(&causes).trim_end().replace('\n', "\n  "));
     if let Some(hint) = causes.iter().find_map(|cause| hint_for(*cause)) {
@@ -58,11 +63,8 @@ fn joined(causes: &[&(dyn std::error::Error + 'static)]) -> String {
 }
 
 fn hint_for(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
-    if cause.is::<ConnectError>() {
-        return Some(
-            "is the server running there? Start one with `lintmesh serve`, or correct --server or LINTMESH_SERVER"
-                .to_owned(),
-        );
+    if let Some(refused) = cause.downcast_ref::<ConnectError>() {
+        return Some(refused.trouble.remedy.to_owned());
     }
     match cause.downcast_ref::<std::io::Error>()?.kind() {
         std::io::ErrorKind::AddrInUse => {
@@ -155,6 +157,15 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_met_no_server_is_rendered_as_that() {
+        let nobody = ConnectError { url: "http://h:1/".into(), trouble: Trouble::silence() };
+        let error = Err::<(), _>(Status::from_error(Box::new(nobody))).context("listing").expect_err("one");
+        let text = render(&error);
+        let start = "error: listing: cannot connect to http://h:1/: no answer in time\n  is the server";
+        assert!(text.starts_with(start), "{text}");
+    }
+
+    #[test]
     fn a_refusal_says_when_to_try_again_and_what_to_pass() {
         let mut details = ErrorDetails::new();
         details.set_retry_info(Some(Duration::from_millis(1500)));
@@ -167,7 +178,8 @@ mod tests {
 
     #[test]
     fn common_causes_come_with_a_remedy() {
-        let refused = ConnectError { url: "http://h:1".into(), reason: "connection refused".into() };
+        let nobody = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let refused = ConnectError { url: "http://h:1".into(), trouble: Trouble::of(&nobody) };
         let text = render(&refused.into());
         assert!(text.starts_with("error: cannot connect to http://h:1: connection refused\n"), "{text}");
         assert!(text.contains("lintmesh serve"), "{text}");

@@ -92,7 +92,16 @@ pub async fn follow(
         view.skip_to(&watch.run_id, watch.after_sequence);
     }
     let outage = Outage::new(Some(manner.patience));
-    let mut follower = Follower { connection, start, watcher, view, outage, epoch: 0, has_skipped: false };
+    let mut follower = Follower {
+        connection,
+        start,
+        cancels: manner.cancel,
+        watcher,
+        view,
+        outage,
+        epoch: 0,
+        has_skipped: false,
+    };
     let ended = tokio::select! {
         ended = follower.follow() => Some(ended),
         () = interrupt.requested() => None,
@@ -109,6 +118,8 @@ pub async fn follow(
 struct Follower<'a, W> {
     connection: &'a Connection,
     start: Start,
+    /// Whether the run ends with this client.
+    cancels: bool,
     watcher: &'a mut W,
     view: &'a mut RunView,
     outage: Outage,
@@ -249,8 +260,12 @@ impl<W: Watcher> Follower<'_, W> {
     fn give_up(&mut self) {
         let RunView { run_id, last_sequence, .. } = &*self.view;
         if !run_id.is_empty() {
+            // A server that was only out of reach cancels the run now; one that was restarted goes on with it.
+            let then =
+                if self.cancels { "it may have cancelled the run; if not" } else { "if it comes back" };
             let text = format!(
-                "the server was not reached again; if it comes back: `lintmesh watch {run_id} --after {last_sequence}`"
+                "the server was not reached again; {then}: `lintmesh watch {run_id} --after {last_sequence} {}`",
+                self.connection.flags()
             );
             self.watcher.notice(&text);
         }
@@ -283,8 +298,9 @@ impl<W: Watcher> Follower<'_, W> {
             Ok(Err(status)) => format!("the run could not be cancelled: {}", reconnect::trouble(&status)),
             Err(_) => "the server did not confirm the cancellation in time".to_owned(),
         };
-        let run_id = &self.view.run_id;
-        self.watcher.notice(&format!("{trouble}; it may go on: see to it with `lintmesh cancel {run_id}`"));
+        let (run_id, flags) = (&self.view.run_id, self.connection.flags());
+        let text = format!("{trouble}; it may go on: see to it with `lintmesh cancel {run_id} {flags}`");
+        self.watcher.notice(&text);
     }
 }
 

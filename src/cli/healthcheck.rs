@@ -79,7 +79,10 @@ async fn ask(
     let channel = match timeout_at(deadline, connecting).await {
         Ok(Ok(channel)) => channel,
         Ok(Err(error)) => {
-            return (NOT_CONNECTED, format!("error: cannot connect to {url}: {}", connect::reason(&error)));
+            return (
+                NOT_CONNECTED,
+                format!("error: cannot connect to {url}: {}", connect::Trouble::of(&error).reason),
+            );
         }
         Err(_) => return (NOT_CONNECTED, format!("error: cannot connect to {url} within {limit:?}")),
     };

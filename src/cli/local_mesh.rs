@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -15,6 +14,7 @@ use super::linters;
 use super::reserve::Reserve;
 use super::state_dir::StateDir;
 use super::supervisor::{End, Supervisor};
+use super::temporary_folder::TemporaryFolder;
 use crate::config::{Launch, Settings};
 use crate::engine::clock::SystemClock;
 use crate::linters::toolchain::Toolchain;
@@ -98,16 +98,16 @@ pub(super) struct LocalMesh {
     supervisor: JoinHandle<()>,
     end: oneshot::Sender<End>,
     /// What is not kept; gone with the mesh.
-    _folder: TempDir,
+    _folder: TemporaryFolder,
 }
 
 impl LocalMesh {
     /// Starts the coordinator, then its nodes. Does not wait for them.
     pub(super) async fn start(options: MeshOptions) -> anyhow::Result<Self> {
         let MeshOptions { settings, trees, tokens, admin, toolchain, keeping } = options;
-        let folder = tempfile::Builder::new()
-            .prefix("lintmesh-")
-            .tempdir()
+        let folder = tokio::task::spawn_blocking(TemporaryFolder::make)
+            .await
+            .context("making a folder for temporary files")?
             .context("a folder for temporary files cannot be made; is the disk full, or TMPDIR wrong?")?;
         // First of all: who has it may touch what is beside it.
         let store = keeping.store()?;

@@ -30,6 +30,7 @@ mod serve;
 mod state_dir;
 mod status;
 mod supervisor;
+mod temporary_folder;
 mod terminal;
 mod time;
 mod toolchain;

@@ -53,6 +53,8 @@ pub(super) fn in_vain(unseen: anyhow::Error, what: &str, limit: Duration) -> any
 fn may_pass(error: &anyhow::Error) -> bool {
     let status = error.chain().find_map(|cause| cause.downcast_ref::<Status>());
     match status.map(Status::code) {
+        // Of a connection in plain text to a server that wants TLS.
+        Some(_) if error.chain().any(|cause| cause.is::<ConnectError>()) => false,
         Some(code) => matches!(
             code,
             Code::Unavailable
@@ -70,6 +72,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
+    use crate::cli::connect::Trouble;
     use crate::cli::error::UsageError;
 
     fn refused() -> anyhow::Error {
@@ -113,6 +116,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_what_may_pass_is_waited_for() {
         assert!(may_pass(&refused()));
+        let nobody = ConnectError { url: "http://h:1/".into(), trouble: Trouble::silence() };
+        assert!(!may_pass(&Status::from_error(Box::new(nobody.clone())).into()));
+        assert!(may_pass(&nobody.into()));
         assert!(!may_pass(&Status::unauthenticated("no token").into()));
         let (ended, after) = waited(|_| Err(UsageError("bad URL".into()).into()), 1).await;
         assert!(ended.is_err() && after == 0, "{ended:?}");

@@ -10,7 +10,7 @@ use super::interrupt::Interrupt;
 use super::lint::Progress;
 use super::linters;
 use super::local_mesh::{self, Keeping, LocalMesh, MeshOptions};
-use crate::config::Settings;
+use crate::config::{AuthSettings, Launch, Settings, StateSettings, TlsSettings};
 use crate::linters::toolchain::Toolchain;
 use crate::middleware::auth::{Role, Token};
 use crate::server::TreePolicy;
@@ -32,12 +32,6 @@ impl PrivateMesh {
     ) -> anyhow::Result<Self> {
         let toolchain = interrupt.unless(provide(settings.clone(), progress)).await?;
         progress.phase("starting the mesh");
-        let any_port = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
-        let mut own = settings.clone();
-        own.server.listen = any_port;
-        own.server.node_listen = any_port;
-        // They come with the request, as they would to any other server.
-        own.severity.clear();
         // Other users of this machine can reach loopback too, so this mesh wants a token that only it knows.
         let token = local_mesh::secret();
         let mesh = LocalMesh::start(MeshOptions {
@@ -55,7 +49,7 @@ impl PrivateMesh {
             admin: false,
             toolchain: Some(toolchain),
             keeping: Keeping::Nothing,
-            settings: own,
+            settings: own(settings),
         })
         .await?;
         let connected = interrupt
@@ -83,6 +77,27 @@ impl PrivateMesh {
         drop(self.connection);
         self.mesh.stop().await;
     }
+}
+
+/// What of the settings holds for a mesh of one's own. A tree may have the configuration of a service beside it, or in it:
+/// its certificate, callers, nodes, folders and alarms are not for the mesh of one run.
+fn own(settings: &Settings) -> Settings {
+    let any_port = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
+    let mut own = settings.clone();
+    own.server.listen = any_port;
+    own.server.node_listen = any_port;
+    own.server.tls = TlsSettings::default();
+    own.auth = AuthSettings::default();
+    own.nodes.launch = Launch::Local;
+    own.nodes.secrets.clear();
+    own.nodes.restart_command.clear();
+    own.workspace.blob_dir = None;
+    own.workspace.allowed_roots.clear();
+    own.alerts.alertmanager_url.clear();
+    own.state = StateSettings::default();
+    // They come with the request, as they would to any other server.
+    own.severity.clear();
+    own
 }
 
 async fn provide(settings: Settings, progress: &mut Progress) -> anyhow::Result<Toolchain> {

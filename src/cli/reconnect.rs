@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 
 use super::arguments::parse_duration;
 use super::connect;
+use super::error::ConnectError;
 
 /// The pause before the second attempt; doubled for each further one, at most [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -136,7 +137,10 @@ pub fn connected_again(lasted: Duration) -> String {
 pub fn may_pass(status: &Status) -> bool {
     match status.code() {
         Code::Unavailable | Code::Aborted => true,
-        Code::Unknown | Code::Internal | Code::Cancelled => std::error::Error::source(status).is_some(),
+        Code::Unknown | Code::Internal | Code::Cancelled => {
+            // A server that wants TLS will want it later too.
+            std::error::Error::source(status).is_some_and(|cause| !cause.is::<ConnectError>())
+        }
         _ => false,
     }
 }
@@ -146,7 +150,7 @@ pub fn trouble(status: &Status) -> String {
     let mut cause = std::error::Error::source(status);
     while let Some(inner) = cause {
         if let Some(transport) = inner.downcast_ref::<tonic::transport::Error>() {
-            return connect::reason(transport);
+            return connect::Trouble::of(transport).reason;
         }
         cause = inner.source();
     }
@@ -217,6 +221,14 @@ mod tests {
         for refusal in [Status::invalid_argument(""), Status::not_found(""), Status::internal("a bug")] {
             assert!(!may_pass(&refusal), "{refusal}");
         }
+    }
+
+    #[test]
+    fn a_broken_transport_is_tried_again_unless_the_server_wants_tls() {
+        let broken = Status::from_error(Box::new(std::io::Error::from(std::io::ErrorKind::ConnectionReset)));
+        assert!(may_pass(&broken), "{broken:?}");
+        let wants_tls = ConnectError { url: "http://h:1/".into(), trouble: connect::Trouble::silence() };
+        assert!(!may_pass(&Status::from_error(Box::new(wants_tls))));
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,11 +7,11 @@ use anyhow::Context as _;
 
 use super::connect::ServerArgs;
 use super::exit::Exit;
-use super::lint::rendered;
+use super::lint::{Look, Viewpoint, rendered};
 use super::reconnect::ReconnectArgs;
 use super::terminal::{self, ColorChoice};
 use super::{download, output};
-use crate::linters::report::{Format, Options};
+use crate::linters::report::Format;
 use crate::proto::v1::ReportFormat;
 use crate::workspace::project_root::project_root;
 
@@ -33,7 +33,7 @@ pub(super) struct ReportArgs {
     /// Print the canonical result instead: the bytes that the report's digest stands for
     #[arg(long, conflicts_with = "format")]
     result: bool,
-    /// Where the tree is, for source excerpts; by default the current project
+    /// Where the tree is, for source excerpts and the paths of text, GitHub and SARIF; by default the current project
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
     /// Show how often each rule was broken
@@ -58,14 +58,14 @@ pub(super) async fn run(args: ReportArgs) -> anyhow::Result<Exit> {
         let report = download::parsed(&connection, &args.run, patience, notice).await?;
         let cwd = std::env::current_dir().context("the current folder cannot be read")?;
         let root = args.root.unwrap_or_else(|| project_root(&cwd, &[]));
-        let color = args.color.wanted(std::io::stdout().is_terminal());
-        rendered(&report, args.format, &root, MAX_SOURCE_BYTES, |source| Options {
-            color,
+        let viewpoint = Viewpoint::on(&root).context("the current folder cannot be read")?;
+        let look = Look {
+            color: args.color.wanted(std::io::stdout().is_terminal()),
             width: terminal::width(),
             statistics: args.statistics,
             quiet: false,
-            source,
-        })?
+        };
+        rendered(&report, args.format, &viewpoint, MAX_SOURCE_BYTES, look)?
     };
     output::print(&bytes).context("cannot write the report to standard output")?;
     Ok(Exit::Success)

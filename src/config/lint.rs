@@ -110,7 +110,7 @@ section! {
         fail_on: Severity = Severity::Info, any("CRITICAL, HIGH, MEDIUM, LOW or INFO");
         /// How the report is written.
         format: OutputFormat = OutputFormat::Full, any("full, concise, json, json-lines, sarif, github or junit");
-        /// The server that lints; if not set, a private mesh is started.
+        /// The server that lints; if not set, a private mesh is started. Commands other than `lint` do not look here.
         server: Option<String> = None, any("URL");
         /// The interpreter whose installed packages mypy and pylint see, or with a server its name for one.
         python: Option<String> = None, any("path of an interpreter, or a name in the server's `environments`");

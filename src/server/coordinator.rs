@@ -26,9 +26,6 @@ use crate::wire;
 /// Bytes of one piece of a report.
 const PIECE: usize = 512 * 1024;
 
-/// How long a client that wants its run to end with it may take to come back after its connection broke.
-const LEASH_GRACE: Duration = Duration::from_secs(3);
-
 type Answer<T> = Result<Response<T>, Status>;
 type Stream<T> = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
 
@@ -109,10 +106,10 @@ impl CoordinatorService for Coordination {
     async fn coordinate(&self, request: Request<v1::CoordinateRequest>) -> Answer<Self::CoordinateStream> {
         let caller = caller(&request);
         let request = request.into_inner();
-        let cancel_on_disconnect = request.cancel_on_disconnect;
+        let leashed = request.cancel_on_disconnect.then(|| orders::disconnect_grace(&request));
         let run = orders::start(&self.0, &caller, request).await?;
         let (epoch, events) = self.watch(&run, 0).await?;
-        let leash = cancel_on_disconnect.then(|| Leash { service: self.0.clone(), run });
+        let leash = leashed.map(|grace| Leash { service: self.0.clone(), run, grace });
         let stream = events.map(move |event| {
             // Owned by the stream: dropped when the client lets go of it.
             let _held = &leash;
@@ -135,6 +132,7 @@ impl CoordinatorService for Coordination {
             priority: request.priority,
             supersede_key: request.supersede_key,
             cancel_on_disconnect: false,
+            disconnect_grace: None,
         };
         let run = orders::start(&self.0, &caller, request).await?;
         Ok(Response::new(v1::StartRunResponse { run: Some(self.run(run).await?) }))
@@ -224,18 +222,20 @@ impl CoordinatorService for Coordination {
     }
 }
 
-/// Cancels a run soon after it is dropped, if the run has not ended and nobody watches it then. Not if the server stops:
+/// Cancels a run some time after it is dropped, if the run has not ended and nobody watches it then. Not if the server stops:
 /// then it was the server that ended the stream, and the run goes on with the next one.
 struct Leash {
     service: Arc<Service>,
     run: RunId,
+    /// How long its client may take to come back.
+    grace: Duration,
 }
 
 impl Drop for Leash {
     fn drop(&mut self) {
-        let (service, run) = (self.service.clone(), self.run.clone());
+        let (service, run, grace) = (self.service.clone(), self.run.clone(), self.grace);
         tokio::spawn(async move {
-            let wait = tokio::time::sleep(LEASH_GRACE);
+            let wait = tokio::time::sleep(grace);
             if service.stopping.run_until_cancelled(wait).await.is_none() {
                 return;
             }

@@ -18,7 +18,7 @@ use crate::types::{Digest, RunId, RunSpec, ToolName};
 use crate::workspace::blobs::BlobError;
 use tree::Tree;
 
-pub use fields::check_id;
+pub use fields::{check_id, disconnect_grace};
 
 /// How many shards a tool is split into at most.
 const MAX_SHARDS: u32 = 4;
@@ -36,6 +36,7 @@ pub async fn start(
     fields::check_labels(&request, &mut bad);
     let priority = fields::priority(&request, &mut bad);
     let timeout = fields::timeout(service, &request, &mut bad);
+    fields::check_disconnect_grace(&request, &mut bad);
     let tools = fields::tools(&request, &mut bad);
     let python = fields::interpreter(service, &request, &mut bad);
     let severity_overrides = fields::severities(service, &request, &mut bad);

@@ -8,7 +8,8 @@ use crate::coordinator::Coordinator;
 use crate::coordinator::event::Origin;
 use crate::coordinator::run::{Run, TaskState};
 use crate::linters::report::{
-    Execution, FaultRecord, Format, NodeExecution, Options, Report, TaskExecution, ToolExecution, write,
+    Execution, FaultRecord, Format, NodeExecution, Options, Report, TaskExecution, ToolExecution, from_root,
+    write,
 };
 use crate::linters::toolchain::ToolchainMode;
 use crate::proto::v1;
@@ -62,8 +63,14 @@ pub async fn render(
             ApiError::Internal { request_id: String::new() }
         })?;
         drop(bytes);
-        let options =
-            Options { color: false, width: 120, statistics: false, quiet: false, source: &|_| None };
+        let options = Options {
+            color: false,
+            width: 120,
+            statistics: false,
+            quiet: false,
+            source: &|_| None,
+            name: &from_root,
+        };
         let mut rendered = Vec::new();
         write(&Report { result, execution }, format, &options, &mut rendered).map_err(|error| {
             tracing::error!(%error, "a report could not be written");

@@ -90,6 +90,7 @@ async fn all_bad_fields_of_a_request_are_named_at_once() {
         }),
         severities: [("F401".to_owned(), Severity::High.into())].into(),
         cancel_on_disconnect: false,
+        disconnect_grace: None,
         priority: 11,
         supersede_key: "k".repeat(129),
     };
@@ -116,6 +117,15 @@ async fn all_bad_fields_of_a_request_are_named_at_once() {
     assert!(said("tools[0].tool").contains("bandit") && said("tools[0].tool").contains("flake9"), "{bad:?}");
     assert!(said("tools[2].options[no-such-option]").contains("line-length"), "the allowed ones: {bad:?}");
     assert!(said("timeout").contains("3600"), "the limit: {bad:?}");
+}
+
+#[tokio::test]
+async fn nobody_comes_back_in_less_than_no_time() {
+    let serve = Serve::start("").await;
+    let disconnect_grace = Some(prost_types::Duration { seconds: -1, nanos: 0 });
+    let asked = CoordinateRequest { disconnect_grace, ..request(inline(&[("a.py", "")]), &["ruff"]) };
+    let status = serve.coordinator().coordinate(asked).await.expect_err("not a time");
+    assert_eq!(bad_fields(&status), ["disconnect_grace"]);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 //! The server here is scripted, so that it breaks exactly where a test wants it to.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
@@ -17,7 +18,7 @@ use lintmesh::proto::v1::workspace_service_server::{WorkspaceService, WorkspaceS
 use lintmesh::proto::v1::*;
 use lintmesh::types::{Digest, Manifest};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -28,7 +29,9 @@ enum Script {
     Smooth,
     /// The first stream breaks after the first event, the second is refused, the third goes to the end.
     Breaks,
-    /// No end until it is cancelled.
+    /// The first stream breaks after the first event, and the server is never back.
+    Vanishes,
+    /// Two events, and no end until it is cancelled.
     Endless,
     /// Refused, as invalid.
     Refused,
@@ -49,7 +52,6 @@ struct Seen {
 struct Scripted {
     script: Script,
     seen: Arc<Mutex<Seen>>,
-    started: Arc<Mutex<Option<oneshot::Sender<()>>>>,
 }
 
 fn event(sequence: u64, event: Event) -> RunEvent {
@@ -58,6 +60,12 @@ fn event(sequence: u64, event: Event) -> RunEvent {
 
 fn started() -> RunEvent {
     event(1, Event::Started(RunStarted { files: 1, tools: vec!["ruff".into()], assignments: None }))
+}
+
+/// Told by its watcher at once, whatever standard error is.
+fn fault() -> RunEvent {
+    let (node_id, detail) = ("backend-dev".to_owned(), "gone for a walk".to_owned());
+    event(2, Event::Fault(Fault { node_id, detail, ..Default::default() }))
 }
 
 fn finished() -> RunEvent {
@@ -107,16 +115,14 @@ impl CoordinatorService for Scripted {
         let items = match self.script {
             Script::Refused => return Err(Status::invalid_argument("tools[0]: `ruff` is not allowed here")),
             Script::Smooth => vec![wrap(started()), wrap(finished())],
-            Script::Breaks => vec![wrap(started()), Err(Status::unavailable("moving house"))],
-            Script::Endless => vec![wrap(started())],
+            Script::Breaks | Script::Vanishes => {
+                vec![wrap(started()), Err(Status::unavailable("moving house"))]
+            }
+            Script::Endless => vec![wrap(started()), wrap(fault())],
         };
         let (sender, stream) = stream(items);
         if self.script == Script::Endless {
-            let begun = self.started.lock().unwrap().take();
-            tokio::spawn(async move {
-                begun.map(|begun| begun.send(()));
-                sender.closed().await;
-            });
+            tokio::spawn(async move { sender.closed().await });
         }
         Ok(Response::new(stream))
     }
@@ -127,7 +133,7 @@ impl CoordinatorService for Scripted {
     ) -> Result<Response<Self::WatchRunStream>, Status> {
         let mut seen = self.seen.lock().unwrap();
         seen.watch.push(request.into_inner().after_sequence);
-        if seen.watch.len() == 1 {
+        if seen.watch.len() == 1 || self.script == Script::Vanishes {
             return Err(Status::unavailable("still moving"));
         }
         Ok(Response::new(stream(vec![Ok(WatchRunResponse { event: Some(finished()), epoch: 2 })]).1))
@@ -235,14 +241,12 @@ const REPORT: &str = r#"{"schema_version":1,"result":{"schema_version":1,"outcom
 struct Rig {
     address: SocketAddr,
     seen: Arc<Mutex<Seen>>,
-    started: oneshot::Receiver<()>,
     tree: tempfile::TempDir,
 }
 
 async fn rig(script: Script) -> Rig {
-    let (begun, started) = oneshot::channel();
     let seen = Arc::<Mutex<Seen>>::default();
-    let server = Scripted { script, seen: seen.clone(), started: Arc::new(Mutex::new(Some(begun))) };
+    let server = Scripted { script, seen: seen.clone() };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let router = tonic::transport::Server::builder()
@@ -253,7 +257,7 @@ async fn rig(script: Script) -> Rig {
     std::fs::write(tree.path().join("a.py"), "import os\n").unwrap();
     std::fs::write(tree.path().join("big.py"), "x = 1\n".repeat(300_000)).unwrap();
     std::fs::write(tree.path().join("setup.cfg"), "[flake8]\n").unwrap();
-    Rig { address, seen, started, tree }
+    Rig { address, seen, tree }
 }
 
 fn command(folder: &Path, address: SocketAddr, more: &[&str]) -> Command {
@@ -307,6 +311,8 @@ async fn the_tree_is_uploaded_once_and_the_report_is_written_in_every_form() {
             "-3",
             "--supersede-key",
             "pull/7",
+            "--reconnect",
+            "90s",
         ])
         .await;
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -320,6 +326,9 @@ async fn the_tree_is_uploaded_once_and_the_report_is_written_in_every_form() {
     assert_eq!(manifest.targets().map(|file| file.path.as_str()).collect::<Vec<_>>(), ["a.py", "big.py"]);
     assert!(manifest.files().iter().all(|file| seen.blobs[&file.digest].len() as u64 == file.size));
     assert!(seen.coordinate[0].cancel_on_disconnect);
+    // The server must not give the client up before the client does.
+    let graces = [0, 2].map(|index| seen.coordinate[index].disconnect_grace.unwrap().seconds);
+    assert_eq!(graces, [60, 90]);
     assert_ne!(seen.coordinate[0].request_id, seen.coordinate[1].request_id);
     assert_eq!(seen.coordinate[2].tools.iter().map(|tool| &*tool.tool).collect::<Vec<_>>(), ["mypy", "ruff"]);
     let of_queue =
@@ -349,17 +358,28 @@ async fn a_refusal_is_not_tried_again() {
 }
 
 #[tokio::test]
+async fn a_server_that_does_not_come_back_is_named_in_the_way_on() {
+    let rig = rig(Script::Vanishes).await;
+    let output = rig.lint(&["--reconnect", "1s"]).await;
+    assert_eq!(output.status.code(), Some(2));
+    let way_on = format!("`lintmesh watch run-1 --after 1 --server http://{}`", rig.address);
+    assert!(text(&output.stderr).contains(&way_on), "{}", text(&output.stderr));
+}
+
+#[tokio::test]
 async fn ctrl_c_cancels_the_run() {
     let rig = rig(Script::Endless).await;
     let mut child = command(rig.tree.path(), rig.address, &[]).stderr(Stdio::piped()).spawn().unwrap();
-    let patience = Duration::from_secs(60);
-    tokio::time::timeout(patience, rig.started).await.unwrap().unwrap();
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
-    let status = tokio::task::spawn_blocking(move || child.wait().unwrap());
-    let status = tokio::time::timeout(patience, status).await.unwrap().unwrap();
-    assert_eq!(status.code(), Some(130));
-    // The signal can be faster than the first event; without a run id the closed stream is what cancels.
-    let cancelled = rig.seen.lock().unwrap().cancelled.clone();
-    assert!(cancelled.is_empty() || cancelled == ["run-1"], "{cancelled:?}");
+    let interrupted = tokio::task::spawn_blocking(move || {
+        // What comes of an event is told: the run's id is known from here on.
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        assert!(lines.any(|line| line.contains("gone for a walk")), "the event is told");
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+        let rest: Vec<String> = lines.collect();
+        (child.wait().unwrap(), rest)
+    });
+    let (status, told) = tokio::time::timeout(Duration::from_secs(60), interrupted).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(130), "{told:?}");
+    assert_eq!(rig.seen.lock().unwrap().cancelled, ["run-1"], "{told:?}");
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Read as _;
 use std::process::Child;
 
+use lintmesh::linters::report::Format;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -133,11 +134,65 @@ fn what_is_linted_is_what_the_user_and_the_tree_say() {
     assert_eq!(paths(&report), ["pkg/kept.py"]);
 
     let nothing = world.lint(&["--exclude", "*.py"]);
-    assert_eq!((nothing.code, &*nothing.stdout), (Some(0), ""));
+    assert_eq!(nothing.code, Some(0));
     assert!(nothing.stderr.contains("nothing to lint"), "{nothing:?}");
     let missing = world.lint(&["kept.py", "no/such.py"]);
     assert_eq!((missing.code, &*missing.stdout), (Some(2), ""));
     assert!(missing.stderr.contains("no/such.py does not exist"), "{missing:?}");
+}
+
+#[test]
+fn a_project_within_a_repository_is_reported_as_its_readers_see_it() {
+    let world = World::new();
+    world.file("backend/pyproject.toml", "").file("backend/app.py", UNUSED).file(".git/HEAD", "");
+    let lint = |format: &str| {
+        let ran = world.lint(&["backend", "--select-tools", "ruff", "--format", format]);
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        ran.stdout
+    };
+    assert!(lint("github").contains(" file=backend/app.py,line=3"));
+    assert!(lint("sarif").contains(r#""uri":"backend/app.py""#));
+    assert!(lint("concise").starts_with("backend/app.py:3:8: "));
+    let full = lint("full");
+    assert!(full.starts_with("backend/app.py\n") && full.contains("3 | import os"), "{full}");
+    assert!(lint("json").contains(r#""path":"app.py""#));
+}
+
+#[test]
+fn there_is_a_report_even_of_nothing_and_it_is_never_taken_for_one_of_something() {
+    let world = World::new();
+    let outputs: Vec<String> = Format::ALL.iter().map(|format| format!("{format}=../{format}.out")).collect();
+    let arguments: Vec<&str> = outputs.iter().flat_map(|output| ["--output", output]).collect();
+    let read = |format: &str| fs::read_to_string(world.path(format!("{format}.out"))).unwrap();
+    let json = |format: &str| serde_json::from_str::<Value>(&read(format)).unwrap();
+    let valid = || {
+        assert_eq!(schema::complaints(&schema::SCHEMA, &json("json")), Vec::<String>::new());
+        assert_eq!(schema::complaints(&schema::SARIF, &json("sarif")), Vec::<String>::new());
+    };
+
+    let (ran, report) = world.report(&arguments);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!((report.outcome(), &report.0["result"]["summary"]["files"]), ("CLEAN", &Value::from(0)));
+    valid();
+    assert_eq!(json("sarif")["runs"][0]["invocations"][0]["executionSuccessful"], true);
+    assert!(read("full").starts_with("CLEAN: 0 diagnostics in 0 files"), "{}", read("full"));
+    assert_eq!(read("github"), "");
+
+    world.file("large.py", "x = 1\n".repeat(100));
+    world.file("lintmesh.toml", "[workspace]\nmax_file_bytes = 99\n");
+    let (ran, report) = world.report(&arguments);
+    assert_eq!(ran.code, Some(3), "{ran:?}");
+    assert_eq!(report.outcome(), "INCOMPLETE");
+    assert!(ran.stderr.contains("large.py cannot be linted"), "{ran:?}");
+    valid();
+    assert_eq!(json("sarif")["runs"][0]["invocations"][0]["executionSuccessful"], false);
+    for format in ["full", "concise", "github", "junit"] {
+        assert!(read(format).contains("INCOMPLETE") && read(format).contains("large.py"), "{format}");
+    }
+    assert_eq!(world.lint(&["--fail-on", "never", "--quiet"]).code, Some(3));
+
+    let wrong = world.lint(&["--option", "ruff.line-lenght=9"]);
+    assert_eq!(wrong.code, Some(2), "whatever there is to lint: {wrong:?}");
 }
 
 /// A run that lasts until somebody ends it.
@@ -185,12 +240,15 @@ fn a_second_ctrl_c_ends_at_once_and_leaves_no_process() {
 }
 
 #[test]
-fn killed_it_leaves_no_process() {
+fn killed_it_leaves_no_process_and_its_files_only_until_the_next() {
     let (world, fakes) = endless();
     let (child, pid) = started(&world, &fakes);
     kill(pid, Signal::SIGKILL).unwrap();
     assert_eq!(finish(child).code, None);
     world.assert_nobody_left();
+    assert!(!world.temporary().is_empty(), "nobody is left to remove its files");
+    assert_eq!(world.lint(&["--select-tools", "ruff"]).code, Some(1));
+    assert_eq!(world.temporary(), Vec::<std::path::PathBuf>::new(), "whoever comes next does");
 }
 
 #[test]

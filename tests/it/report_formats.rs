@@ -6,7 +6,7 @@ pub(super) mod schema;
 mod xml;
 
 use lintmesh::linters::aggregate::{TaskFailure, aggregate, canonical_bytes};
-use lintmesh::linters::report::{Execution, Format, JSON_SCHEMA, Options, write};
+use lintmesh::linters::report::{Execution, Format, JSON_SCHEMA, Options, from_root, write};
 use lintmesh::types::TreePath;
 use serde_json::Value;
 
@@ -84,13 +84,41 @@ INCOMPLETE: 3 diagnostics in 1 file (1 CRITICAL, 1 MEDIUM, 1 INFO), folded from 
 
 #[test]
 fn a_quiet_report_still_says_what_was_not_linted() {
-    let options = Options { color: false, width: 80, statistics: false, quiet: true, source: &source };
+    let options = Options {
+        color: false,
+        width: 80,
+        statistics: false,
+        quiet: true,
+        source: &source,
+        name: &from_root,
+    };
     for format in [Format::Full, Format::Concise] {
         let mut bytes = Vec::new();
         write(&example(), format, &options, &mut bytes).expect("memory takes all");
         let text = String::from_utf8(bytes).expect("UTF-8");
         assert!(text.contains("INCOMPLETE: not everything was linted\n  pylint CRASHED"), "{text}");
         assert!(!text.contains("diagnostics in"), "{text}");
+    }
+}
+
+#[test]
+fn readers_elsewhere_see_their_own_names_of_files_and_the_result_stays_as_it_is() {
+    let name = |path: &TreePath| format!("back end/{path}");
+    let options =
+        Options { color: false, width: 80, statistics: false, quiet: true, source: &source, name: &name };
+    for (format, place) in [
+        (Format::Full, "back end/pkg/a.py\n  1:1 "),
+        (Format::Concise, "back end/pkg/a.py:1:1: "),
+        (Format::Github, " file=back end/pkg/a.py,line=1"),
+        (Format::Sarif, r#""uri":"back%20end/pkg/a.py""#),
+        (Format::Json, r#""path":"pkg/a.py""#),
+        (Format::JsonLines, r#""path":"pkg/a.py""#),
+        (Format::Junit, "\"pkg/a.py"),
+    ] {
+        let mut bytes = Vec::new();
+        write(&example(), format, &options, &mut bytes).expect("memory takes all");
+        let text = String::from_utf8(bytes).expect("UTF-8");
+        assert!(text.contains(place), "{format}: {text}");
     }
 }
 

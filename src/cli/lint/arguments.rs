@@ -40,7 +40,8 @@ pub(in crate::cli) struct LintArgs {
     /// Leave out files and folders that match, beside those of the configuration; may be repeated
     #[arg(long, value_name = "GLOB")]
     pub(super) exclude: Vec<String>,
-    /// The root of the tree: linters run there and reported paths are relative to it; by default the project's folder
+    /// The root of the tree: linters run there, and the paths of JSON and JUnit start there (those of text in the current
+    /// folder, those of GitHub and SARIF at the top of the repository); by default the project's folder
     #[arg(long, value_name = "DIR")]
     pub(super) root: Option<PathBuf>,
     /// The interpreter whose installed packages mypy and pylint see; with --server the server's name for one

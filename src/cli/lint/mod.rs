@@ -1,20 +1,22 @@
 //! `lintmesh lint`: finds the files, has them linted by a private mesh or a server, writes the report.
 
 mod arguments;
+mod nothing;
 mod outputs;
 mod progress;
 mod request;
 mod tree;
 mod upload;
+mod viewpoint;
 
 use std::io::{self, IsTerminal as _};
-use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 
 pub(super) use arguments::LintArgs;
 pub(super) use progress::Progress;
+pub(super) use viewpoint::Viewpoint;
 
 use super::connect::{self, Connection};
 use super::exit::{self, Exit};
@@ -26,6 +28,7 @@ use super::{download, output, terminal};
 use crate::config::Settings;
 use crate::linters::report::{self, Format, Options, Report};
 use crate::proto::v1::{Outcome, RunFinished, workspace};
+use crate::types::TreePath;
 use tree::Tree;
 
 /// How long to try again when the connection to a private mesh breaks.
@@ -49,20 +52,21 @@ pub(super) async fn run(args: LintArgs, interrupt: &Interrupt) -> anyhow::Result
 }
 
 async fn lint(args: LintArgs, mut progress: Progress, interrupt: &Interrupt) -> anyhow::Result<Exit> {
+    let began = SystemTime::now();
     progress.phase("looking for Python files");
     let (settings, tree) = interrupt.unless(tree::find(&args)).await?;
     for file in tree.found.manifest.unreadable() {
         progress.tell(&format!("{} cannot be linted: {}", file.path, file.reason));
     }
+    request::check(&args, &settings)?;
     if tree.found.manifest.targets().next().is_none() {
         progress.finish();
-        let nothing = tree.found.manifest.unreadable().is_empty();
-        if nothing && !args.quiet {
+        if tree.found.manifest.unreadable().is_empty() && !args.quiet {
             output::say(&format!("nothing to lint: no Python file in {}", tree.described()));
         }
-        return Ok(if nothing { Exit::Success } else { Exit::Incomplete });
+        let report = nothing::report(&tree.found.manifest, &settings, began, SystemTime::now())?;
+        return conclude(&report, &args, &settings, &tree);
     }
-    request::check(&args, &settings)?;
     let server = args.server.server.clone().filter(|url| !url.is_empty()).or(settings.lint.server.clone());
     let run = match server {
         Some(url) => {
@@ -85,10 +89,15 @@ async fn lint(args: LintArgs, mut progress: Progress, interrupt: &Interrupt) -> 
         output::say(&format!("error: the run was cancelled: {}", run.finished.detail));
         return Ok(Exit::Incomplete);
     };
-    let written = write(&report, &args, &settings, &tree);
-    let exit =
-        exit::of_run(report.result.outcome, &report.result.summary.by_severity, args.fail_on(&settings));
-    written.map(|complete| if complete { exit } else { Exit::Error })
+    conclude(&report, &args, &settings, &tree)
+}
+
+/// Writes the report where it is wanted; how the process ends for it.
+fn conclude(report: &Report, args: &LintArgs, settings: &Settings, tree: &Tree) -> anyhow::Result<Exit> {
+    let complete = write(report, args, settings, tree)?;
+    let result = &report.result;
+    let exit = exit::of_run(result.outcome, &result.summary.by_severity, args.fail_on(settings));
+    Ok(if complete { exit } else { Exit::Error })
 }
 
 /// By a server: ships the tree, and ships it once more if the server has lost it by the time the run is to start.
@@ -140,11 +149,11 @@ async fn lint_by(
     in_place: bool,
 ) -> anyhow::Result<Run> {
     progress.phase("starting the run");
-    let request = request::coordinate(source, args, settings, in_place)?;
-    let mut view = RunView::default();
-    let start = Start::New(Box::new(request));
     // The coordinator of a private mesh is in this process: it does not come back.
     let patience = if in_place { PRIVATE_PATIENCE } else { args.reconnect.reconnect };
+    let request = request::coordinate(source, args, settings, in_place, patience)?;
+    let mut view = RunView::default();
+    let start = Start::New(Box::new(request));
     let manner = Manner { cancel: true, patience };
     let finished = follow::follow(connection, start, manner, interrupt, progress, &mut view).await?;
     if finished.outcome() == Outcome::Cancelled {
@@ -159,14 +168,10 @@ async fn lint_by(
 /// Writes the report to its files and to standard output. False if one of them could not be written, which has been
 /// said; the others are written all the same.
 fn write(report: &Report, args: &LintArgs, settings: &Settings, tree: &Tree) -> anyhow::Result<bool> {
+    let viewpoint = Viewpoint::on(&tree.found.root).context("the current folder cannot be read")?;
     let render = |format: Format, color: bool, width: usize| {
-        rendered(report, format, &tree.found.root, settings.workspace.max_file_bytes, |source| Options {
-            color,
-            width,
-            statistics: args.statistics,
-            quiet: args.quiet,
-            source,
-        })
+        let look = Look { color, width, statistics: args.statistics, quiet: args.quiet };
+        rendered(report, format, &viewpoint, settings.workspace.max_file_bytes, look)
     };
     let mut complete = true;
     for file in &args.output {
@@ -182,19 +187,27 @@ fn write(report: &Report, args: &LintArgs, settings: &Settings, tree: &Tree) -> 
     Ok(complete)
 }
 
-/// The report in one format; source excerpts come from the tree at `root`.
-pub(super) fn rendered<'a, O>(
+/// What the user wants to see of a report.
+pub(super) struct Look {
+    pub(super) color: bool,
+    pub(super) width: usize,
+    pub(super) statistics: bool,
+    pub(super) quiet: bool,
+}
+
+/// The report in one format; source excerpts come from the tree.
+pub(super) fn rendered(
     report: &Report,
     format: Format,
-    root: &'a Path,
+    viewpoint: &Viewpoint,
     max_file_bytes: u64,
-    options: O,
-) -> io::Result<Vec<u8>>
-where
-    O: for<'s> FnOnce(&'s dyn Fn(&crate::types::TreePath) -> Option<String>) -> Options<'s>,
-{
-    let source = |path: &crate::types::TreePath| tree::text_of(&path.under(root), max_file_bytes);
+    look: Look,
+) -> io::Result<Vec<u8>> {
+    let Look { color, width, statistics, quiet } = look;
+    let source = |path: &TreePath| tree::text_of(&path.under(viewpoint.root()), max_file_bytes);
+    let name = |path: &TreePath| viewpoint.name(format, path);
+    let options = Options { color, width, statistics, quiet, source: &source, name: &name };
     let mut bytes = Vec::new();
-    report::write(report, format, &options(&source), &mut bytes)?;
+    report::write(report, format, &options, &mut bytes)?;
     Ok(bytes)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
 
@@ -53,12 +54,14 @@ pub(super) fn check(args: &LintArgs, settings: &Settings) -> Result<(), UsageErr
     selections(args, settings).map(|_| ())
 }
 
-/// The whole request. `in_place` says that the interpreter is looked up on this machine.
+/// The whole request. `in_place` says that the interpreter is looked up on this machine; `patience` is for how long this
+/// client tries to come back when its connection breaks.
 pub(super) fn coordinate(
     source: Source,
     args: &LintArgs,
     settings: &Settings,
     in_place: bool,
+    patience: Duration,
 ) -> anyhow::Result<CoordinateRequest> {
     let environment = match &settings.lint.python {
         None => None,
@@ -80,6 +83,7 @@ pub(super) fn coordinate(
         tools: selections(args, settings)?,
         timeout: args.timeout.map(prost_types::Duration::try_from).transpose().context("--timeout")?,
         cancel_on_disconnect: true,
+        disconnect_grace: Some(prost_types::Duration::try_from(patience).context("--reconnect")?),
         environment: environment.map(|interpreter| Environment { interpreter: Some(interpreter) }),
         severities: settings
             .severity

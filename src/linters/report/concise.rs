@@ -9,7 +9,7 @@ use crate::types::Diagnostic;
 /// The lines, then a short summary.
 pub(super) fn write(report: &Report, options: &Options<'_>, out: &mut dyn io::Write) -> io::Result<()> {
     for diagnostic in &report.result.diagnostics {
-        writeln!(out, "{}", line(diagnostic))?;
+        writeln!(out, "{}", line(diagnostic, &(options.name)(&diagnostic.path)))?;
     }
     if options.statistics {
         statistics::write(&report.result, out)?;
@@ -18,8 +18,8 @@ pub(super) fn write(report: &Report, options: &Options<'_>, out: &mut dyn io::Wr
 }
 
 /// `path:line:column: SEVERITY tool CODE message [also ...]`
-fn line(diagnostic: &Diagnostic) -> String {
-    let mut text = format!("{}:{}:", visible(diagnostic.path.as_str()), diagnostic.line);
+fn line(diagnostic: &Diagnostic, path: &str) -> String {
+    let mut text = format!("{}:{}:", visible(path), diagnostic.line);
     if let Some(column) = diagnostic.column {
         text.push_str(&format!("{column}:"));
     }

@@ -56,7 +56,7 @@ pub struct FaultRecord {
 /// How a result came about: where, when, by whom.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Execution {
-    /// The run.
+    /// The run; `none` if there was nothing to lint.
     pub run_id: RunId,
     /// When it was accepted, RFC 3339 in UTC.
     pub started_at: String,
@@ -68,7 +68,7 @@ pub struct Execution {
     pub request: RequestKind,
     /// The version of the coordinator.
     pub coordinator_version: String,
-    /// The coordinator start that ended the run.
+    /// The coordinator start that ended the run; 0 without one.
     pub epoch: Epoch,
     /// By tool name.
     pub tools: BTreeMap<ToolName, ToolExecution>,

@@ -37,7 +37,7 @@ pub(super) fn write(report: &Report, options: &Options<'_>, out: &mut dyn io::Wr
     let paint = Paint(options.color);
     for of_file in report.result.diagnostics.chunk_by(|a, b| a.path == b.path) {
         let Some(first) = of_file.first() else { continue };
-        writeln!(out, "{}", paint.with("1", &visible(first.path.as_str())))?;
+        writeln!(out, "{}", paint.with("1", &visible(&(options.name)(&first.path))))?;
         let source = (options.source)(&first.path).unwrap_or_default();
         let lines: Vec<&str> = python_lines(&source);
         for diagnostic in of_file {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Report, also_reported_by};
+use super::{Options, Report, also_reported_by};
 use crate::types::{Outcome, Severity};
 
 const fn command(severity: Severity) -> &'static str {
@@ -14,7 +14,7 @@ const fn command(severity: Severity) -> &'static str {
 }
 
 /// One command per failed tool, first, then one per diagnostic.
-pub(super) fn write(report: &Report, out: &mut dyn io::Write) -> io::Result<()> {
+pub(super) fn write(report: &Report, options: &Options<'_>, out: &mut dyn io::Write) -> io::Result<()> {
     let result = &report.result;
     if matches!(result.outcome, Outcome::Incomplete | Outcome::Cancelled) {
         let outcome = result.outcome;
@@ -27,7 +27,12 @@ pub(super) fn write(report: &Report, out: &mut dyn io::Write) -> io::Result<()> 
         }
     }
     for diagnostic in &result.diagnostics {
-        write!(out, "::{} file={}", command(diagnostic.severity), property(diagnostic.path.as_str()))?;
+        write!(
+            out,
+            "::{} file={}",
+            command(diagnostic.severity),
+            property(&(options.name)(&diagnostic.path))
+        )?;
         write!(out, ",line={}", diagnostic.line)?;
         if let Some(column) = diagnostic.column {
             write!(out, ",col={column}")?;

@@ -99,7 +99,7 @@ impl std::str::FromStr for Format {
     }
 }
 
-/// What the reader wants to see; the forms for machines are always complete and ignore it.
+/// What the reader wants to see; the forms for machines are always complete and ignore all but `name`.
 pub struct Options<'a> {
     /// Whether to use the terminal's colours.
     pub color: bool,
@@ -111,6 +111,14 @@ pub struct Options<'a> {
     pub quiet: bool,
     /// Gives the text of a file, for excerpts; none where there is no such text.
     pub source: &'a dyn Fn(&TreePath) -> Option<String>,
+    /// What a reader calls a file who may not be at the tree's root: the forms for people, GitHub's and SARIF ask. The
+    /// others name files from the root.
+    pub name: &'a dyn Fn(&TreePath) -> String,
+}
+
+/// The name of a file for a reader at the tree's root.
+pub fn from_root(path: &TreePath) -> String {
+    path.as_str().to_owned()
 }
 
 /// What is gathered before it goes to the file or terminal, in bytes: the forms write in small pieces.
@@ -133,8 +141,8 @@ pub fn write(
         Format::Concise => concise::write(report, options, out),
         Format::Json => json::write(report, out),
         Format::JsonLines => json::write_lines(report, out),
-        Format::Sarif => sarif::write(report, out),
-        Format::Github => github::write(report, out),
+        Format::Sarif => sarif::write(report, options, out),
+        Format::Github => github::write(report, options, out),
         Format::Junit => junit::write(report, out),
     }?;
     io::Write::flush(out)

@@ -6,7 +6,7 @@ use std::io;
 use serde_json::{Map, Value, json};
 
 use super::summary::kind_name;
-use super::{Report, level};
+use super::{Options, Report, level};
 use crate::linters::equivalence::rule_key;
 use crate::types::{Diagnostic, Outcome, Severity};
 
@@ -21,7 +21,7 @@ struct Rule<'a> {
 }
 
 /// Writes the log; the results one by one.
-pub(super) fn write(report: &Report, out: &mut dyn io::Write) -> io::Result<()> {
+pub(super) fn write(report: &Report, options: &Options<'_>, out: &mut dyn io::Write) -> io::Result<()> {
     let mut indices: HashMap<(&str, &str), usize> = HashMap::new();
     let mut rules: Vec<Rule<'_>> = Vec::new();
     for diagnostic in &report.result.diagnostics {
@@ -53,7 +53,8 @@ pub(super) fn write(report: &Report, out: &mut dyn io::Write) -> io::Result<()> 
             out.write_all(b",")?;
         }
         let index = indices.get(&(diagnostic.tool.as_str(), diagnostic.code.as_str())).copied();
-        serde_json::to_writer(&mut *out, &result(diagnostic, index.unwrap_or_default()))?;
+        let uri = uri(&(options.name)(&diagnostic.path));
+        serde_json::to_writer(&mut *out, &result(diagnostic, &uri, index.unwrap_or_default()))?;
     }
     out.write_all(b"]}]}\n")
 }
@@ -112,7 +113,7 @@ fn is_link(url: &str) -> bool {
     })
 }
 
-fn result(diagnostic: &Diagnostic, rule_index: usize) -> Value {
+fn result(diagnostic: &Diagnostic, uri: &str, rule_index: usize) -> Value {
     let mut region = Map::new();
     region.insert("startLine".to_owned(), json!(diagnostic.line.max(1)));
     if let Some(column) = diagnostic.column {
@@ -133,7 +134,7 @@ fn result(diagnostic: &Diagnostic, rule_index: usize) -> Value {
         "message": { "text": diagnostic.message },
         "locations": [{
             "physicalLocation": {
-                "artifactLocation": { "uri": uri(diagnostic.path.as_str()), "uriBaseId": "%SRCROOT%" },
+                "artifactLocation": { "uri": uri, "uriBaseId": "%SRCROOT%" },
                 "region": region,
             },
         }],

@@ -67,6 +67,25 @@ pub fn timeout(
     }
 }
 
+/// How long a client that wants its run to end with it may take to come back after its connection broke, if it does not
+/// say.
+const DISCONNECT_GRACE: Duration = Duration::from_secs(3);
+/// The most it may take: for a client that is gone for good, linters run in vain all this time.
+const LONGEST_DISCONNECT_GRACE: Duration = Duration::from_secs(3600);
+
+/// How long the client of a run with `cancel_on_disconnect` may take to come back.
+pub fn disconnect_grace(request: &v1::CoordinateRequest) -> Duration {
+    let wish = request.disconnect_grace.and_then(time::span);
+    wish.unwrap_or(DISCONNECT_GRACE).min(LONGEST_DISCONNECT_GRACE)
+}
+
+/// That time, if it is told, must be one.
+pub fn check_disconnect_grace(request: &v1::CoordinateRequest, bad: &mut Vec<FieldViolation>) {
+    if request.disconnect_grace.is_some_and(|grace| time::span(grace).is_none()) {
+        bad.push(FieldViolation::new("disconnect_grace", "must be a time of 0 or more"));
+    }
+}
+
 /// Overrides of severities in one request.
 const MAX_SEVERITIES: usize = 1000;
 

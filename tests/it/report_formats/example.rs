@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use lintmesh::linters::aggregate::aggregate;
 use lintmesh::linters::classify::classify;
 use lintmesh::linters::report::{
-    Execution, FaultRecord, Format, NodeExecution, Options, Report, TaskExecution, ToolExecution, write,
+    Execution, FaultRecord, Format, NodeExecution, Options, Report, TaskExecution, ToolExecution, from_root,
+    write,
 };
 use lintmesh::linters::toolchain::ToolchainMode;
 use lintmesh::types::{
@@ -148,7 +149,8 @@ pub(super) fn source(path: &TreePath) -> Option<String> {
 }
 
 pub(super) fn written(report: &Report, format: Format, color: bool) -> String {
-    let options = Options { color, width: 80, statistics: true, quiet: false, source: &source };
+    let options =
+        Options { color, width: 80, statistics: true, quiet: false, source: &source, name: &from_root };
     let mut bytes = Vec::new();
     write(report, format, &options, &mut bytes).expect("memory takes all");
     String::from_utf8(bytes).expect("reports are UTF-8")

@@ -94,7 +94,8 @@ async fn a_client_whose_server_stays_away_can_be_interrupted_and_gives_up_in_tim
     coordinator.kill();
     let given_up = tokio::time::timeout(DEADLINE, giving_up).await.expect("in time").expect("no panic");
     assert!(matches!(given_up, Err(FollowError::Refused { .. })), "{given_up:?}");
-    let how = format!("`lintmesh watch {run_id} --after {}`", impatient.newest());
+    let (after, flags) = (impatient.newest(), connection.flags());
+    let how = format!("`lintmesh watch {run_id} --after {after} {flags}`");
     assert_eq!(impatient.noticed(&how), 1, "{}", impatient.all());
     until("the break is told", || patient.noticed("connection to the server broke") == 1).await;
     interrupt.raise(2);

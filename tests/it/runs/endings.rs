@@ -67,10 +67,14 @@ async fn a_closed_stream_cancels_the_run_only_if_that_was_asked_for_and_nobody_w
     let ruff = GatedRuff::new();
     let serve = Serve::start(&ruff.settings()).await;
     let (mut ids, mut watches) = (Vec::new(), Vec::new());
-    // The last is the one to be cancelled: when it is gone, the time of the others has come too.
-    for (cancel_on_disconnect, is_watched) in [(false, false), (true, true), (true, false)] {
+    let patient = Some(prost_types::Duration { seconds: 3000, nanos: 0 });
+    // The last is the one to be cancelled: when it is gone, the time of the others has come too, but for the one whose
+    // client has asked for longer.
+    for (cancel_on_disconnect, disconnect_grace, is_watched) in
+        [(false, None, false), (true, None, true), (true, patient, false), (true, None, false)]
+    {
         let mut client = serve.coordinator();
-        let asked = CoordinateRequest { cancel_on_disconnect, ..endless() };
+        let asked = CoordinateRequest { cancel_on_disconnect, disconnect_grace, ..endless() };
         let mut stream = client.coordinate(asked).await.expect("accepted").into_inner();
         let first = stream.message().await.expect("no error").expect("an event").event.expect("an event");
         drop((stream, client));
@@ -80,17 +84,17 @@ async fn a_closed_stream_cancels_the_run_only_if_that_was_asked_for_and_nobody_w
         }
         ids.push(first.run_id);
     }
-    let cancelled = async { finished(&watched(&mut serve.coordinator(), &ids[2], 0).await) };
+    let cancelled = async { finished(&watched(&mut serve.coordinator(), &ids[3], 0).await) };
     // Not watched from here, which would keep it: asked for again and again.
-    until_ended(&serve, &ids[2]).await;
+    until_ended(&serve, &ids[3]).await;
     let ending = tokio::time::timeout(DEADLINE, cancelled).await.expect("ended");
     assert_eq!(ending.outcome(), Outcome::Cancelled);
     assert!(ending.detail.contains("cancel_on_disconnect"), "{}", ending.detail);
-    for id in &ids[..2] {
+    for id in &ids[..3] {
         assert_eq!(state(&serve, id).await.state(), RunState::Open);
     }
     ruff.open();
-    for id in &ids[..2] {
+    for id in &ids[..3] {
         assert_eq!(finished(&watched(&mut serve.coordinator(), id, 0).await).outcome(), Outcome::Clean);
     }
     until("no linter is left", || ruff.running() == 0).await;
