@@ -3,6 +3,7 @@
 //! The node never starts a linter itself: it starts the shim (`lintmesh exec`), which enforces the limits
 //! from beside the linter and outlives neither its node nor its linter.
 
+mod bounds;
 pub mod control;
 mod orphans;
 mod runner;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+pub use bounds::{END_BOUND, WALL_MARGIN};
 pub use runner::{run, run_watched};
 
 /// What a process may use. Each limit ends the process and everything it started.

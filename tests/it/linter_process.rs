@@ -342,6 +342,7 @@ attempt("folder", lambda: os.mkdir(outside + "/d"))
 attempt("connect", lambda: socket.create_connection(("127.0.0.1", {})))
 attempt("bind", lambda: socket.socket().bind(("127.0.0.1", 0)))
 attempt("signal", lambda: os.kill({}, 0))
+attempt("signal shim", lambda: os.kill(os.getppid(), 0))
 "#,
         outside.path().to_str().unwrap(),
         listener.local_addr().unwrap().port(),
@@ -372,7 +373,7 @@ attempt("signal", lambda: os.kill({}, 0))
         refused(&["connect", "bind"], 13);
     }
     if status.scopes {
-        refused(&["signal"], 1);
+        refused(&["signal", "signal shim"], 1);
     }
 }
 

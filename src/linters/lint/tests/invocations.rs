@@ -120,11 +120,8 @@ async fn files_without_configuration_above_them_are_isolated_from_the_machine_s(
 
 #[tokio::test]
 async fn a_tool_that_somebody_else_ended_gives_no_answer_and_one_that_crashed_does() {
-    let ended = |signal| Finished {
-        code: None,
-        signal: Some(signal),
-        ..end(0, &recorded("flake8.txt")[..300], b"")
-    };
+    let ended =
+        |signal| Finished { code: None, signal: Some(signal), ..end(0, &recorded("flake8.txt")[..300], b"") };
     let names = ["SIGHUP", "SIGINT", "SIGKILL", "SIGTERM"];
     for (signal, name) in [1, 2, 9, 15].into_iter().zip(names) {
         let outcome = lint_with("flake8", &["good.py"], &Recorded::new([ended(signal)]), None).await;
