@@ -229,6 +229,23 @@ impl Executor {
         self.work().outbox.was_sent(key);
     }
 
+    /// The attempt's output cannot be brought, for this reason: its result is a failure instead. None if the result is
+    /// not waited for any more.
+    pub fn could_not_bring(&self, key: &AttemptRef, reason: String) -> Option<AttemptResult> {
+        self.work().outbox.fail(key, reason).cloned()
+    }
+
+    /// Waits until the attempt's result is acknowledged, or is nobody's business any more.
+    pub async fn forgotten(&self, key: &AttemptRef) {
+        loop {
+            let less = self.shared.less.notified();
+            if self.work().outbox.result(key).is_none() {
+                return;
+            }
+            less.await;
+        }
+    }
+
     /// How many attempts run, and how many distinct capabilities they use.
     pub fn in_use(&self) -> (u32, u32) {
         let work = self.work();

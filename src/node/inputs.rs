@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
 use tokio_stream::StreamExt as _;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use self::budget::Budget;
 use super::backoff::Random;
@@ -62,6 +62,14 @@ pub enum InputError {
     /// The node's own disk.
     #[error("blob store of the node: {0}")]
     Store(Arc<BlobError>),
+}
+
+impl InputError {
+    /// Whether the coordinator cannot be reached; otherwise it, or what it has, is the reason, and will be again.
+    pub(super) fn is_absence(&self) -> bool {
+        let Self::Call { status, .. } = self else { return false };
+        matches!(status.code(), Code::Unavailable | Code::Aborted | Code::Unknown | Code::Cancelled)
+    }
 }
 
 impl From<BlobError> for InputError {
@@ -277,7 +285,7 @@ impl Inputs {
     }
 
     fn budget(&self) -> Budget<'_> {
-        Budget::new(&self.shared.random)
+        Budget::new(&self.shared.way, &self.shared.random)
     }
 
     /// Brings an output to the coordinator. If the coordinator is away it is given back, to be brought before its result
