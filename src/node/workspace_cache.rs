@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::inputs::{InputError, Inputs};
 use crate::types::{Digest, Manifest};
-use crate::workspace::blobs::{BlobLimits, BlobStore};
+use crate::workspace::blobs::{BlobLimits, BlobStore, Pin};
 use crate::workspace::snapshot::{self, MaterialiseError};
 
 /// Trees kept though nobody reads them, for the next task of the same run.
@@ -44,13 +44,17 @@ pub struct WorkspaceCache {
 /// A tree's place; made before the tree, so that two tasks lay it out once.
 struct Slot {
     manifest: Digest,
-    tree: OnceCell<PathBuf>,
+    tree: OnceCell<LaidOut>,
 }
 
-impl Drop for Slot {
+/// A tree on the disk, removed with its owner: from the moment it is written, since the task that asked for it may be
+/// gone by then.
+struct LaidOut(PathBuf);
+
+impl Drop for LaidOut {
     fn drop(&mut self) {
-        if let Some(dir) = self.tree.get()
-            && let Err(error) = std::fs::remove_dir_all(dir)
+        let Self(dir) = self;
+        if let Err(error) = std::fs::remove_dir_all(&*dir)
             // At the end of the process the folder around it may go first.
             && error.kind() != std::io::ErrorKind::NotFound
         {
@@ -82,7 +86,8 @@ impl WorkspaceCache {
     /// The tree of a manifest, laid out if it is not there yet.
     pub async fn tree(&self, digest: Digest, manifest: &Arc<Manifest>) -> Result<Tree, TreeError> {
         let slot = self.slot(digest);
-        let root = slot.tree.get_or_try_init(|| self.lay_out(Arc::clone(manifest))).await?.clone();
+        let LaidOut(root) = slot.tree.get_or_try_init(|| self.lay_out(Arc::clone(manifest))).await?;
+        let root = root.clone();
         Ok(Tree { root, _slot: slot })
     }
 
@@ -101,28 +106,37 @@ impl WorkspaceCache {
         slot
     }
 
-    async fn lay_out(&self, manifest: Arc<Manifest>) -> Result<PathBuf, TreeError> {
+    async fn lay_out(&self, manifest: Arc<Manifest>) -> Result<LaidOut, TreeError> {
         let digests: Vec<Digest> = manifest.files().iter().map(|file| file.digest).collect();
         let pin = self.store.pin(digests.iter().copied());
         self.inputs.fetch_into(&self.store, &digests).await?;
         let number = self.made.fetch_add(1, Ordering::Relaxed);
-        let (store, dir) = (self.store.clone(), self.dir.join(number.to_string()));
-        // If the task that asked is revoked, the work on the disk stops too.
-        let cancelled = CancellationToken::new();
-        let _cancel = cancelled.clone().drop_guard();
-        tokio::task::spawn_blocking(move || {
-            let _pin = pin;
-            snapshot::materialise(&manifest, &store, &dir, &cancelled)?;
-            Ok(dir)
-        })
-        .await
-        .map_err(|_| TreeError::Ending)?
+        write(manifest, self.store.clone(), self.dir.join(number.to_string()), pin).await
     }
 
     fn trees(&self) -> MutexGuard<'_, Vec<Arc<Slot>>> {
         // A list of handles is whole whatever panicked.
         self.trees.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Writes a tree whose blobs are in the store, for as long as this is waited for.
+async fn write(
+    manifest: Arc<Manifest>,
+    store: BlobStore,
+    dir: PathBuf,
+    pin: Pin,
+) -> Result<LaidOut, TreeError> {
+    // If the task that asked is revoked, the work on the disk stops too.
+    let cancelled = CancellationToken::new();
+    let _cancel = cancelled.clone().drop_guard();
+    tokio::task::spawn_blocking(move || {
+        let _pin = pin;
+        snapshot::materialise(&manifest, &store, &dir, &cancelled)?;
+        Ok(LaidOut(dir))
+    })
+    .await
+    .map_err(|_| TreeError::Ending)?
 }
 
 /// Takes the oldest trees that nobody reads out of the list until `keep` are left, if there are so many.
@@ -139,7 +153,34 @@ fn drop_oldest_unused(trees: &mut Vec<Arc<Slot>>, keep: usize) -> Vec<Arc<Slot>>
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Poll, Waker};
+    use std::time::Duration;
+
     use super::*;
+
+    async fn until(what: impl Fn() -> bool) {
+        let looking = async {
+            while !what() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), looking).await.expect("in time");
+    }
+
+    #[tokio::test]
+    async fn a_tree_whose_task_is_revoked_when_it_is_finished_is_removed() {
+        let work = tempfile::tempdir().expect("a folder");
+        let store = BlobStore::open(&work.path().join("blobs"), STORE_LIMITS).expect("opened");
+        let dir = work.path().join("tree");
+        let (manifest, pin) = (Arc::new(Manifest::new(Vec::new()).expect("valid")), store.pin([]));
+        let mut writing = Box::pin(write(manifest, store, dir.clone(), pin));
+        match writing.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => until(|| dir.exists()).await,
+            Poll::Ready(written) => assert!(written.is_ok()),
+        }
+        drop(writing);
+        until(|| !dir.exists()).await;
+    }
 
     #[test]
     fn trees_in_use_stay_and_the_oldest_others_go() {
