@@ -65,7 +65,21 @@ pub enum InputError {
 }
 
 impl InputError {
-    /// Whether the coordinator cannot be reached; otherwise it, or what it has, is the reason, and will be again.
+    /// Whether the coordinator does not want the blob, and will not want it next time either: of its own accord, or because
+    /// it takes longer than a transfer may. All else can be an accident on the way.
+    pub(super) fn is_refusal(&self) -> bool {
+        let Self::Call { status, .. } = self else { return false };
+        matches!(
+            status.code(),
+            Code::InvalidArgument
+                | Code::FailedPrecondition
+                | Code::OutOfRange
+                | Code::ResourceExhausted
+                | Code::DeadlineExceeded
+        )
+    }
+
+    /// Whether the coordinator cannot be reached, or has failed for now.
     pub(super) fn is_absence(&self) -> bool {
         let Self::Call { status, .. } = self else { return false };
         matches!(status.code(), Code::Unavailable | Code::Aborted | Code::Unknown | Code::Cancelled)

@@ -53,8 +53,11 @@ pub(super) async fn share_results(
                     let (executor, inputs, queue) = (executor.clone(), inputs.clone(), queue.clone());
                     let turns = Arc::clone(&turns);
                     bringing.spawn(async move {
-                        let _turn = turns.acquire().await;
-                        bring_first(&executor, &inputs, result, digest, bytes, &queue).await
+                        let brought = async {
+                            let _turn = turns.acquire().await;
+                            inputs.bring(digest, bytes).await
+                        };
+                        send_after(brought, &executor, result, &queue).await
                     });
                 } else {
                     place.send(said(&result));
@@ -73,25 +76,23 @@ const NO_READER: &str = "the coordinator reads no more";
 
 /// Sends a result after its output. One that the coordinator will never take is the attempt's failure, or every session
 /// would end at it; one that nobody wants any more is not brought. The error is why the session is of no use.
-async fn bring_first(
+async fn send_after(
+    brought: impl Future<Output = Result<(), InputError>>,
     executor: &Executor,
-    inputs: &impl Bring,
     result: AttemptResult,
-    digest: Digest,
-    bytes: Arc<[u8]>,
     queue: &mpsc::Sender<Said>,
 ) -> Result<(), String> {
     let key = &result.key;
     let brought = tokio::select! {
         () = executor.forgotten(key) => return Ok(()),
-        brought = inputs.bring(digest, bytes) => brought,
+        brought = brought => brought,
     };
     let result = match brought {
         Ok(()) => {
             executor.was_sent(key);
             result
         }
-        Err(error) if error.is_absence() => {
+        Err(error) if !error.is_refusal() => {
             tracing::warn!(attempt = %key, %error, "an output could not be brought");
             return Err(format!("an output could not be brought: {error}"));
         }
@@ -122,7 +123,7 @@ mod tests {
     use crate::types::{Incarnation, TaskOutput};
     use crate::wire::peer::Ending;
 
-    /// What becomes of each output: these codes in turn, none for ever.
+    /// What becomes of an output with these bytes; none: it takes for ever.
     #[derive(Clone)]
     struct Answers(fn(&[u8]) -> Option<Code>);
 
@@ -190,16 +191,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_brought_is_sent_and_a_coordinator_that_is_away_ends_the_session() {
         let executor = executor(vec![large(1, b"taken")]);
-        let answers = Answers(|bytes| Some(if bytes == b"taken" { Code::Ok } else { Code::Unavailable }));
+        let answers = Answers(|bytes| match bytes {
+            b"taken" => Some(Code::Ok),
+            b"away" => Some(Code::Unavailable),
+            _ => Some(Code::Internal),
+        });
         let (queue, mut queued) = mpsc::channel(8);
         let (shared, _) = tokio::join!(share_results(&executor, &answers, 1, &queue), async {
             assert_eq!(of(queued.recv().await.expect("sent")), large(1, b"taken").result);
             executor.take_over(vec![large(2, b"away")]);
         });
         assert!(shared.contains("Unavailable"), "{shared}");
-        assert!(
-            executor.unsent(&key(1)).is_none() && executor.unsent(&key(2)).is_some(),
-            "for the next session"
-        );
+        assert!(executor.unsent(&key(1)).is_none());
+        executor.take_over(vec![large(3, b"broken on the way")]);
+        executor.acknowledge(&key(1));
+        executor.acknowledge(&key(2));
+        let shared = share_results(&executor, &answers, 2, &queue).await;
+        assert!(shared.contains("Internal"), "{shared}");
+        assert!(executor.unsent(&key(3)).is_some(), "for the next session");
     }
 }
