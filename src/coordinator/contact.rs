@@ -22,6 +22,7 @@ impl Coordinator {
         presence.heard_at = Some((now.tick, now.wall));
         // Not before: whoever gave up while its Hello waited to be decided on is still on its way here.
         presence.contact.is_awaited = false;
+        presence.contact.has_spoken = true;
         if is_gap || presence.contact.since.is_none() {
             presence.contact.since = Some(now.tick);
         }

@@ -129,6 +129,7 @@ impl Coordinator {
             presence.links.clear();
         }
         presence.contact.since = Some(now.tick);
+        presence.contact.has_spoken = false;
         // It is here: what was to be excused is over.
         presence.contact.is_excused = false;
         (presence.contact.probes, presence.contact.probed_at) = (0, None);

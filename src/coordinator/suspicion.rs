@@ -15,6 +15,8 @@ pub struct Contact {
     pub was_active: bool,
     /// It was silent when its last session ended.
     pub was_silent: bool,
+    /// It was heard in its session, after its Hello.
+    pub has_spoken: bool,
     /// Since when it is heard without a gap.
     pub since: Option<Tick>,
     /// When a peer last had an answer from it.
@@ -45,10 +47,11 @@ pub struct Contact {
 
 impl Contact {
     /// What the end of its session says. A node that was silent before gives up its connection itself and dials anew:
-    /// that looks like the end of its process and is none, so its silence goes on.
+    /// that looks like the end of its process and is none, so its silence goes on. The same of one that said nothing
+    /// but Hello: it gave up before it was welcomed, for a node that is welcomed beats at once.
     pub fn proof_of_end(&self) -> SessionEnding {
         match self.ending {
-            Some(SessionEnding::Reset) if !self.was_silent => SessionEnding::Reset,
+            Some(SessionEnding::Reset) if !self.was_silent && self.has_spoken => SessionEnding::Reset,
             _ => SessionEnding::Given,
         }
     }

@@ -19,8 +19,10 @@ ROOT = Path(__file__).resolve().parents[2]
 # No scenario takes as long as this; one that does hangs.
 SCENARIO_SECONDS = 420
 
+# It measures the emulated network itself, before anything else runs.
+MEASURING = ["emulator"]
 # They wait, so they run beside each other.
-WAITING = ["emulator", "flip-flop", "lossy-node", "one-way", "coordinator-stopped"]
+WAITING = ["flip-flop", "lossy-node", "one-way", "coordinator-stopped"]
 # They measure how work goes on, so they run alone.
 WORKING = [
     "killed",
@@ -62,7 +64,7 @@ def perform(name: str, chosen: argparse.Namespace) -> int:
 def main() -> int:
     """Run the scenarios; the exit code says whether all went well."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=", ".join(WAITING + WORKING))
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=", ".join(MEASURING + WAITING + WORKING))
     parser.add_argument("--binary", type=Path, default=ROOT / "target/debug/lintmesh")
     parser.add_argument("--tree", type=Path, default=ROOT / "target/ci/flask", help="flask's source archive, unpacked")
     parser.add_argument("--toolchain", default="managed", help="where the linters come from, as for `lintmesh lint`")
@@ -70,16 +72,17 @@ def main() -> int:
     parser.add_argument("--scratch", type=Path)
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    if unknown := set(chosen.scenarios) - {*WAITING, *WORKING}:
-        parser.error(f"no such scenario: {', '.join(sorted(unknown))}; choose from {', '.join(WAITING + WORKING)}")
+    if unknown := set(chosen.scenarios) - {*MEASURING, *WAITING, *WORKING}:
+        parser.error(f"no such scenario: {', '.join(sorted(unknown))}; choose from {', '.join(MEASURING + WAITING + WORKING)}")
     chosen.binary, chosen.tree = chosen.binary.resolve(strict=True), chosen.tree.resolve(strict=True)
     if chosen.here:
         return perform(chosen.scenarios[0], chosen)
     print(f"seed {chosen.seed}", flush=True)
-    wanted = chosen.scenarios or [*WAITING, *WORKING]
+    wanted = chosen.scenarios or [*MEASURING, *WAITING, *WORKING]
     with tempfile.TemporaryDirectory(prefix="lintmesh-chaos-") as scratch:
         chosen.scratch = chosen.scratch or Path(scratch)
-        failed = together([name for name in wanted if name in WAITING], chosen)
+        failed = together([name for name in wanted if name in MEASURING], chosen)
+        failed += together([name for name in wanted if name in WAITING], chosen)
         for name in wanted:
             if name in WORKING:
                 failed += together([name], chosen)

@@ -104,6 +104,7 @@ def cut_from_coordinator(options: Options) -> None:
         accepted = [done for arrived, done in run.events("task_accepted") if arrived > cut]
         by_it = [done for done in accepted if done.node_id == "backend-dev"]
         moved = [moved for _, moved in run.events("redistribution") if moved.from_node_id == "backend-dev"]
+        assert by_it, "none of its results came by a peer"
         at.say(f"the same result; {len(by_it)} of its tasks came by a peer, {len(moved)} times work was taken from it")
         healed = time.monotonic()
         at.network.set(ends)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import grpc
 from client import Client, Follower, Watch
 from lintmesh.v1 import health_pb2
 from mesh import API, COORDINATOR, NODES, Mesh
@@ -99,6 +100,16 @@ class Scene:
             return next(again, None)
 
         return run.wait(f"a task of {node} is given to another", found, 30) - since
+
+    def refused(self, *codes: str) -> str:
+        """A new run is refused with one of these statuses; what it says."""
+        try:
+            self.client.start(self.options.tree, QUICK_TOOLS, ["src"])
+        except grpc.RpcError as error:
+            assert error.code().name in codes, f"{error.code().name}: {error.details()}"
+            self.say(f"refused: {error.code().name}: {error.details()}")
+            return error.details()
+        raise AssertionError("a run was taken")
 
     def degraded(self, node: str, since: float, seconds: float = 30) -> float:
         """The node becomes DEGRADED within the promised time of silence; return how long it took."""

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use lintmesh::engine::clock::SystemClock;
 use lintmesh::linters::process::Limits;
 use lintmesh::linters::toolchain::{Toolchain, ToolchainMode};
 use lintmesh::node::agent::{self, NodeOptions, NodeSettings, PeerSettings};
-use lintmesh::node::link::{self, Connector};
+use lintmesh::node::link::Connector;
 use lintmesh::node::secret::Secret;
 use lintmesh::server::{MESH_ID, Secrets, ServerOptions, TreePolicy, start_on};
 use lintmesh::store::MemoryStore;
@@ -131,6 +132,7 @@ impl VirtualNetwork {
             cpu_slots: 1,
             shim: env!("CARGO_BIN_EXE_lintmesh").into(),
         };
+        let drawn = format!("pauses of {name}");
         self.sim.host(name, move || {
             let options = NodeOptions {
                 settings: settings.clone(),
@@ -138,7 +140,7 @@ impl VirtualNetwork {
                 connector: connector(),
                 drain: CancellationToken::new(),
                 orphaned: CancellationToken::new(),
-                random: Arc::new(link::jitter),
+                random: repeatable(drawn.clone()),
             };
             async move { Ok(agent::run(options, CancellationToken::new()).await?) }
         });
@@ -272,4 +274,15 @@ async fn connect(uri: Uri) -> io::Result<TokioIo<TcpStream>> {
     let host = uri.host().unwrap_or_default().to_owned();
     let port = uri.port_u16().unwrap_or_default();
     Ok(TokioIo::new(TcpStream::connect((host, port)).await?))
+}
+
+/// Numbers from 0 to 1 that are the same in every execution, and differ between names.
+fn repeatable(name: String) -> Arc<dyn Fn() -> f64 + Send + Sync> {
+    let count = AtomicU32::new(0);
+    Arc::new(move || {
+        let number = count.fetch_add(1, Ordering::Relaxed);
+        let digest = Digest::of(format!("{name} {number}").as_bytes());
+        let [a, b, c, d, ..] = *digest.as_bytes();
+        f64::from(u32::from_be_bytes([a, b, c, d])) / f64::from(u32::MAX)
+    })
 }

@@ -154,14 +154,14 @@ impl Checks {
                     NodeStatus::Failed => "node failed",
                 });
                 let number = self.names.iter().position(|name| name == node).expect("a node of this mesh");
-                // Where no peer that watched it is left to vouch for it, a node that lost its connection must be back in
-                // the grace.
-                let views = core.presences().get(node).map(|presence| &presence.contact.views);
-                let mut active = core.state().active();
-                let is_alone = !active.any(|(peer, _)| views.is_some_and(|views| views.contains_key(peer)));
+                // One witness is little: where no more are left, connections that end by chance at the same time look
+                // like the end of a process, and without any the node must be back in the grace.
+                let witnesses = self.witnesses(core, node);
+                let looks_ended =
+                    witnesses.len() < 2 || self.excuses.were_reset_together(number, &witnesses, now);
                 let may_fail = hosts[number].process.is_none()
                     || self.excuses.may_fail(number, now)
-                    || (is_alone && *cause == Some(FaultCause::SessionLost));
+                    || (*cause == Some(FaultCause::SessionLost) && looks_ended);
                 assert!(
                     *status != NodeStatus::Failed || may_fail,
                     "{node} is healthy and was taken for dead: {cause:?}"
@@ -187,6 +187,16 @@ impl Checks {
             | Event::NodeForgotten(_)
             | Event::NodeJoined { .. } => {}
         }
+    }
+
+    /// The peers whose word about a node counts.
+    fn witnesses(&self, core: &Coordinator, node: &NodeId) -> Vec<usize> {
+        let views = core.presences().get(node).map(|presence| &presence.contact.views);
+        let is_witness = |peer: &NodeId| {
+            let is_active = core.state().active().any(|(active, _)| active == peer);
+            is_active && peer != node && views.is_some_and(|views| views.contains_key(peer))
+        };
+        (0..self.names.len()).filter(|number| is_witness(&self.names[*number])).collect()
     }
 
     /// An event of a run is stored.

@@ -18,7 +18,7 @@ const BEARABLE_LOSS: usize = 30;
 /// After what may make a node FAILED, how long it may take until it does, or is back for good.
 const AFTERMATH: Duration = Duration::from_secs(120);
 /// Within how long resets of a node's connections look like one event.
-const TOGETHER: Duration = Duration::from_secs(10);
+const TOGETHER: Duration = Duration::from_secs(3);
 /// Peers whose word that a connection was reset is enough.
 const WITNESSES: usize = 2;
 /// What was done to nodes, as far as it excuses who takes them for dead.
@@ -92,21 +92,20 @@ impl Excuses {
         }
     }
 
-    /// One that is silent while its connections are reset looks like one that ended, and so does one whose connections
-    /// are reset together: with the coordinator and with two peers, or with every peer that can be asked.
+    /// One that is silent while its connections are reset looks like one that ended.
     fn was_reset(&mut self, node: usize, far: Place, now: Tick) {
         if now < self.silent[node] {
             self.excuse(node, self.silent[node]);
         }
         self.resets[node].insert(far, now);
-        let lately = |far: &Place| self.resets[node].get(far).is_some_and(|at| now < *at + TOGETHER);
-        let mut peers = (0..self.excused.len()).filter(|peer| *peer != node);
-        let witnesses = peers.clone().filter(|peer| lately(&Place::Node(*peer))).count();
-        let is_mute = |peer: &usize| now < self.silent[*peer].max(self.excused[*peer]);
-        let all_say_so = peers.all(|peer| lately(&Place::Node(peer)) || is_mute(&peer));
-        if lately(&Place::Coordinator) && (witnesses >= WITNESSES || (witnesses > 0 && all_say_so)) {
-            self.excuse(node, now);
-        }
+    }
+
+    /// Whether a node's connections were reset together, as those of a process are that ends: with the coordinator and
+    /// with enough of those that can be asked, or with all of them.
+    pub(super) fn were_reset_together(&self, node: usize, witnesses: &[usize], now: Tick) -> bool {
+        let lately = |far: Place| self.resets[node].get(&far).is_some_and(|at| now < *at + TOGETHER);
+        let resets = witnesses.iter().filter(|peer| lately(Place::Node(**peer))).count();
+        lately(Place::Coordinator) && (resets >= WITNESSES || (resets > 0 && resets == witnesses.len()))
     }
 
     /// The coordinator hears nothing for a while, or hears again: whoever was silent just before cannot be told from one

@@ -294,7 +294,7 @@ impl World {
 
     /// Once a probe interval.
     pub(super) fn tick(&mut self, node: usize, life: u64) {
-        let now = self.now();
+        let (now, has_launcher) = (self.now(), self.seat.is_up);
         let Some(process) = self.process(node, life) else { return };
         process.abstaining = now >= process.due + SLIP;
         process.was_late |= process.abstaining;
@@ -319,7 +319,8 @@ impl World {
             Session::None => {}
         }
         let interval = process.probe_interval;
-        if process.is_orphan && now >= process.session_at + ORPHAN_GRACE {
+        // One whose launcher is there again waits for it.
+        if process.is_orphan && !has_launcher && now >= process.session_at + ORPHAN_GRACE {
             self.checks.meet("orphan ended");
             return self.end_process(node);
         }
