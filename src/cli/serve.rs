@@ -130,7 +130,8 @@ pub(super) async fn run(args: ServeArgs, interrupt: &Interrupt) -> anyhow::Resul
     if let Some(launched) = launched {
         // Who ends the service twice does not want its nodes to wait for the next one. Not before the state is ours: until
         // then the record may be another's.
-        interrupt.before_ending_at_once(move || Record::read(&launched).kill_all());
+        let listener = mesh.node_address();
+        interrupt.before_ending_at_once(move || Record::read(&launched).kill_all(listener));
     }
     kept.tell(&mesh.holdings().await?);
     tracing::info!(
@@ -143,13 +144,17 @@ pub(super) async fn run(args: ServeArgs, interrupt: &Interrupt) -> anyhow::Resul
         () = interrupt.requested() => None,
         reason = mesh.failed() => Some(reason),
     };
-    if failure.is_none() {
-        mesh.drain(drain_timeout).await;
-    }
-    mesh.stop().await;
     match failure {
-        None => Ok(Exit::Success),
-        Some(reason) => Err(anyhow::anyhow!(reason)),
+        None => {
+            mesh.drain(drain_timeout).await;
+            mesh.stop().await;
+            Ok(Exit::Success)
+        }
+        Some(reason) => {
+            // What its nodes have not delivered is in their memory, and perhaps nowhere else.
+            mesh.leave().await;
+            Err(anyhow::anyhow!(reason))
+        }
     }
 }
 

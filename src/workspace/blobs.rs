@@ -102,7 +102,13 @@ impl BlobStore {
 
     /// Drops the least recently used blobs that are not pinned until the limit is kept, as far as that goes.
     pub fn trim(&self) {
-        let dropped = self.index().trim();
+        self.shrink(self.shared.limits.max_total_bytes);
+    }
+
+    /// Drops the least recently used blobs that are not pinned until the others take at most so many bytes, as far as that
+    /// goes.
+    pub fn shrink(&self, bytes: u64) {
+        let dropped = self.index().trim(bytes);
         self.delete_all(dropped);
     }
 

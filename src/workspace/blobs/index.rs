@@ -75,7 +75,7 @@ impl Index {
 
     /// Sets `bytes` aside for a blob being written. Answers the blobs that must be deleted to make room; they are claimed.
     pub(super) fn reserve(&mut self, bytes: u64) -> Result<Vec<Digest>, NoRoom> {
-        let (dropped, excess) = self.surplus(bytes);
+        let (dropped, excess) = self.surplus(bytes, self.limit);
         if excess > 0 {
             return Err(NoRoom);
         }
@@ -89,17 +89,17 @@ impl Index {
         self.reserved = self.reserved.saturating_sub(bytes);
     }
 
-    /// Drops least recently used blobs until the limit is kept, or only pinned ones are left. Answers the blobs that must
-    /// be deleted; they are claimed.
-    pub(super) fn trim(&mut self) -> Vec<Digest> {
-        let (dropped, _) = self.surplus(0);
+    /// Drops least recently used blobs until the others take at most `limit` bytes, or only pinned ones are left. Answers
+    /// the blobs that must be deleted; they are claimed.
+    pub(super) fn trim(&mut self, limit: u64) -> Vec<Digest> {
+        let (dropped, _) = self.surplus(0, limit);
         self.drop_all(&dropped);
         dropped
     }
 
     /// The blobs that would go for `bytes` more, and by how much they would not suffice.
-    fn surplus(&self, bytes: u64) -> (Vec<Digest>, u64) {
-        let mut excess = self.total().saturating_add(bytes).saturating_sub(self.limit);
+    fn surplus(&self, bytes: u64, limit: u64) -> (Vec<Digest>, u64) {
+        let mut excess = self.total().saturating_add(bytes).saturating_sub(limit);
         let mut dropped = Vec::new();
         for digest in self.by_use.values() {
             if excess == 0 {
