@@ -3,6 +3,7 @@
 //! The node never starts a linter itself: it starts the shim (`lintmesh exec`), which enforces the limits
 //! from beside the linter and outlives neither its node nor its linter.
 
+mod bounds;
 pub mod control;
 mod orphans;
 mod runner;
@@ -12,6 +13,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
+pub use bounds::{END_BOUND, WALL_MARGIN};
 pub use runner::{run, run_watched};
 
 /// What a process may use. Each limit ends the process and everything it started.
@@ -83,6 +87,17 @@ pub struct Finished {
     pub wall: Duration,
     /// CPU time of it and its waited-for descendants.
     pub cpu: Duration,
+}
+
+impl Finished {
+    /// The signal, if it is one with which somebody else ends a process: a service manager that stops the node, its
+    /// shim that was told to stop, a kernel without memory. It says nothing about the program, as SIGSEGV or a limit
+    /// does.
+    pub fn ended_from_outside(&self) -> Option<Signal> {
+        let signal = self.signal.filter(|_| self.code.is_none() && self.exceeded.is_none())?;
+        let sent = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGKILL, Signal::SIGTERM];
+        sent.into_iter().find(|sent| *sent as i32 == signal)
+    }
 }
 
 /// What is seen of a process while it runs, for whoever watches whether it moves.

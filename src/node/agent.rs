@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::{Backoff, Random};
 use super::envelope::Envelope;
-use super::executor::Executor;
+use super::executor::{Executor, KILL_BOUND};
 use super::held::Held;
 use super::inputs::{Inputs, Sources};
 use super::link::{Connector, Links, links};
@@ -36,8 +36,8 @@ use crate::types::{AttemptRef, Epoch, Incarnation, NodeSpec};
 
 /// The protocol versions that a node speaks.
 pub(super) const PROTOCOL: (u32, u32) = (1, 1);
-/// How long what runs may take to end when the process is asked to.
-const STOP_BOUND: Duration = Duration::from_secs(5);
+/// How long what runs may take to end when the process is asked to: longer than one attempt may.
+const STOP_BOUND: Duration = KILL_BOUND.saturating_add(Duration::from_millis(500));
 /// A session that lived this long was a good one: the next attempts start from the shortest pause, so that a node whose
 /// connections break now and then is back within the coordinator's `mesh.reconnect_grace`.
 const GOOD_SESSION: Duration = Duration::from_secs(1);

@@ -12,15 +12,16 @@ use tracing::Instrument as _;
 
 use super::outbox::{Outbox, Unacknowledged};
 use super::stages::{StageProduct, StageRunner};
-use crate::linters::process::Progress;
+use crate::linters::process::{END_BOUND, Progress};
 use crate::types::{AttemptRef, Digest, Incarnation, Measured, NodeId};
 use crate::wire::peer::{Assignment, AttemptResult, Ending};
 
 /// Results kept for a coordinator that is away: some times what a node runs at once, at most 256 KiB each.
 pub(super) const OUTBOX_CAPACITY: usize = 64;
 
-/// How long a cancelled stage may take to end its linter before its task is dropped, which kills the linter too.
-const KILL_BOUND: Duration = Duration::from_secs(5);
+/// How long a cancelled stage may take to end its linter. Longer than the end of a process itself may take
+/// (`linters::process::bounds`): a stage that is dropped kills nothing any more.
+pub(super) const KILL_BOUND: Duration = END_BOUND.saturating_add(Duration::from_millis(500));
 
 /// What became of an assignment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,6 +227,23 @@ impl Executor {
     /// The attempt's output was brought.
     pub fn was_sent(&self, key: &AttemptRef) {
         self.work().outbox.was_sent(key);
+    }
+
+    /// The attempt's output cannot be brought, for this reason: its result is a failure instead. None if the result is
+    /// not waited for any more.
+    pub fn could_not_bring(&self, key: &AttemptRef, reason: String) -> Option<AttemptResult> {
+        self.work().outbox.fail(key, reason).cloned()
+    }
+
+    /// Waits until the attempt's result is acknowledged, or is nobody's business any more.
+    pub async fn forgotten(&self, key: &AttemptRef) {
+        loop {
+            let less = self.shared.less.notified();
+            if self.work().outbox.result(key).is_none() {
+                return;
+            }
+            less.await;
+        }
     }
 
     /// How many attempts run, and how many distinct capabilities they use.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
 use tokio_stream::StreamExt as _;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use self::budget::Budget;
 use super::backoff::Random;
@@ -62,6 +62,28 @@ pub enum InputError {
     /// The node's own disk.
     #[error("blob store of the node: {0}")]
     Store(Arc<BlobError>),
+}
+
+impl InputError {
+    /// Whether the coordinator does not want the blob, and will not want it next time either: of its own accord, or because
+    /// it takes longer than a transfer may. All else can be an accident on the way.
+    pub(super) fn is_refusal(&self) -> bool {
+        let Self::Call { status, .. } = self else { return false };
+        matches!(
+            status.code(),
+            Code::InvalidArgument
+                | Code::FailedPrecondition
+                | Code::OutOfRange
+                | Code::ResourceExhausted
+                | Code::DeadlineExceeded
+        )
+    }
+
+    /// Whether the coordinator cannot be reached, or has failed for now.
+    pub(super) fn is_absence(&self) -> bool {
+        let Self::Call { status, .. } = self else { return false };
+        matches!(status.code(), Code::Unavailable | Code::Aborted | Code::Unknown | Code::Cancelled)
+    }
 }
 
 impl From<BlobError> for InputError {
@@ -277,7 +299,7 @@ impl Inputs {
     }
 
     fn budget(&self) -> Budget<'_> {
-        Budget::new(&self.shared.random)
+        Budget::new(&self.shared.way, &self.shared.random)
     }
 
     /// Brings an output to the coordinator. If the coordinator is away it is given back, to be brought before its result

@@ -90,13 +90,16 @@ impl Outbox {
         }
     }
 
-    fn entry(&self, key: &AttemptRef) -> Option<&Entry> {
-        self.entries.iter().find(|entry| entry.kept.result.key == *key)
+    /// The attempt has failed after all; answers its new result.
+    pub fn fail(&mut self, key: &AttemptRef, reason: String) -> Option<&AttemptResult> {
+        let kept = &mut self.entries.iter_mut().find(|entry| entry.kept.result.key == *key)?.kept;
+        kept.unsent = None;
+        kept.result.ending = Ending::Failure(reason);
+        Some(&kept.result)
     }
 
-    /// Whether the attempt's result waits here.
-    pub fn contains(&self, key: &AttemptRef) -> bool {
-        self.entry(key).is_some()
+    fn entry(&self, key: &AttemptRef) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.kept.result.key == *key)
     }
 
     /// The attempts whose results wait here, oldest first.

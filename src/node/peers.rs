@@ -19,6 +19,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::conversation::Conversation;
+#[cfg(test)]
+pub(super) use self::conversation::tests::answering;
 pub(super) use self::listener::listen;
 pub use self::listener::{ListenError, PeerTls};
 use self::roster::{Admissions, Dial, Plan};
@@ -66,10 +68,10 @@ pub(super) struct PeerOptions {
 pub(super) enum FromPeer {
     /// Its result, to be passed on to the coordinator.
     Result(Box<AttemptResult>, Arc<Conversation>),
-    /// The coordinator has this node's result.
-    Acknowledged(AttemptRef),
-    /// It cannot pass this node's result on.
-    TurnedDown(AttemptRef),
+    /// This peer says that the coordinator has this node's result.
+    Acknowledged(String, AttemptRef),
+    /// This peer cannot pass this node's result on.
+    TurnedDown(String, AttemptRef),
 }
 
 pub(super) struct Shared {
@@ -92,6 +94,8 @@ struct Link {
     looks: mpsc::Sender<Look>,
     /// The connection for everything but probes, once it is needed.
     bulk: tokio::sync::Mutex<Option<Arc<Conversation>>>,
+    /// Until when the peer is not asked for outputs, because one did not come.
+    spared: Mutex<Option<Instant>>,
     until: CancellationToken,
 }
 
@@ -148,6 +152,7 @@ impl Peers {
             told: Mutex::default(),
             looks,
             bulk: tokio::sync::Mutex::default(),
+            spared: Mutex::default(),
             until: self.shared.own.stop.child_token(),
         });
         let (shared, until) = (self.shared.clone(), link.until.clone());

@@ -1,6 +1,7 @@
 //! One connection of a node: Hello and Welcome, then batches both ways until it ends.
 
 mod beats;
+mod results;
 mod silence;
 mod writer;
 
@@ -15,6 +16,7 @@ use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
 
 use self::beats::{heartbeats, link_changes};
+use self::results::share_results;
 use self::silence::until_silent;
 use self::writer::write;
 use super::agent::Identity;
@@ -126,7 +128,9 @@ pub(super) async fn run(lasting: &mut Lasting, stop: &CancellationToken) -> Sess
         () = until_silent(&lasting.way, silence_limit, every, queue.clone()) => {
             SessionEnd::Lost(format!("the coordinator said or answered nothing for {silence_limit:?}"))
         }
-        () = share_results(lasting, &queue) => lost_writer(),
+        reason = share_results(&lasting.executor, &lasting.inputs, lasting.connections, &queue) => {
+            SessionEnd::Lost(reason)
+        }
         () = link_changes(lasting, &queue) => lost_writer(),
         () = write(queued, outbound, lasting.identity.envelope.clone()) => lost_writer(),
         () = heartbeats(lasting, every, queue.clone()) => lost_writer(),
@@ -178,25 +182,6 @@ async fn announce_drain(drain: &CancellationToken, queue: &mpsc::Sender<Said>) {
     let said = Payload::FaultTolerance(pb::FaultTolerance { kind: Some(kind) });
     if queue.send(said.into()).await.is_ok() {
         std::future::pending::<()>().await;
-    }
-}
-
-/// Sends each result once on this connection.
-async fn share_results(lasting: &Lasting, queue: &mpsc::Sender<Said>) {
-    let Lasting { executor, inputs, connections, .. } = lasting;
-    // A place in the queue first: a result that was taken out is surely queued.
-    while let Ok(place) = queue.reserve().await {
-        let result = executor.next_result(*connections).await;
-        // It was made while the coordinator was away.
-        if let Some((digest, bytes)) = executor.unsent(&result.key) {
-            if let Err(error) = inputs.upload(digest, bytes).await {
-                tracing::warn!(attempt = %result.key, %error, "an output could not be brought");
-                return;
-            }
-            executor.was_sent(&result.key);
-        }
-        let kind = pb::result_share::Kind::Result(result.to_proto());
-        place.send(Payload::ResultShare(pb::ResultShare { kind: Some(kind) }).into());
     }
 }
 

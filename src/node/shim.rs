@@ -84,6 +84,7 @@ fn prepare(spec: &ProcessSpec) -> Result<SigSet, String> {
 
 fn start(spec: &ProcessSpec) -> io::Result<Pid> {
     let shim = getpid();
+    let mut alone = Some(sandbox::linter_alone().map_err(io::Error::other)?);
     let mut command = Command::new(&spec.program);
     command
         .args(&spec.arguments)
@@ -101,11 +102,16 @@ fn start(spec: &ProcessSpec) -> io::Result<Pid> {
         }
         // The mask is inherited through exec, and a linter that cannot be terminated is rude.
         SigSet::empty().thread_set_mask()?;
+        if let Some(alone) = alone.take()
+            && alone.restrict_self().is_err()
+        {
+            return Err(io::Error::last_os_error());
+        }
         Ok(())
     };
     // SAFETY: between fork and exec only async-signal-safe calls are allowed. The closure makes prctl(2),
-    // getppid(2) and pthread_sigmask(3) only, allocates nothing (errors are plain numbers) and captures a Copy
-    // value. The shim has one thread, so no lock can be held by another; that thread is the main one, which lives
+    // getppid(2), pthread_sigmask(3), landlock_restrict_self(2) and close(2) only, and allocates nothing: errors are
+    // plain numbers, and what it captures is a number and a descriptor that was opened before. The shim has one thread, so no lock can be held by another; that thread is the main one, which lives
     // as long as the shim, so the parent-death signal means the shim's death.
     #[allow(unsafe_code)]
     unsafe {

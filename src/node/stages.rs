@@ -19,7 +19,7 @@ use crate::linters::aggregate::{TaskFailure, aggregate, canonical_bytes};
 use crate::linters::classify::classify;
 use crate::linters::lint::{LintError, LintRequest, ProcessRunner, lint};
 use crate::linters::plan::plan;
-use crate::linters::process::{self, Finished, Limits, ProcessError, ProcessSpec, Progress};
+use crate::linters::process::{self, Finished, Limits, ProcessError, ProcessSpec, Progress, WALL_MARGIN};
 use crate::linters::toolchain::Toolchain;
 use crate::linters::tree_config::{ConfigurationFiles, is_configuration};
 use crate::types::{Digest, Manifest, Measured, Plan, RunSpec, Stage, TaskOutput};
@@ -328,7 +328,7 @@ async fn in_place(assignment: &Assignment) -> Option<&Path> {
 /// The limits for a linter that starts now: it must end, and be told to be the tool's failure, before its attempt's
 /// timeout makes it the node's.
 fn within(limits: &Limits, timeout: Duration, elapsed: Duration) -> Limits {
-    let margin = (timeout / 10).min(Duration::from_secs(5));
+    let margin = (timeout / 10).min(WALL_MARGIN);
     let left = timeout.saturating_sub(elapsed).saturating_sub(margin);
     Limits { wall: limits.wall.min(left), ..limits.clone() }
 }

@@ -90,13 +90,17 @@ struct Slot {
     manifest: Digest,
     /// What its files take.
     bytes: u64,
-    tree: OnceCell<PathBuf>,
+    tree: OnceCell<LaidOut>,
 }
 
-impl Drop for Slot {
+/// A tree on the disk, removed with its owner: from the moment it is written, since the task that asked for it may be
+/// gone by then.
+struct LaidOut(PathBuf);
+
+impl Drop for LaidOut {
     fn drop(&mut self) {
-        if let Some(dir) = self.tree.get()
-            && let Err(error) = std::fs::remove_dir_all(dir)
+        let Self(dir) = self;
+        if let Err(error) = std::fs::remove_dir_all(&*dir)
             // At the end of the process the folder around it may go first.
             && error.kind() != std::io::ErrorKind::NotFound
         {
@@ -128,8 +132,8 @@ impl WorkspaceCache {
     pub async fn tree(&self, digest: Digest, manifest: &Arc<Manifest>) -> Result<Tree, TreeError> {
         let bytes = manifest.files().iter().map(|file| file.size).fold(0, u64::saturating_add);
         let slot = self.shared.slot(digest, bytes);
-        let root = slot.tree.get_or_try_init(|| self.lay_out(manifest)).await?.clone();
-        Ok(Tree { root, _slot: slot })
+        let LaidOut(root) = slot.tree.get_or_try_init(|| self.lay_out(manifest)).await?;
+        Ok(Tree { root: root.clone(), _slot: slot })
     }
 
     /// Drops what nothing has needed for a while, for as long as it is polled.
@@ -143,7 +147,7 @@ impl WorkspaceCache {
         }
     }
 
-    async fn lay_out(&self, manifest: &Arc<Manifest>) -> Result<PathBuf, TreeError> {
+    async fn lay_out(&self, manifest: &Arc<Manifest>) -> Result<LaidOut, TreeError> {
         let digests: Vec<Digest> = manifest.files().iter().map(|file| file.digest).collect();
         let pin = Arc::new(self.shared.store.pin(digests.iter().copied()));
         let laid_out = match self.fetch_and_write(manifest, &digests, &pin).await {
@@ -167,23 +171,26 @@ impl WorkspaceCache {
         manifest: &Arc<Manifest>,
         digests: &[Digest],
         pin: &Arc<Pin>,
-    ) -> Result<PathBuf, TreeError> {
-        let shared = Arc::clone(&self.shared);
-        self.inputs.fetch_into(&shared.store, digests).await?;
-        let (manifest, pin) = (Arc::clone(manifest), Arc::clone(pin));
-        // If the task that asked is revoked, the work on the disk stops too.
-        let cancelled = CancellationToken::new();
-        let _cancel = cancelled.clone().drop_guard();
-        tokio::task::spawn_blocking(move || {
-            let _pin = pin;
-            let number = shared.made.fetch_add(1, Ordering::Relaxed);
-            let dir = shared.dir.join(number.to_string());
-            snapshot::materialise(&manifest, &shared.store, &dir, &cancelled)?;
-            Ok(dir)
-        })
-        .await
-        .map_err(|_| TreeError::Ending)?
+    ) -> Result<LaidOut, TreeError> {
+        self.inputs.fetch_into(&self.shared.store, digests).await?;
+        write(Arc::clone(&self.shared), Arc::clone(manifest), Arc::clone(pin)).await
     }
+}
+
+/// Writes a tree whose blobs are in the store, for as long as this is waited for.
+async fn write(shared: Arc<Shared>, manifest: Arc<Manifest>, pin: Arc<Pin>) -> Result<LaidOut, TreeError> {
+    // If the task that asked is revoked, the work on the disk stops too.
+    let cancelled = CancellationToken::new();
+    let _cancel = cancelled.clone().drop_guard();
+    tokio::task::spawn_blocking(move || {
+        let _pin = pin;
+        let number = shared.made.fetch_add(1, Ordering::Relaxed);
+        let dir = shared.dir.join(number.to_string());
+        snapshot::materialise(&manifest, &shared.store, &dir, &cancelled)?;
+        Ok(LaidOut(dir))
+    })
+    .await
+    .map_err(|_| TreeError::Ending)?
 }
 
 impl Shared {

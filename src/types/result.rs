@@ -44,7 +44,7 @@ impl std::fmt::Display for Outcome {
 pub enum ToolErrorKind {
     /// It is not in the toolchain.
     Missing,
-    /// It ended with a status that means failure, or by a signal.
+    /// It ended with a status that means failure, or by a signal that is its own doing.
     Crashed,
     /// Its output is not what the adapter understands.
     Garbled,

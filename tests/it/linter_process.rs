@@ -152,7 +152,8 @@ async fn too_much_cpu_time_ends_it_even_if_it_ignores_the_signal() {
         world.limits.cpu = Duration::from_secs(1);
         let finished = finish(world.python(&format!("import signal\n{ignore}\nwhile True: pass"))).await;
         assert_eq!(finished.exceeded, Some(Exceeded::Cpu), "{finished:?}");
-        assert!(finished.cpu >= Duration::from_millis(900), "{:?}", finished.cpu);
+        // The limit counts ticks, what is told is what was used: on a busy machine they differ.
+        assert!(finished.cpu >= Duration::from_millis(500), "{:?}", finished.cpu);
     }
 }
 
@@ -342,6 +343,7 @@ attempt("folder", lambda: os.mkdir(outside + "/d"))
 attempt("connect", lambda: socket.create_connection(("127.0.0.1", {})))
 attempt("bind", lambda: socket.socket().bind(("127.0.0.1", 0)))
 attempt("signal", lambda: os.kill({}, 0))
+attempt("signal shim", lambda: os.kill(os.getppid(), 0))
 "#,
         outside.path().to_str().unwrap(),
         listener.local_addr().unwrap().port(),
@@ -372,7 +374,7 @@ attempt("signal", lambda: os.kill({}, 0))
         refused(&["connect", "bind"], 13);
     }
     if status.scopes {
-        refused(&["signal"], 1);
+        refused(&["signal", "signal shim"], 1);
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod coordinator;
 pub(crate) mod processes;
+mod stopped_shim;
 mod unread_log;
 pub(crate) mod world;
 

@@ -148,6 +148,8 @@ impl PeerService for Fake {
 async fn wrong_bytes_and_none_at_all_are_replaced_by_the_coordinators_copy() {
     for (pieces, refused) in [
         (vec![b"not what ".to_vec(), b"was made".to_vec()], Some(1)),
+        // Pieces of nothing could go on for ever.
+        (vec![vec![], b"more".to_vec()], Some(1)),
         // It stands, answers probes, and sends nothing.
         (vec![], None),
     ] {

@@ -53,6 +53,9 @@ pub(super) async fn project_python<R: ProcessRunner>(
         Ok(Err(ToolError { kind: ToolErrorKind::Configuration, message }))
     };
     match request.runner.run(spec, request.cancel).await {
+        Ok(finished) if let Some(signal) = finished.ended_from_outside() => {
+            Err(LintError::EndedFromOutside { tool: "the project's interpreter", signal })
+        }
         Ok(finished) => match serde_json::from_slice::<Vec<PathBuf>>(&finished.stdout) {
             Ok(mut paths) if finished.code == Some(0) => {
                 paths.dedup();

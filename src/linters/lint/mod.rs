@@ -8,6 +8,7 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use tokio_util::sync::CancellationToken;
 
 use self::invocation::{Program, invocations, project_python};
@@ -78,6 +79,14 @@ pub enum LintError {
     /// The shim broke.
     #[error(transparent)]
     Shim(ProcessError),
+    /// Somebody ended the tool; what it had said by then is no answer.
+    #[error("{tool} was ended from outside ({signal})")]
+    EndedFromOutside {
+        /// The tool, or what was run on its behalf.
+        tool: &'static str,
+        /// With which signal.
+        signal: Signal,
+    },
     /// The scratch folder cannot be written.
     #[error("cannot write to the scratch folder: {0}")]
     Scratch(#[from] std::io::Error),
@@ -125,6 +134,9 @@ pub async fn lint<R: ProcessRunner>(request: LintRequest<'_, R>) -> Result<Linte
                         Err(ProcessError::Cancelled) => return Err(LintError::Cancelled),
                         Err(error @ ProcessError::Shim { .. }) => return Err(LintError::Shim(error)),
                     };
+                    if let Some(signal) = finished.ended_from_outside() {
+                        return Err(LintError::EndedFromOutside { tool: adapter.name(), signal });
+                    }
                     linted.wall += finished.wall;
                     linted.cpu += finished.cpu;
                     let reading = read(adapter, request.plan, request.limits, &finished);

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 /// How often the search is repeated while it still finds processes.
 const ROUNDS: u32 = 200;
 
-/// Ends every process whose environment holds `name=value`; blocks for at most about two seconds.
+/// Ends every process whose environment holds `name=value`; blocks for at most about two seconds, usually for milliseconds.
 pub(super) fn end_marked(name: &str, value: &str) {
     let entry = format!("{name}={value}");
     for _ in 0..ROUNDS {

@@ -12,15 +12,10 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::bounds::{DRAIN_DEADLINE, KILL_DEADLINE, REAP_DEADLINE, SEARCH_DEADLINE, WALL_GRACE};
 use super::control::{self, Report};
 use super::{Exceeded, Finished, ProcessError, ProcessSpec, Progress, orphans};
 
-/// How much later than the shim the node enforces the wall limit, should the shim not do it.
-const WALL_GRACE: Duration = Duration::from_secs(5);
-/// How long the shim gets to end everything before it is killed itself.
-const KILL_DEADLINE: Duration = Duration::from_secs(10);
-/// How long the pipes may stay open once every process that is known is gone.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
 /// A report is a few hundred bytes.
 const REPORT_LIMIT: u64 = 64 << 10;
 
@@ -38,8 +33,10 @@ pub async fn run(
 
 /// Runs `spec` beneath `shim`, the lintmesh binary, until it ends, a limit ends it, or `cancel` does.
 ///
-/// When this returns, every process that the program started is gone. When the returned future is dropped
-/// instead, the same happens shortly afterwards: the shim sees its control socket close.
+/// When this returns, every process that the program started is gone; once cancelled it returns within
+/// [`END_BOUND`](super::END_BOUND). When the returned future is dropped instead, the same happens shortly afterwards: the
+/// shim sees its control socket close. But one that does not react, because it was stopped, is only killed from here:
+/// whoever can cancel should, and wait.
 ///
 /// # Errors
 /// See [`ProcessError`]. A limit that was exceeded is no error but part of [`Finished`].
@@ -74,7 +71,7 @@ pub async fn run_watched(
         let outputs = tokio::join!(
             collect(stdout, &budget, progress, &abandon),
             collect(stderr, &budget, progress, &abandon),
-            read_report(from_shim),
+            read_report(from_shim, &abandon),
         );
         read_to_end.cancel();
         outputs
@@ -84,11 +81,15 @@ pub async fn run_watched(
         let end = supervise(&mut child, to_shim, &frame, wall, &budget.exhausted, cancel).await;
         if !end.status.is_some_and(|status| status.success()) {
             let mark = mark.clone();
-            // Blocking for milliseconds only; if the runtime is going down there is nobody left to tell.
-            let _ = tokio::task::spawn_blocking(move || orphans::end_marked(control::MARK, &mark)).await;
+            // Milliseconds, but for a process that hangs in the kernel; the search goes on without anybody who waits. If
+            // the runtime is going down there is nobody left to tell.
+            let search = tokio::task::spawn_blocking(move || orphans::end_marked(control::MARK, &mark));
+            let _ = timeout(SEARCH_DEADLINE, search).await;
         }
-        // Now nobody holds the pipes, so they end at once; the deadline is for a process beyond our reach.
-        if timeout(DRAIN_DEADLINE, read_to_end.cancelled()).await.is_err() {
+        // Now nobody holds the pipes, so they end at once; the deadline is for a process beyond our reach. What a
+        // cancelled one printed is wanted by nobody.
+        let is_wanted = end.stopped != Some(Stop::Cancelled);
+        if !is_wanted || timeout(DRAIN_DEADLINE, read_to_end.cancelled()).await.is_err() {
             abandon.cancel();
         }
         end
@@ -176,8 +177,9 @@ async fn supervise(
     let status = match timeout(KILL_DEADLINE, child.wait()).await {
         Ok(status) => status.ok(),
         Err(_) => {
+            // It does not react; a linter may have stopped it. The linter is killed with it by its parent-death signal.
             let _ = child.start_kill();
-            timeout(DRAIN_DEADLINE, child.wait()).await.ok().and_then(Result::ok)
+            timeout(REAP_DEADLINE, child.wait()).await.ok().and_then(Result::ok)
         }
     };
     End { stopped: Some(stopped), status }
@@ -233,10 +235,10 @@ async fn collect(
     }
 }
 
-async fn read_report(from: OwnedReadHalf) -> Option<Report> {
+async fn read_report(from: OwnedReadHalf, abandon: &CancellationToken) -> Option<Report> {
     let mut text = Vec::new();
     // Whatever arrived before an error is judged by the parser.
-    let _ = from.take(REPORT_LIMIT).read_to_end(&mut text).await;
+    let _ = abandon.run_until_cancelled(from.take(REPORT_LIMIT).read_to_end(&mut text)).await;
     serde_json::from_slice(&text).ok()
 }
 

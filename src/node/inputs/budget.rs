@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tonic::Code;
 
 use super::InputError;
 use crate::node::backoff::Random;
+use crate::node::way::Way;
 use crate::workspace::blobs::BlobError;
 
-/// Tries while the coordinator is away: with the pauses between them they outlast a restart of it (20 to 41 seconds).
-/// An attempt's own timeout bounds them too.
+/// Tries while the coordinator cannot be reached for blobs though its session speaks (20 to 41 seconds with the pauses
+/// between them). While that is silent too none is spent: how long the coordinator may be gone is its own setting, and
+/// whoever wants the blob has a time limit.
 const TRIES_WHILE_AWAY: u32 = 13;
 /// Tries while the coordinator has no room or too much to do, which it says itself: what a task made is not the less good
 /// for it, so they last about as long as an attempt may (6 to 14 minutes).
@@ -19,20 +22,32 @@ const TRIES_WHEN_DAMAGED: u32 = 3;
 /// The pauses between tries.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How often it is looked whether there is a way to the coordinator again.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// The tries of one transfer.
 pub(super) struct Budget<'a> {
     spent: u32,
+    way: &'a Way,
     random: &'a Random,
 }
 
 impl<'a> Budget<'a> {
     /// Of a transfer that is tried for the first time.
-    pub(super) fn new(random: &'a Random) -> Self {
-        Self { spent: 1, random }
+    pub(super) fn new(way: &'a Way, random: &'a Random) -> Self {
+        Self { spent: 1, way, random }
     }
 
-    /// Waits before the next try, or gives the error back if there is none left for its kind.
+    /// Waits before the next try, or gives the error back if there is none left for its kind. A coordinator that is away
+    /// is waited for.
     pub(super) async fn spend(&mut self, error: InputError) -> Result<(), InputError> {
+        if error.is_absence() && !self.way.is_open(Instant::now()) {
+            tracing::debug!(%error, "no way to the coordinator; trying again when there is one");
+            while !self.way.is_open(Instant::now()) {
+                tokio::time::sleep(LOOK).await;
+            }
+            return Ok(());
+        }
         if self.spent >= tries(&error) {
             return Err(error);
         }
@@ -55,20 +70,23 @@ fn pause(spent: u32, random: f64) -> Duration {
 fn tries(error: &InputError) -> u32 {
     match error {
         // The coordinator is away or busy: what a task made is worth waiting for it.
-        InputError::Call { status, .. } => match status.code() {
-            Code::ResourceExhausted => TRIES_WITHOUT_ROOM,
-            Code::Unavailable | Code::Aborted | Code::Unknown | Code::Cancelled => TRIES_WHILE_AWAY,
-            _ => 1,
-        },
+        InputError::Call { status, .. } if status.code() == Code::ResourceExhausted => TRIES_WITHOUT_ROOM,
+        InputError::Call { .. } if error.is_absence() => TRIES_WHILE_AWAY,
         // Damaged on the way, or kept damaged: more tries will not tell.
         InputError::Mismatch(_) => TRIES_WHEN_DAMAGED,
         InputError::Store(error) if matches!(**error, BlobError::DigestMismatch { .. }) => TRIES_WHEN_DAMAGED,
-        InputError::Store(_) | InputError::TooLarge(_) | InputError::Garbled { .. } => 1,
+        InputError::Call { .. }
+        | InputError::Store(_)
+        | InputError::TooLarge(_)
+        | InputError::Garbled { .. } => 1,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::mpsc;
     use tonic::Status;
 
     use super::*;
@@ -86,6 +104,29 @@ mod tests {
         for code in [Code::NotFound, Code::InvalidArgument, Code::Unauthenticated, Code::DeadlineExceeded] {
             assert_eq!(tries(&call(code)), 1, "{code:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_absence_of_the_coordinator_costs_no_tries_and_its_refusals_do() {
+        let (way, random): (Way, Random) = (Way::default(), Arc::new(|| 0.5));
+        let mut budget = Budget::new(&way, &random);
+        for _ in 0..3 * TRIES_WHILE_AWAY {
+            let away = budget.spend(call(Code::Unavailable));
+            let pause = Duration::from_secs(60);
+            assert!(tokio::time::timeout(pause, away).await.is_err(), "it waits for a session");
+        }
+        assert!(budget.spend(call(Code::NotFound)).await.is_err(), "what was said before is final");
+        let (queue, _queued) = mpsc::channel(1);
+        way.opened(Instant::now(), queue);
+        for _ in 1..TRIES_WHILE_AWAY {
+            way.heard(Instant::now());
+            budget.spend(call(Code::Unavailable)).await.expect("another try");
+        }
+        way.heard(Instant::now());
+        assert!(
+            budget.spend(call(Code::Unavailable)).await.is_err(),
+            "the session speaks, blobs do not come"
+        );
     }
 
     #[test]

@@ -92,8 +92,20 @@ impl Keeper {
         Ok(Some(Self { spool: Arc::new(spool), executor: executor.clone(), stored, is_failing: false }))
     }
 
-    /// Runs until it is told to end; then everything that is left is written.
+    /// Runs until it is told to end; then everything that is left is written, as far as the disk does that in time.
     pub(in crate::node) async fn run(mut self, until: CancellationToken) {
+        let overdue = async {
+            until.cancelled().await;
+            tokio::time::sleep(FINISH_BOUND).await;
+        };
+        // A pass that is under way may hang as well as the last.
+        tokio::select! {
+            () = self.keep(&until) => {}
+            () = overdue => tracing::warn!("the disk is too slow to keep all unacknowledged results"),
+        }
+    }
+
+    async fn keep(&mut self, until: &CancellationToken) {
         while until.run_until_cancelled(self.executor.outbox_changed()).await.is_some() {
             loop {
                 let seen = self.unacknowledged();
@@ -108,9 +120,7 @@ impl Keeper {
             }
         }
         let left = self.unacknowledged();
-        if tokio::time::timeout(FINISH_BOUND, self.pass(&left)).await.is_err() {
-            tracing::warn!("the disk is too slow to keep all unacknowledged results");
-        }
+        self.pass(&left).await;
     }
 
     fn unacknowledged(&self) -> BTreeSet<AttemptRef> {

@@ -12,6 +12,8 @@ use crate::types::Digest;
 use crate::wire::peer::{AttemptResult, Ending, PeerMessageError};
 
 const FORM: &[u8] = b"lintmesh-result 1\n";
+/// How every form begins.
+const FORMS: &[u8] = b"lintmesh-result ";
 /// The bytes of a digest.
 const DIGEST: usize = 32;
 /// The bytes of a length.
@@ -20,13 +22,13 @@ const LENGTH: usize = 8;
 /// Why a file is no result.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum RecordError {
-    /// It begins otherwise.
-    #[error("it has not the form of a result that this release knows")]
+    /// It is of another release.
+    #[error("it has a form that this release does not know")]
     Form,
     /// Bytes are missing, too many, or others than were written.
     #[error("its bytes do not match their digests")]
     Damaged,
-    /// What was written breaks the protocol.
+    /// What was written, and is whole, breaks the protocol of this release.
     #[error("it is not a result: {0}")]
     Message(#[from] PeerMessageError),
 }
@@ -47,7 +49,10 @@ pub(super) fn head(kept: &Unacknowledged) -> Vec<u8> {
 
 /// Reads what was written.
 pub(super) fn parse(bytes: &[u8]) -> Result<Unacknowledged, RecordError> {
-    let rest = bytes.strip_prefix(FORM).ok_or(RecordError::Form)?;
+    let Some(rest) = bytes.strip_prefix(FORM) else {
+        // A damaged name of the form may look like another form; then it waits, which costs its place only.
+        return Err(if bytes.starts_with(FORMS) { RecordError::Form } else { RecordError::Damaged });
+    };
     let (digest, head) = rest.split_at_checked(DIGEST).ok_or(RecordError::Damaged)?;
     let (length, mut rest) = head.split_first_chunk::<LENGTH>().ok_or(RecordError::Damaged)?;
     let message = TaskResult::decode_length_delimited(&mut rest).map_err(|_| RecordError::Damaged)?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Unacknowledged;
-use super::record;
+use super::record::{self, RecordError};
 use crate::types::{AttemptRef, NodeId};
 
 /// Guards the folder against a second process of the node.
@@ -76,8 +76,9 @@ impl Spool {
         Err(SpoolError::InUse(folder))
     }
 
-    /// What former processes of the node left, oldest attempt first: so many at most, and so many bytes. Files that are no
-    /// result of the node are removed, with a warning; those beyond the bounds wait for another start. Blocks.
+    /// What former processes of the node left, oldest attempt first: so many at most, and so many bytes. Files that are
+    /// damaged, or no result of the node, are removed, with a warning; those that cannot be read now, or not by this
+    /// release, and those beyond the bounds wait for another start. Blocks.
     pub(in crate::node) fn read(
         &self,
         node: &NodeId,
@@ -96,9 +97,18 @@ impl Spool {
                 }
                 _ => continue,
             }
-            let length = fs::symlink_metadata(&path)?.len();
+            let waits = |reason: &dyn std::fmt::Display| {
+                tracing::warn!(path = %path.display(), %reason, "a result of a former process waits for another start");
+            };
+            let length = match fs::symlink_metadata(&path) {
+                Ok(metadata) => metadata.len(),
+                Err(error) => {
+                    waits(&error);
+                    continue;
+                }
+            };
             if found.len() >= most || bytes + length > most_bytes {
-                tracing::warn!(path = %path.display(), "too many results of former processes; this one waits");
+                waits(&"there are too many");
                 continue;
             }
             match read(&path, length, node) {
@@ -107,7 +117,8 @@ impl Spool {
                     let attempt = kept.result.key.attempt;
                     found.insert((attempt.epoch, attempt.number, path), kept);
                 }
-                Err(reason) => {
+                Err(Unread::NotNow(reason)) => waits(&reason),
+                Err(Unread::Never(reason)) => {
                     tracing::warn!(
                         path = %path.display(), %reason,
                         "a result of a former process is dropped; its task will be done again"
@@ -159,14 +170,25 @@ impl Spool {
     }
 }
 
-fn read(path: &Path, length: u64, node: &NodeId) -> Result<Unacknowledged, String> {
+/// Why a file gave no result.
+enum Unread {
+    /// Another start, or another release, may read it.
+    NotNow(String),
+    /// It is damaged, or not the node's.
+    Never(String),
+}
+
+fn read(path: &Path, length: u64, node: &NodeId) -> Result<Unacknowledged, Unread> {
     if length > MOST_BYTES {
-        return Err(format!("it has {length} bytes"));
+        return Err(Unread::NotNow(format!("it has {length} bytes")));
     }
-    let bytes = fs::read(path).map_err(|error| error.to_string())?;
-    let kept = record::parse(&bytes).map_err(|error| error.to_string())?;
+    let bytes = fs::read(path).map_err(|error| Unread::NotNow(error.to_string()))?;
+    let kept = record::parse(&bytes).map_err(|error| match error {
+        RecordError::Form | RecordError::Message(_) => Unread::NotNow(error.to_string()),
+        RecordError::Damaged => Unread::Never(error.to_string()),
+    })?;
     if kept.result.executor != *node {
-        return Err(format!("it is a result of {}", kept.result.executor));
+        return Err(Unread::Never(format!("it is a result of {}", kept.result.executor)));
     }
     Ok(kept)
 }

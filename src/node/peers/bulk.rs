@@ -7,7 +7,7 @@ use prost::Message as _;
 use tokio::time::{Instant, timeout};
 use tonic::Streaming;
 
-use super::conversation::{Conversation, Outlet, Requests};
+use super::conversation::{Conversation, Outlet, PATIENCE, Requests};
 use super::dial::{Connection, dial};
 use super::{Link, Peers, Shared, lock};
 use crate::middleware::token_bucket::{MESSAGES, TokenBucket};
@@ -19,30 +19,44 @@ use crate::wire::peer::AttemptResult;
 
 /// For a bulk connection to be opened: the link is up, so that this is a matter of milliseconds.
 const OPEN: Duration = Duration::from_secs(2);
+/// How long a peer that let somebody wait for an output in vain is not asked for others: they are to be had from the
+/// coordinator, too.
+const SPARED: Duration = Duration::from_secs(60);
 /// A connection on which nobody said anything for so long is closed.
 const IDLE: Duration = Duration::from_secs(60);
 
 impl Peers {
-    /// An output from the node that made it. Nothing: no link to it is up, or it came not in time, or other bytes came.
+    /// An output from the node that made it. Nothing: no link to it is up, or it came not in time, or other bytes came, or
+    /// that was so a moment ago.
     pub(in crate::node) async fn fetch(&self, maker: &NodeId, digest: Digest) -> Option<Arc<[u8]>> {
-        self.conversation(maker).await?.fetch(digest).await
+        let link = lock(&self.shared.links).get(maker).cloned()?;
+        let asked = Instant::now();
+        if lock(&link.spared).is_some_and(|until| asked < until) {
+            return None;
+        }
+        let bytes = self.conversation(maker).await?.fetch(digest).await;
+        let now = Instant::now();
+        // A peer that just does not have it says so at once.
+        if bytes.is_none() && now.saturating_duration_since(asked) >= PATIENCE {
+            *lock(&link.spared) = Some(now + SPARED);
+        }
+        bytes
     }
 
     /// Gives a result of this node to a peer that may have a way to the coordinator: to another one at each turn.
-    /// Answers whether it left.
-    pub(in crate::node) async fn hand_on(&self, turn: usize, result: &AttemptResult) -> bool {
+    /// Answers to whom, if it left.
+    pub(in crate::node) async fn hand_on(&self, turn: usize, result: &AttemptResult) -> Option<NodeId> {
         let up: Vec<NodeId> = lock(&self.shared.links)
             .iter()
             .filter(|(_, link)| is_up(link))
             .map(|(node, _)| node.clone())
             .collect();
-        let Some(peer) = up.get(turn % up.len().max(1)) else { return false };
-        let Some(conversation) = self.conversation(peer).await else { return false };
+        let peer = up.get(turn % up.len().max(1))?;
+        let conversation = self.conversation(peer).await?;
         let kind = Some(pb::result_share::Kind::Result(result.to_proto()));
         let own = self.shared.own.node.as_str();
-        timeout(OPEN, conversation.say(own, Payload::ResultShare(pb::ResultShare { kind })))
-            .await
-            .unwrap_or(false)
+        let said = conversation.say(own, Payload::ResultShare(pb::ResultShare { kind }));
+        timeout(OPEN, said).await.unwrap_or(false).then(|| peer.clone())
     }
 
     /// Passes an acknowledgement on to the peer whose result this node passed on.

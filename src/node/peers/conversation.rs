@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -22,7 +23,9 @@ const PIECE_BYTES: usize = 256 << 10;
 /// The largest output that is taken from a peer.
 const MAX_OUTPUT_BYTES: usize = 256 << 20;
 /// After so long without a byte of an output, the coordinator's copy is asked for.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// The longest that an output of a peer may take, however steadily it comes.
+const PEER_DEADLINE: Duration = Duration::from_secs(30);
 /// Requests for outputs that may wait; a piece of an output waits for whoever asked for it.
 const REQUESTS: usize = 16;
 const PIECES: usize = 4;
@@ -89,10 +92,34 @@ impl Conversation {
         &self.peer
     }
 
+    /// Sends a message of this node if there is room for it at once; a peer that does not read is not waited for.
+    pub(in crate::node) fn try_say(&self, payload: Payload) {
+        let batch = self.batch("", payload);
+        let bytes = batch.encoded_len();
+        let has_left = !self.has_ended()
+            && match &self.outlet {
+                Outlet::Dialled(requests) => {
+                    let message = Some(pb::exchange_request::Message::Batch(batch));
+                    requests.try_send(pb::ExchangeRequest { message }).is_ok()
+                }
+                Outlet::Answering(answers) => {
+                    let message = Some(pb::exchange_response::Message::Batch(batch));
+                    answers.try_send(Ok(pb::ExchangeResponse { message })).is_ok()
+                }
+            };
+        if has_left && self.is_dialled() {
+            self.shared.moved(&self.peer, bytes, 0);
+        }
+    }
+
+    fn batch(&self, origin: &str, payload: Payload) -> pb::MessageBatch {
+        let message = self.shared.own.envelope.pass_on(origin, &self.peer, payload);
+        pb::MessageBatch { messages: vec![message] }
+    }
+
     /// Sends a message of this node; `origin` is whom it is from if this node passes it on. Answers whether it left.
     pub(in crate::node) async fn say(&self, origin: &str, payload: Payload) -> bool {
-        let message = self.shared.own.envelope.pass_on(origin, &self.peer, payload);
-        let batch = pb::MessageBatch { messages: vec![message] };
+        let batch = self.batch(origin, payload);
         let bytes = batch.encoded_len();
         let sending = async {
             match &self.outlet {
@@ -107,7 +134,7 @@ impl Conversation {
             }
         };
         let has_left = self.ended.run_until_cancelled(sending).await == Some(true);
-        if has_left && matches!(self.outlet, Outlet::Dialled(_)) {
+        if has_left && self.is_dialled() {
             self.shared.moved(&self.peer, bytes, 0);
         }
         has_left
@@ -115,6 +142,10 @@ impl Conversation {
 
     /// Asks for an output and checks it. Nothing: it is not there, or did not come in time, or other bytes came.
     pub(in crate::node) async fn fetch(&self, digest: Digest) -> Option<Arc<[u8]>> {
+        timeout(PEER_DEADLINE, self.fetched(digest)).await.ok()?
+    }
+
+    async fn fetched(&self, digest: Digest) -> Option<Arc<[u8]>> {
         let (sender, pieces) = mpsc::channel(PIECES);
         if self.has_ended() || lock(&self.wanted).insert(digest, sender).is_some() {
             return None;
@@ -123,13 +154,18 @@ impl Conversation {
         let request = pb::StageOutputRequest { digest: digest.to_string() };
         let kind = Some(pb::result_share::Kind::OutputRequest(request));
         let asked = self.say("", Payload::ResultShare(pb::ResultShare { kind }));
-        if !tokio::time::timeout(PATIENCE, asked).await.unwrap_or(false) {
+        if !timeout(PATIENCE, asked).await.unwrap_or(false) {
             return None;
         }
         let mut bytes = Vec::new();
         loop {
-            let piece = tokio::time::timeout(PATIENCE, wanted.pieces.recv()).await.ok()??;
+            let piece = timeout(PATIENCE, wanted.pieces.recv()).await.ok()??;
             if piece.missing || bytes.len() + piece.data.len() > MAX_OUTPUT_BYTES {
+                return None;
+            }
+            // One that brings nothing only keeps others waiting.
+            if piece.data.is_empty() && !piece.last {
+                self.refuse(MALFORMED);
                 return None;
             }
             bytes.extend_from_slice(&piece.data);
@@ -188,7 +224,7 @@ impl Conversation {
             Some(Payload::TaskAssignment(pb::TaskAssignment {
                 kind: Some(pb::task_assignment::Kind::Reject(reject)),
             })) if origin.is_empty() && self.is_dialled() => match attempt_of(reject.attempt.as_ref()) {
-                Ok(attempt) => self.tell(FromPeer::TurnedDown(attempt)),
+                Ok(attempt) => self.tell(FromPeer::TurnedDown(self.peer.clone(), attempt)),
                 Err(_) => self.refuse(MALFORMED),
             },
             _ => self.refuse(MALFORMED),
@@ -224,7 +260,7 @@ impl Conversation {
             }
             pb::result_share::Kind::Ack(ack) if origin == COORDINATOR && self.is_dialled() => {
                 match attempt_of(ack.attempt.as_ref()) {
-                    Ok(attempt) => self.tell(FromPeer::Acknowledged(attempt)),
+                    Ok(attempt) => self.tell(FromPeer::Acknowledged(self.peer.clone(), attempt)),
                     Err(_) => self.refuse(MALFORMED),
                 }
             }
@@ -258,3 +294,6 @@ impl Conversation {
 fn head(digest: &Digest) -> pb::StageOutputPiece {
     pb::StageOutputPiece { digest: digest.to_string(), ..Default::default() }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

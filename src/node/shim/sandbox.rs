@@ -5,7 +5,7 @@ use std::path::Path;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, LandlockStatus, RestrictionStatus, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, path_beneath_rules,
+    RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, path_beneath_rules,
 };
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +21,7 @@ pub struct SandboxStatus {
     pub writes: bool,
     /// TCP is refused (version 4).
     pub network: bool,
-    /// Signals and abstract sockets do not leave the sandbox (version 6).
+    /// Signals and abstract sockets do not leave the sandbox, and no signal of a linter reaches its shim (version 6).
     pub scopes: bool,
     /// Why something is not in force; empty if all is.
     pub reason: String,
@@ -59,6 +59,17 @@ pub(super) fn restrict(scratch: &Path) -> Result<RestrictionStatus, RulesetError
         .add_rules(path_beneath_rules([scratch], write))?
         .add_rules(path_beneath_rules(["/dev/null"], AccessFs::WriteFile | AccessFs::Truncate))?
         .restrict_self()
+}
+
+/// What the linter gets on top, before it is started: a sandbox inside that of its shim, so that it cannot stop or kill
+/// the shim, while the shim can still kill it. Without effect before version 6.
+pub(super) fn linter_alone() -> Result<RulesetCreated, RulesetError> {
+    Ruleset::default()
+        .scope(Scope::Signal)?
+        // A sandbox that says nothing of it refuses to move files from folder to folder.
+        .handle_access(AccessFs::Refer)?
+        .create()?
+        .add_rules(path_beneath_rules(["/"], AccessFs::Refer))
 }
 
 /// Measures what would be in force, by restricting a thread that then ends.

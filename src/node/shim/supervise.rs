@@ -23,7 +23,8 @@ const FIRST_SAMPLE: Duration = Duration::from_millis(10);
 const SLOWEST_SAMPLES: Duration = Duration::from_millis(200);
 /// Sampling takes at most one part in this many of the time, however many processes the host has.
 const SAMPLING_SHARE: u32 = 20;
-/// How long killed processes get to disappear; only one that hangs in the kernel takes longer.
+/// How long killed processes get to disappear; only one that hangs in the kernel takes longer. This is for an end that
+/// the shim began, at a limit; one that its node wants is not waited for that long (see `linters::process::bounds`).
 const END_DEADLINE: Duration = Duration::from_secs(8);
 const END_INTERVAL: Duration = Duration::from_millis(5);
 

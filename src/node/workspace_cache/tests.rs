@@ -1,6 +1,7 @@
 //! What is kept of trees, and for how long.
 
 use std::fs;
+use std::task::{Context, Poll, Waker};
 
 use super::*;
 
@@ -66,7 +67,7 @@ async fn nothing_that_is_not_in_use_is_left_on_the_disk() {
         let tree = shared.dir.join(name);
         fs::create_dir_all(&tree).expect("made");
         let slot = shared.slot(Digest::of(name.as_bytes()), 1);
-        slot.tree.set(tree.clone()).expect("new");
+        slot.tree.set(LaidOut(tree.clone())).ok().expect("new");
         (slot, tree)
     });
     let [(reading, read), (unused, idle)] = trees;
@@ -100,4 +101,28 @@ fn a_full_disk_is_told_from_other_failures() {
     for other in [written(io::ErrorKind::ReadOnlyFilesystem), missing, TreeError::Ending] {
         assert!(!other.is_full(), "{other}");
     }
+}
+
+#[tokio::test]
+async fn a_tree_whose_task_is_revoked_when_it_is_finished_is_removed() {
+    async fn until(what: impl Fn() -> bool) {
+        let looking = async {
+            while !what() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), looking).await.expect("in time");
+    }
+    let work = tempfile::tempdir().expect("a folder");
+    let shared = Arc::new(Shared::new(work.path()).expect("made"));
+    let dir = shared.dir.join("0");
+    let manifest = Arc::new(Manifest::new(Vec::new()).expect("valid"));
+    let pin = Arc::new(shared.store.pin([]));
+    let mut writing = Box::pin(write(shared, manifest, pin));
+    match writing.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Pending => until(|| dir.exists()).await,
+        Poll::Ready(written) => assert!(written.is_ok()),
+    }
+    drop(writing);
+    until(|| !dir.exists()).await;
 }

@@ -12,7 +12,6 @@ use lintmesh::types::{Digest, NodeId, NodeSpec};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use super::super::node_session::coordinator::{Coordinator, DEADLINE, SECRET, Session};
 use super::super::node_session::world::{World, limits, spec, toolchain};
@@ -128,18 +127,31 @@ impl LinkedNodes {
         }
     }
 
-    /// Waits until a node says at once that its link to `peer` is in this state; answers how long that took.
-    pub(crate) async fn until_change(&mut self, node: &str, peer: &str, state: pb::LinkState) -> Duration {
-        let (session, start) = (self.sessions.get_mut(node).expect("a node"), Instant::now());
+    /// Waits until a node says that its link to `peer` is in this state.
+    pub(crate) async fn until_change(&mut self, node: &str, peer: &str, state: pb::LinkState) {
+        while self.next_change(node, peer).await != state {}
+    }
+
+    /// Waits until a node says that its link to `peer` is up no more; answers what it is.
+    pub(crate) async fn until_trouble(&mut self, node: &str, peer: &str) -> pb::LinkState {
+        loop {
+            let state = self.next_change(node, peer).await;
+            if ![pb::LinkState::Connecting, pb::LinkState::Up].contains(&state) {
+                return state;
+            }
+        }
+    }
+
+    async fn next_change(&mut self, node: &str, peer: &str) -> pb::LinkState {
+        let session = self.sessions.get_mut(node).expect("a node");
         let waited = async {
             loop {
                 if let Some(Payload::FaultTolerance(pb::FaultTolerance {
                     kind: Some(pb::fault_tolerance::Kind::LinkChange(change)),
                 })) = session.next().await.payload
                     && change.peer_id == peer
-                    && change.state() == state
                 {
-                    return start.elapsed();
+                    return change.state();
                 }
             }
         };

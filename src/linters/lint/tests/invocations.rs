@@ -117,3 +117,24 @@ async fn files_without_configuration_above_them_are_isolated_from_the_machine_s(
     assert_eq!(ends, [("./pkg/b.py".to_owned(), false), ("./a.py".to_owned(), true)]);
     assert!(asked[0].environment.contains(&("RAYON_NUM_THREADS".into(), "2".into())));
 }
+
+#[tokio::test]
+async fn a_tool_that_somebody_else_ended_gives_no_answer_and_one_that_crashed_does() {
+    let ended =
+        |signal| Finished { code: None, signal: Some(signal), ..end(0, &recorded("flake8.txt")[..300], b"") };
+    let names = ["SIGHUP", "SIGINT", "SIGKILL", "SIGTERM"];
+    for (signal, name) in [1, 2, 9, 15].into_iter().zip(names) {
+        let outcome = lint_with("flake8", &["good.py"], &Recorded::new([ended(signal)]), None).await;
+        let error = outcome.expect_err("to be tried again").to_string();
+        assert_eq!(error, format!("flake8 was ended from outside ({name})"));
+    }
+    for signal in [6, 11] {
+        let outcome = lint_with("flake8", &["good.py"], &Recorded::new([ended(signal)]), None).await;
+        let error = outcome.expect("an answer").output.error.expect("a failure");
+        assert_eq!(error.kind, ToolErrorKind::Crashed, "{signal}: {error:?}");
+    }
+    let python = Path::new("/home/p/.venv/bin/python");
+    let outcome = lint_with("pylint", &["good.py"], &Recorded::new([ended(15)]), Some(python)).await;
+    let error = outcome.expect_err("to be tried again").to_string();
+    assert!(error.contains("interpreter was ended from outside"), "{error}");
+}

@@ -1,4 +1,5 @@
 use std::fs;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -172,4 +173,25 @@ async fn a_full_outbox_of_former_processes_leaves_no_room_for_new_work() {
     let acknowledged = rig.executor.inventory().1.remove(0);
     rig.executor.acknowledge(&acknowledged);
     assert_eq!(rig.executor.assign(assignment(1000)), crate::node::executor::Admission::Started);
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_does_not_keep_the_process_from_ending() {
+    let state = state();
+    let rig = Rig::start(&state, 1).await;
+    // Files are made under this name; one that nobody reads hangs whoever writes it.
+    let hanging = rig.outbox().join("run.5.1.5.part");
+    nix::unistd::mkfifo(&hanging, nix::sys::stat::Mode::S_IRWXU).expect("made");
+    rig.makes(5).await;
+    // So that the pass is under way; if it were not, it would be the last.
+    tokio::time::sleep(4 * SETTLE).await;
+    rig.until.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(60), rig.keeper).await;
+    // Lets the writer go on, or the test itself would wait for it.
+    let _reading = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
+        .open(&hanging)
+        .expect("opened");
+    ended.expect("ends").expect("no panic");
 }

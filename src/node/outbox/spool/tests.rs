@@ -109,6 +109,18 @@ fn what_is_damaged_or_foreign_is_dropped_and_the_rest_is_read() {
 }
 
 #[test]
+fn what_cannot_be_read_now_or_by_this_release_stays() {
+    let folder = Folder::new();
+    let spool = folder.open();
+    spool.write(&kept(1)).expect("written");
+    // Whoever runs the test: a folder gives an error when it is read as a file, as a failing disk does.
+    fs::create_dir(spool.path(&key(2))).expect("made");
+    fs::write(spool.path(&key(3)), b"lintmesh-result 2\nof a later release").expect("written");
+    assert_eq!(spool.read(&node_id(), MANY, MUCH).expect("readable"), [kept(1)]);
+    assert_eq!(folder.files(), [1, 2, 3].map(|number| spool.path(&key(number))));
+}
+
+#[test]
 fn no_more_is_taken_over_than_there_is_room_for() {
     let folder = Folder::new();
     let spool = folder.open();
