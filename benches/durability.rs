@@ -29,8 +29,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lintmesh::coordinator::settings::Settings;
-use lintmesh::engine::codec::{self, Kept};
-use lintmesh::engine::{COMMIT_BUCKETS, StoreFigures};
+use lintmesh::engine::{COMMIT_BUCKETS, StoreFigures, compaction};
 use lintmesh::store::{EmbeddedOptions, EmbeddedStore, Loaded, Record, Store, StoreError};
 use lintmesh::types::{Epoch, RunId, Stage};
 use played::{TOOLS, World, open};
@@ -170,20 +169,11 @@ async fn finished_runs() -> anyhow::Result<(Vec<Record>, Vec<Record>)> {
         let logs = handle.logs().clone();
         let records = handle.query(move |core, _| {
             let state = core.state();
-            if state.open_runs().next().is_some() {
-                return Ok(None);
-            }
-            let mut kept: Vec<Kept> = state.parts().map(Kept::State).collect();
-            for run in &state.order {
-                for logged in logs.get(run).into_iter().flat_map(|log| log.kept()) {
-                    let (sequence, at, event) = (logged.sequence, logged.at, logged.event.clone());
-                    kept.push(Kept::Event { run: run.clone(), sequence, at, event });
-                }
-            }
-            kept.iter().map(codec::encode_kept).collect::<Result<Vec<_>, _>>().map(Some)
+            let is_quiet = state.open_runs().next().is_none();
+            is_quiet.then(|| compaction::records(state, &logs)).transpose()
         });
         match records.await?? {
-            Some(records) => break records,
+            Some(records) => break records.to_vec(),
             None => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     };

@@ -22,10 +22,12 @@ use lintmesh::store::{EmbeddedOptions, EmbeddedStore, Record, Store};
 const RECORD_BYTES: usize = 250;
 /// How long each size of batch is tried.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What 100,000 finished tasks leave: their part of the state, and four events each.
-const KEPT: usize = 500_000;
-/// Appended since the snapshot: as many as the engine lets there be before the next.
-const LOOSE: usize = 20_000;
+/// What 100,000 finished tasks leave in a snapshot: a record for each of their 1,000 runs, and the 50,000 events that are
+/// kept of all runs that have ended.
+const KEPT: usize = 51_000;
+/// Appended since the snapshot: as many as the engine lets there be before the next while runs are open, twice what the
+/// snapshot holds.
+const LOOSE: usize = 2 * KEPT;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = match std::env::args().skip(1).find(|argument| argument != "--bench") {

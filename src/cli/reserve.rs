@@ -31,17 +31,23 @@ impl Reserve {
         Self { path: dir.join("reserve"), bytes: (min_free / 2).min(MOST_BYTES), min_free }
     }
 
-    /// Holds the room, gives it up whenever the state cannot be stored for want of it, and takes it again when there is
-    /// enough. Until the coordinator is gone.
-    pub(super) async fn keep(self, mut storage: watch::Receiver<Storage>) {
+    /// Holds the room, gives it up whenever the state or a blob cannot be stored for want of it, and takes it again when
+    /// there is enough. Until the coordinator is gone. `shortages` counts the blobs that found no room: they may, while
+    /// the state still has some within its file.
+    pub(super) async fn keep(
+        self,
+        mut storage: watch::Receiver<Storage>,
+        mut shortages: watch::Receiver<u64>,
+    ) {
         if self.bytes == 0 {
             return;
         }
         // A full disk is told once, not every time it is looked at.
         let mut failed = None;
+        let mut blobs_are_short = false;
         loop {
             let state = *storage.borrow_and_update();
-            match self.adapt(state) {
+            match self.adapt(state, std::mem::take(&mut blobs_are_short)) {
                 Ok(()) => failed = None,
                 Err(error) if failed == Some(error.kind()) => {}
                 Err(error) => {
@@ -51,15 +57,18 @@ impl Reserve {
             }
             tokio::select! {
                 changed = storage.changed() => if changed.is_err() { return },
+                Ok(()) = shortages.changed() => blobs_are_short = true,
                 () = tokio::time::sleep(LOOK_INTERVAL) => {}
             }
         }
     }
 
-    fn adapt(&self, storage: Storage) -> io::Result<()> {
+    fn adapt(&self, storage: Storage, blobs_are_short: bool) -> io::Result<()> {
         let held = fs::metadata(&self.path).map_or(0, |found| found.len());
+        // Blobs may lie on another disk: this room is of no use to them there.
+        let is_full = storage == Storage::Full || blobs_are_short && self.free()? < self.min_free;
         match storage {
-            Storage::Full if held > 0 => {
+            _ if is_full && held > 0 => {
                 fs::remove_file(&self.path)?;
                 tracing::warn!(
                     bytes = held,
@@ -67,7 +76,7 @@ impl Reserve {
                 );
                 Ok(())
             }
-            Storage::Works if held != self.bytes => self.take(),
+            Storage::Works if held != self.bytes && !is_full => self.take(),
             Storage::Works | Storage::Full | Storage::Fails => Ok(()),
         }
     }
@@ -110,7 +119,8 @@ mod tests {
         let path = reserve.path.clone();
         let held = || fs::metadata(&path).map_or(0, |found| found.blocks() * 512);
         let (storage, changes) = watch::channel(Storage::Works);
-        let keeping = tokio::spawn(reserve.keep(changes));
+        let (_shortages, none) = watch::channel(0);
+        let keeping = tokio::spawn(reserve.keep(changes, none));
         let soon = || tokio::time::sleep(Duration::from_millis(1));
         soon().await;
         assert!(held() >= 1 << 20, "really on the disk: {}", held());
@@ -134,15 +144,43 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let mut reserve = Reserve::new(dir.path(), 2 << 20);
         reserve.min_free = u64::MAX;
-        assert_eq!(reserve.adapt(Storage::Works).expect_err("no room").kind(), io::ErrorKind::StorageFull);
+        assert_eq!(
+            reserve.adapt(Storage::Works, false).expect_err("no room").kind(),
+            io::ErrorKind::StorageFull
+        );
         assert!(!reserve.path.exists());
         reserve.min_free = 0;
-        reserve.adapt(Storage::Works).expect("room");
+        reserve.adapt(Storage::Works, false).expect("room");
         reserve.bytes /= 2;
-        reserve.adapt(Storage::Works).expect("room");
+        reserve.adapt(Storage::Works, false).expect("room");
         assert_eq!(fs::metadata(&reserve.path).expect("there").len(), reserve.bytes, "another size is set");
         let (_storage, changes) = watch::channel(Storage::Works);
-        Reserve::new(dir.path(), 0).keep(changes).await;
+        Reserve::new(dir.path(), 0).keep(changes, watch::channel(0).1).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn blobs_without_room_get_it_unless_they_lie_on_another_disk() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let reserve = Reserve::new(dir.path(), 2 << 20);
+        reserve.adapt(Storage::Works, false).expect("room");
+        reserve.adapt(Storage::Works, true).expect("looked");
+        assert!(reserve.path.exists(), "there is room on this disk");
+
+        // As if this disk had less.
+        let reserve = Reserve { min_free: u64::MAX, ..reserve };
+        let path = reserve.path.clone();
+        let (_storage, works) = watch::channel(Storage::Works);
+        let (short, shortages) = watch::channel(0);
+        let keeping = tokio::spawn(reserve.keep(works, shortages));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(path.exists(), "nothing is short");
+        short.send_modify(|count| *count += 1);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(!path.exists());
+        drop(short);
+        tokio::time::sleep(2 * LOOK_INTERVAL).await;
+        assert!(!path.exists() && !keeping.is_finished(), "there is no room to hold back");
+        keeping.abort();
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub(super) struct ServeArgs {
     /// for state, ~/.local/state
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
-    /// If the state is damaged, go on without what is damaged, once; a copy of the damaged file is kept beside it
+    /// If the state is damaged, go on without what is damaged, once; the damaged file is kept beside it
     #[arg(long)]
     salvage: bool,
     #[command(flatten)]
@@ -130,27 +130,37 @@ pub(super) async fn run(args: ServeArgs, interrupt: &Interrupt) -> anyhow::Resul
     if let Some(launched) = launched {
         // Who ends the service twice does not want its nodes to wait for the next one. Not before the state is ours: until
         // then the record may be another's.
-        interrupt.before_ending_at_once(move || Record::read(&launched).kill_all());
+        let listener = mesh.node_address();
+        interrupt.before_ending_at_once(move || Record::read(&launched).kill_all(listener));
     }
-    kept.tell(&mesh.holdings().await?);
-    tracing::info!(
-        api = %mesh.api_address(),
-        admin = mesh.admin_address().map(tracing::field::display),
-        nodes = %mesh.node_address(),
-        "serving"
-    );
-    let failure = tokio::select! {
-        () = interrupt.requested() => None,
-        reason = mesh.failed() => Some(reason),
+    let failure = match mesh.holdings().await {
+        // Only a coordinator that has stopped does not answer.
+        Err(_) => Some(mesh.failed().await),
+        Ok(holdings) => {
+            kept.tell(&holdings);
+            tracing::info!(
+                api = %mesh.api_address(),
+                admin = mesh.admin_address().map(tracing::field::display),
+                nodes = %mesh.node_address(),
+                "serving"
+            );
+            tokio::select! {
+                () = interrupt.requested() => None,
+                reason = mesh.failed() => Some(reason),
+            }
+        }
     };
-    if failure.is_none() {
+    let Some(reason) = failure else {
         mesh.drain(drain_timeout).await;
-    }
-    mesh.stop().await;
-    match failure {
-        None => Ok(Exit::Success),
-        Some(reason) => Err(anyhow::anyhow!(reason)),
-    }
+        // It may have failed while it was drained.
+        return match mesh.stop().await {
+            None => Ok(Exit::Success),
+            Some(reason) => Err(anyhow::anyhow!(reason)),
+        };
+    };
+    // What its nodes have not delivered is in their memory, and perhaps nowhere else.
+    mesh.leave().await;
+    Err(anyhow::anyhow!(reason))
 }
 
 /// What outlives the process, for whoever starts it.

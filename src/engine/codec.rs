@@ -35,6 +35,9 @@ pub enum CodecError {
     /// It was written by a later release.
     #[error("record version {0} is not known to this release; run the release that wrote it")]
     UnknownVersion(u16),
+    /// It was lost to damage: only its place is known.
+    #[error("it was lost to damage")]
+    Lost,
     /// It is damaged.
     #[error("damaged record: {0}")]
     Damaged(#[from] serde_json::Error),
@@ -81,6 +84,7 @@ fn write(fact: &impl Serialize) -> Result<Record, CodecError> {
 fn read<T: DeserializeOwned>(record: &Record) -> Result<T, CodecError> {
     match record.version {
         VERSION => Ok(serde_json::from_slice(&record.bytes)?),
+        Record::LOST => Err(CodecError::Lost),
         other => Err(CodecError::UnknownVersion(other)),
     }
 }

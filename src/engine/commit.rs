@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::figures::StoreCounts;
@@ -12,8 +13,8 @@ use crate::types::Epoch;
 /// Pauses between attempts, doubled up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// How long a store may fail before the coordinator stops; another may do better. One that is only full is waited for:
-/// a new coordinator would find it full too.
+/// How long a store may fail before the coordinator stops; another may do better. One that is only full is waited for,
+/// which does not count: a new coordinator would find it full too.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often the store is asked who owns it, at most: whoever raises that doubt may be lying.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
@@ -21,7 +22,9 @@ const CHECK_EVERY: Duration = Duration::from_secs(10);
 /// The store, and where its log ends.
 pub(super) struct Committer<S> {
     /// None while a call is under way on another thread.
-    store: Option<S>,
+    store: Option<Open<S>>,
+    open: watch::Receiver<()>,
+    keeps_records: bool,
     epoch: Epoch,
     position: u64,
     /// Records since the last snapshot.
@@ -29,6 +32,13 @@ pub(super) struct Committer<S> {
     counts: StoreCounts,
     /// When the store was last asked who owns it.
     checked: Option<Instant>,
+}
+
+/// A store, wherever it is.
+struct Open<S> {
+    store: S,
+    /// Dropped after the store.
+    _told_by_its_end: watch::Sender<()>,
 }
 
 /// What is asked of the store.
@@ -42,7 +52,16 @@ enum Call {
 impl<S: Store> Committer<S> {
     /// For the epoch that owns the store.
     pub(super) fn new(store: S, epoch: Epoch, position: u64, loose: u64) -> Self {
-        Self { store: Some(store), epoch, position, loose, counts: StoreCounts::default(), checked: None }
+        let keeps_records = store.keeps_records();
+        let (told_by_its_end, open) = watch::channel(());
+        let store = Some(Open { store, _told_by_its_end: told_by_its_end });
+        let (counts, checked) = (StoreCounts::default(), None);
+        Self { store, open, keeps_records, epoch, position, loose, counts, checked }
+    }
+
+    /// Says nothing, and ends when the store is closed.
+    pub(super) fn store_open(&self) -> watch::Receiver<()> {
+        self.open.clone()
     }
 
     /// How it does.
@@ -50,9 +69,9 @@ impl<S: Store> Committer<S> {
         self.counts.clone()
     }
 
-    /// Records since the last snapshot.
+    /// Records since the last snapshot; none if they are not kept anyway.
     pub(super) const fn loose(&self) -> u64 {
-        self.loose
+        if self.keeps_records { self.loose } else { 0 }
     }
 
     /// Appends a batch; when this has returned it is stored. `stalled` is told why it is not, while that lasts.
@@ -112,6 +131,7 @@ impl<S: Store> Committer<S> {
         mut stalled: impl FnMut(Option<&StoreError>),
     ) -> Result<(), StoreError> {
         let (began, mut pause) = (Instant::now(), FIRST_PAUSE);
+        let mut failing_since = began;
         let mut wanted = call.clone();
         let mut has_stalled = false;
         loop {
@@ -129,8 +149,9 @@ impl<S: Store> Committer<S> {
                 Remedy::Ask => Call::Position,
                 Remedy::Retry => wanted,
             };
-            let is_full = matches!(error, StoreError::Full { .. });
-            if !is_full && began.elapsed() >= PATIENCE {
+            if matches!(error, StoreError::Full { .. }) {
+                failing_since = Instant::now();
+            } else if failing_since.elapsed() >= PATIENCE {
                 return Err(error);
             }
             if !has_stalled {
@@ -149,17 +170,18 @@ impl<S: Store> Committer<S> {
     }
 
     async fn call(&mut self, call: Call) -> Result<u64, StoreError> {
-        let Some(mut store) = self.store.take() else { unreachable!("one call is made at a time") };
-        let (epoch, position, blocks) = (self.epoch, self.position, store.blocks());
+        let Some(mut open) = self.store.take() else { unreachable!("one call is made at a time") };
+        let (epoch, position, blocks) = (self.epoch, self.position, open.store.blocks());
         let perform = move || {
+            let store = &mut open.store;
             let done = match call {
                 Call::Append(batch) => store.append(epoch, position, &batch).map(|()| position),
                 Call::Snapshot(records) => store.snapshot(epoch, position, &records).map(|()| position),
                 Call::Position => store.position(epoch),
             };
-            (store, done)
+            (open, done)
         };
-        let (store, done) = if blocks {
+        let (open, done) = if blocks {
             match tokio::task::spawn_blocking(perform).await {
                 Ok(performed) => performed,
                 Err(error) => match error.try_into_panic() {
@@ -172,7 +194,7 @@ impl<S: Store> Committer<S> {
         } else {
             perform()
         };
-        self.store = Some(store);
+        self.store = Some(open);
         if done.is_err() {
             self.counts.failed();
         }

@@ -24,7 +24,10 @@ pub(super) fn is_due(loose: u64, state: &State, logs: &RunLogs) -> bool {
 }
 
 /// The state and the events that are kept, as records.
-pub(super) fn records(state: &State, logs: &RunLogs) -> Result<Arc<[Record]>, CodecError> {
+///
+/// # Errors
+/// What cannot be encoded.
+pub fn records(state: &State, logs: &RunLogs) -> Result<Arc<[Record]>, CodecError> {
     let mut records = Vec::new();
     for part in state.parts() {
         records.push(codec::encode_kept(&Kept::State(part))?);

@@ -48,6 +48,8 @@ pub struct Handle {
     pub(super) revision: channel::Receiver<u64>,
     pub(super) storage: channel::Receiver<Storage>,
     pub(super) stored: StoreCounts,
+    /// Says nothing, and ends when the store is closed.
+    pub(super) store_open: channel::Receiver<()>,
     pub(super) is_durable: bool,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) epoch: Epoch,
@@ -121,6 +123,12 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::CheckOwnership(reply)).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
+    }
+
+    /// Completes when the store is closed. An engine that is aborted leaves it to a call that is under way.
+    pub async fn store_closed(&self) {
+        let mut open = self.store_open.clone();
+        while open.changed().await.is_ok() {}
     }
 
     /// Whether facts can be stored now.

@@ -7,7 +7,7 @@
 pub mod clock;
 pub mod codec;
 mod commit;
-mod compaction;
+pub mod compaction;
 mod figures;
 mod handle;
 mod log;
@@ -127,12 +127,15 @@ impl<S: Store> Engine<S> {
         let EngineOptions { settings, mut store, clock, restarts, salvage } = options;
         let epoch = store.open_epoch()?;
         let loaded = store.load()?;
-        let Restored { state, logs, lost, unreadable } = restore::restore(&loaded, epoch, salvage)?;
+        let Restored { state, logs, lost, unreadable, .. } = restore::restore(&loaded, epoch, salvage)?;
         for run in &lost {
             tracing::warn!(%run, "the run is given up: what was stored of it is damaged");
         }
-        // What was left out must not be found again at the next start.
+        // What was left out must not be found again at the next start: a snapshot takes its place, at once.
         let is_changed = !lost.is_empty() || unreadable > 0;
+        if is_changed {
+            store.keep_copy()?;
+        }
         let loose = if is_changed { u64::MAX } else { loaded.log.len() as u64 };
         let core = Coordinator::resume(settings, state, clock.now());
         let (sender, commands) = mpsc::channel(QUEUE);
@@ -151,6 +154,7 @@ impl<S: Store> Engine<S> {
             revision: revised,
             storage: stored,
             stored: committer.counts(),
+            store_open: committer.store_open(),
             is_durable,
             clock: clock.clone(),
             epoch,

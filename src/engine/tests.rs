@@ -3,6 +3,7 @@
 mod ownership;
 mod restarting;
 mod rig;
+mod salvaging;
 
 use crate::coordinator::input::{Beat, SessionEnding};
 use std::time::Duration;

@@ -33,7 +33,7 @@ type Told = Result<v1::RunEvent, Status>;
 
 /// Why a stream ends before its run.
 enum Ending {
-    /// The client went away, or its run was forgotten.
+    /// The client went away.
     Silent,
     /// There is something to say.
     Because(ApiError),
@@ -123,10 +123,8 @@ impl Follower {
             tokio::select! {
                 // Events first: a run that ends because the server stops is told to have ended.
                 biased;
-                changed = changes.changed() => if changed.is_err() {
-                    // The run was forgotten while it was watched.
-                    return Err(Ending::Silent);
-                },
+                // It goes on even if the run is forgotten: the log is held here, and ends with it.
+                _ = changes.changed() => {}
                 () = self.client.closed() => return Err(Ending::Silent),
                 () = self.stopping.cancelled() => return Err(self.goodbye()),
                 // Perhaps what was missed can be told.

@@ -131,6 +131,11 @@ pub fn refused(refusal: Refusal) -> ApiError {
             subject: node.to_string(),
             description: message,
         }]),
+        Refusal::NodeConnected(node) => ApiError::FailedPrecondition(vec![Precondition {
+            kind: "NODE_CONNECTED",
+            subject: node.to_string(),
+            description: message,
+        }]),
         Refusal::NodeIdTaken(node) => ApiError::AlreadyExists {
             reason: "NODE_ID_TAKEN",
             message,
@@ -205,8 +210,8 @@ async fn store(
     let shared = service.clone();
     let mut all = std::mem::take(&mut tree.blobs);
     blocking(move || {
-        shared.blobs.put(&manifest).map_err(blob_error)?;
-        shared.blobs.put(&spec).map_err(blob_error)?;
+        shared.inputs.put(&manifest).map_err(blob_error)?;
+        shared.inputs.put(&spec).map_err(blob_error)?;
         if !shared.is_durable {
             return Ok(());
         }

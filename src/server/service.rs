@@ -49,6 +49,8 @@ pub struct Service {
     pub engine: Handle,
     /// The bytes.
     pub blobs: BlobStore,
+    /// The same for what clients bring: it leaves room for what their runs make.
+    pub inputs: BlobStore,
     /// The settings.
     pub settings: Settings,
     /// What trees may be read where.
@@ -103,9 +105,11 @@ impl Service {
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { engine, blobs, pinned, settings, trees, toolchain_mode, random, draining, room } = parts;
         let health = HealthHub::new(engine.clone(), Self::tools(), engine.now().wall);
+        let inputs = blobs.within(settings.workspace.max_input_bytes());
         Arc::new(Self {
             engine,
             blobs,
+            inputs,
             settings,
             trees,
             toolchain_mode,
@@ -252,7 +256,9 @@ pub fn stopped(_: crate::engine::Stopped) -> ApiError {
 
 /// Runs file work where it may block.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| {
+    // What it logs belongs to the call.
+    let span = tracing::Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(work)).await.map_err(|error| {
         tracing::error!(%error, "a blocking task failed");
         ApiError::Internal { request_id: String::new() }
     })

@@ -8,6 +8,7 @@
 //! Thus damage to the pages of the last commit before a crash, and to no others, looks like a commit that was cut short;
 //! all other damage is found when the file is opened.
 
+mod aside;
 mod contain;
 mod creation;
 mod layout;
@@ -33,7 +34,8 @@ const CACHE_BYTES: usize = 32 << 20;
 /// How to open a store.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct EmbeddedOptions {
-    /// If the file is damaged: keep a copy of it beside it, and go on with what can be read.
+    /// If the file is damaged: keep it under another name, and go on with what can be read. [`Record::lost`] stands for
+    /// each record of the log that cannot.
     pub salvage: bool,
 }
 
@@ -42,6 +44,10 @@ pub struct EmbeddedStore<M: Medium = FileMedium> {
     medium: M,
     /// None after an error, until the next call.
     opened: Option<Opened>,
+    /// Whether it ever was: how an earlier process left the file is told once.
+    was_opened: bool,
+    /// Whether what was there when it was opened is kept under another name.
+    has_copy: bool,
 }
 
 struct Opened {
@@ -58,16 +64,26 @@ impl EmbeddedStore {
     /// `salvage` [`Damaged`](StoreError::Damaged); with it only if nothing can be read at all.
     pub fn open(path: &Path, options: EmbeddedOptions) -> Result<Self, StoreError> {
         creation::create(path)?;
-        let open = || Self::over(FileMedium::new(path));
-        if !options.salvage {
-            return open().map_err(|error| salvage::located(error, path));
+        let opened = if options.salvage { Self::open_or_salvage(path) } else { Self::open_whole(path) };
+        if opened.is_ok() {
+            creation::sweep(path);
         }
-        let whole = open().and_then(|mut store| store.load().map(|_| store));
-        match whole {
+        opened
+    }
+
+    fn open_whole(path: &Path) -> Result<Self, StoreError> {
+        Self::over(FileMedium::new(path)).map_err(|error| salvage::located(error, path))
+    }
+
+    fn open_or_salvage(path: &Path) -> Result<Self, StoreError> {
+        let open = || Self::over(FileMedium::new(path));
+        match open().and_then(|mut store| store.load().map(|_| store)) {
             Err(StoreError::Damaged { position, reason, .. }) => {
                 tracing::warn!(file = %path.display(), position, reason, "the state is damaged; salvaging it");
                 salvage::salvage(path)?;
-                open()
+                let mut store = open()?;
+                store.has_copy = true;
+                Ok(store)
             }
             other => other,
         }
@@ -80,7 +96,7 @@ impl<M: Medium> EmbeddedStore<M> {
     /// # Errors
     /// As [`open`](EmbeddedStore::open).
     pub fn over(medium: M) -> Result<Self, StoreError> {
-        let mut store = Self { medium, opened: None };
+        let mut store = Self { medium, opened: None, was_opened: false, has_copy: false };
         store.reopen()?;
         Ok(store)
     }
@@ -88,8 +104,9 @@ impl<M: Medium> EmbeddedStore<M> {
     fn reopen(&mut self) -> Result<&mut Opened, StoreError> {
         let opened = match self.opened.take() {
             Some(opened) => opened,
-            None => open(&mut self.medium)?,
+            None => open(&mut self.medium, !self.was_opened)?,
         };
+        self.was_opened = true;
         Ok(self.opened.insert(opened))
     }
 
@@ -190,13 +207,7 @@ impl<M: Medium> Store for EmbeddedStore<M> {
             return Ok(());
         }
         head.position += batch.len() as u64;
-        self.commit(head, |transaction| {
-            let mut log = transaction.open_table(LOG)?;
-            for (position, record) in (expected..).zip(batch) {
-                log.insert(position, Part::Log.seal(position, record).as_slice())?;
-            }
-            Ok(())
-        })
+        self.commit(head, |transaction| layout::fill(transaction, Part::Log, expected, batch))
     }
 
     fn snapshot(&mut self, epoch: Epoch, position: u64, records: &[Record]) -> Result<(), StoreError> {
@@ -215,12 +226,26 @@ impl<M: Medium> Store for EmbeddedStore<M> {
         Ok(self.owned(epoch)?.head.position)
     }
 
+    fn keep_copy(&mut self) -> Result<(), StoreError> {
+        if self.has_copy {
+            return Ok(());
+        }
+        // Open, it is locked: nobody else writes while it is copied, and between commits it is whole.
+        self.reopen()?;
+        if let Some(copy) = self.medium.keep_copy()? {
+            tracing::warn!(copy = %copy.display(), "the state is kept as it was, under another name");
+        }
+        self.has_copy = true;
+        Ok(())
+    }
+
     fn blocks(&self) -> bool {
         true
     }
 }
 
-fn open<M: Medium>(medium: &mut M) -> Result<Opened, StoreError> {
+/// Opens what a medium holds, for the first time or again after an error.
+fn open<M: Medium>(medium: &mut M, is_first: bool) -> Result<Opened, StoreError> {
     let backend = medium.open()?;
     let path = medium.path();
     let shape = Header::read(&backend).map_err(|failure| failure.on_opening(path))?;
@@ -242,7 +267,8 @@ fn open<M: Medium>(medium: &mut M) -> Result<Opened, StoreError> {
         Ok(Opened { database, head })
     });
     let opened = opened.map_err(|failure| failure.on_opening(path))?;
-    if header.was_left_open {
+    // After an error it always was, by this process.
+    if header.was_left_open && is_first {
         tracing::warn!(
             file = %path.display(),
             position = opened.head.position,

@@ -64,7 +64,7 @@ pub enum StoreError {
     /// The file system refuses.
     #[error("cannot {action} the state in {}: {source}; see to its owner, permissions and mount, or choose another state.dir", path.display())]
     Denied {
-        /// `read`, `write` or `make`.
+        /// `read`, `write`, `make` or `copy`.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,

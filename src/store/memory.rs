@@ -95,6 +95,10 @@ impl Store for MemoryStore {
         false
     }
 
+    fn keeps_records(&self) -> bool {
+        self.keeps
+    }
+
     fn blocks(&self) -> bool {
         false
     }

@@ -23,12 +23,22 @@ pub struct Record {
     pub bytes: Vec<u8>,
 }
 
+impl Record {
+    /// The version of what stands in the place of a record of the log that was lost to damage. No fact has it.
+    pub const LOST: u16 = 0;
+
+    /// What stands in the place of a record that was lost: that there was one matters to those around it.
+    pub const fn lost() -> Self {
+        Self { version: Self::LOST, bytes: Vec::new() }
+    }
+}
+
 /// What a coordinator begins with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Loaded {
     /// What the last snapshot said, in its order; empty if there was none.
     pub snapshot: Vec<Record>,
-    /// What was appended since, oldest first.
+    /// What was appended since, oldest first, with [`Record::lost`] in the place of each that was lost to damage.
     pub log: Vec<Record>,
     /// The position of the next record: how many were ever appended, those that a snapshot replaced included.
     pub position: u64,
@@ -60,8 +70,19 @@ pub trait Store: Send + 'static {
     /// the store.
     fn position(&mut self, epoch: Epoch) -> Result<u64, StoreError>;
 
+    /// Keeps a copy of all that is there, where a human finds it: records of it are about to be given up for good. One
+    /// since the store was opened is enough. A store whose records nobody can come back to needs none.
+    fn keep_copy(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Whether what is stored outlives the process.
     fn is_durable(&self) -> bool {
+        true
+    }
+
+    /// Whether records can be loaded again at all. If not, snapshots are a waste.
+    fn keeps_records(&self) -> bool {
         true
     }
 
@@ -90,8 +111,16 @@ impl Store for Box<dyn Store> {
         (**self).position(epoch)
     }
 
+    fn keep_copy(&mut self) -> Result<(), StoreError> {
+        (**self).keep_copy()
+    }
+
     fn is_durable(&self) -> bool {
         (**self).is_durable()
+    }
+
+    fn keeps_records(&self) -> bool {
+        (**self).keeps_records()
     }
 
     fn blocks(&self) -> bool {

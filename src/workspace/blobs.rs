@@ -21,6 +21,8 @@ use std::io::{self, Read as _};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
+
 use crate::types::Digest;
 
 pub use error::BlobError;
@@ -43,6 +45,8 @@ pub struct BlobLimits {
 #[derive(Clone)]
 pub struct BlobStore {
     shared: Arc<Shared>,
+    /// In bytes: what is written through this handle is refused where more than that would be in use.
+    limit: u64,
 }
 
 struct Shared {
@@ -51,6 +55,8 @@ struct Shared {
     index: Mutex<Index>,
     /// Told whenever a blob is no longer claimed.
     unclaimed: Condvar,
+    /// How often the disk had no room.
+    shortages: watch::Sender<u64>,
 }
 
 /// Keeps blobs from being dropped for as long as it lives, also those that arrive only later.
@@ -90,19 +96,46 @@ impl BlobStore {
     /// A store of the objects that are there. They may be more than the limits allow: [`BlobStore::trim`] drops what is
     /// too much, once all that is needed is pinned. Until then nothing must be written.
     pub fn load(objects: impl Objects, limits: BlobLimits) -> Result<Self, BlobError> {
-        let mut index = Index::new(limits.max_total_bytes);
+        let mut index = Index::default();
         let mut found = objects.list()?;
         found.sort_by_key(|stored| (stored.modified, stored.name));
         for Stored { name, size, .. } in found {
             index.insert(name, size, Durability::Found);
         }
         let (objects, index) = (Box::new(objects), Mutex::new(index));
-        Ok(Self { shared: Arc::new(Shared { objects, limits, index, unclaimed: Condvar::new() }) })
+        let (unclaimed, shortages) = (Condvar::new(), watch::Sender::new(0));
+        let shared = Arc::new(Shared { objects, limits, index, unclaimed, shortages });
+        Ok(Self { shared, limit: limits.max_total_bytes })
+    }
+
+    /// A handle on the same store whose writers leave room for those of others: they are refused where more than so many
+    /// bytes would be in use.
+    pub fn within(&self, limit: u64) -> Self {
+        Self { shared: self.shared.clone(), limit: limit.min(self.limit) }
+    }
+
+    /// Counts the writes for which the disk had no room.
+    pub fn shortages(&self) -> watch::Receiver<u64> {
+        self.shared.shortages.subscribe()
+    }
+
+    /// Notices if there was no room.
+    fn noticed<T>(&self, done: Result<T, ObjectError>) -> Result<T, BlobError> {
+        if matches!(done, Err(ObjectError::Full { .. })) {
+            self.shared.shortages.send_modify(|count| *count += 1);
+        }
+        Ok(done?)
     }
 
     /// Drops the least recently used blobs that are not pinned until the limit is kept, as far as that goes.
     pub fn trim(&self) {
-        let dropped = self.index().trim();
+        self.shrink(self.shared.limits.max_total_bytes);
+    }
+
+    /// Drops the least recently used blobs that are not pinned until the others take at most so many bytes, as far as that
+    /// goes.
+    pub fn shrink(&self, bytes: u64) {
+        let dropped = self.index().trim(bytes);
         self.delete_all(dropped);
     }
 

@@ -4,13 +4,17 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
 
+use lintmesh::store::{EmbeddedOptions, EmbeddedStore, Record, Store as _};
+use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use redb::{Database, TableDefinition};
+use tokio::time::Instant;
 
 use super::support::linters::GatedRuff;
-use super::support::serve::{Serve, lintmesh, lintmesh_at, state_home};
+use super::support::serve::{DEADLINE, Serve, lintmesh, lintmesh_at, state_home, until};
 
 /// Nobody: a user that owns nothing.
 const NOBODY: u32 = 65534;
@@ -26,8 +30,8 @@ fn refused(mut command: Command, dir: &Path) -> String {
         "--admin-listen",
         "127.0.0.1:0",
     ]);
-    command.arg("--state-dir").arg(dir).stdin(Stdio::null());
-    let Output { status, stderr, .. } = command.output().expect("the binary is built");
+    command.arg("--state-dir").arg(dir);
+    let Output { status, stderr, .. } = output(command);
     let said = String::from_utf8_lossy(&stderr).into_owned();
     assert_eq!(status.code(), Some(2), "{said}");
     let errors: Vec<&str> = said.lines().filter(|line| line.starts_with("error: ")).collect();
@@ -37,6 +41,28 @@ fn refused(mut command: Command, dir: &Path) -> String {
         "one line, the last: {said}"
     );
     errors.concat()
+}
+
+/// What a command says that ends in time. It must not be more than a pipe holds.
+fn output(mut command: Command) -> Output {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary is built");
+    if ended(&mut child).is_none() {
+        child.kill().expect("it runs");
+        panic!("it goes on: {:?}", child.wait_with_output());
+    }
+    child.wait_with_output().expect("it has ended")
+}
+
+fn ended(child: &mut Child) -> Option<ExitStatus> {
+    let began = Instant::now();
+    while began.elapsed() < DEADLINE {
+        if let Some(status) = child.try_wait().expect("a child") {
+            return Some(status);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    None
 }
 
 #[tokio::test]
@@ -63,29 +89,29 @@ async fn a_second_coordinator_is_refused_and_disturbs_nobody() {
 #[tokio::test]
 async fn it_is_private_and_told_at_the_start() {
     let serve = Serve::launch(
-        "[runs]\nkeep = 7\nkeep_for = 43200\n[workspace]\nmax_store_bytes = 600000000\n",
+        "[runs]\nkeep = 7\nkeep_for = 43200\n[workspace]\nmax_store_bytes = 700000000\n",
         &["--launch", "external"],
     )
     .await;
     let folder = state_home(serve.dir.path()).join("lintmesh");
     let kept = serve.logged("the state is kept over restarts").pop().expect("told");
     let expected = serde_json::json!({
-        "dir": folder, "keeps_runs": 7, "keeps_days": 0.5, "blobs": folder.join("blobs"), "blob_bytes": 600_000_000,
+        "dir": folder, "keeps_runs": 7, "keeps_days": 0.5, "blobs": folder.join("blobs"), "blob_bytes": 700_000_000,
         "epoch": 1, "open_runs": 0, "finished_runs": 0,
     });
     for (key, value) in expected.as_object().expect("an object") {
         assert_eq!(&kept[key], value, "{key}");
     }
     assert_eq!(fs::metadata(&folder).expect("there").mode() & 0o777, 0o700);
-    let reserve = fs::metadata(folder.join("reserve")).expect("room is held back");
-    assert!(reserve.blocks() * 512 >= 32 << 20);
+    let held = || fs::metadata(folder.join("reserve")).map_or(0, |reserve| reserve.blocks() * 512);
+    until("room is held back", || held() >= 32 << 20).await;
 }
 
 #[tokio::test]
 async fn in_memory_nothing_is_kept() {
     let mut serve = Serve::launch("[state]\nstore = \"memory\"\n", &["--launch", "external"]).await;
     assert_eq!(serve.logged("runs and reports are kept in memory").len(), 1);
-    serve.signal(nix::sys::signal::Signal::SIGTERM);
+    serve.signal(Signal::SIGTERM);
     assert!(serve.ended().await.success());
     assert!(!state_home(serve.dir.path()).exists());
 }
@@ -156,4 +182,58 @@ fn a_folder_that_cannot_be_made_read_or_written_is_named() {
     let said = refused(as_nobody(), &folder);
     assert!(said.contains("Permission denied") && said.contains("state.redb"), "{said}");
     mode(&folder, 0o755);
+}
+
+/// Adds a record to the state that nothing is wrong with as far as the store can tell.
+fn add(file: &Path, record: Record) {
+    let mut store = EmbeddedStore::open(file, EmbeddedOptions::default()).expect("nobody has it");
+    let epoch = store.open_epoch().expect("opens");
+    let end = store.position(epoch).expect("it is ours");
+    store.append(epoch, end, &[record]).expect("appends");
+}
+
+fn copies(folder: &Path) -> usize {
+    let names = fs::read_dir(folder).expect("there").map(|entry| entry.expect("there").file_name());
+    names.filter(|name| name.to_string_lossy().starts_with("state.redb.damaged-")).count()
+}
+
+#[tokio::test]
+async fn what_is_damaged_is_left_out_once_somebody_says_so_and_kept() {
+    let external = ["--launch", "external"];
+    let mut serve = Serve::launch("", &external).await;
+    let folder = state_home(serve.dir.path()).join("lintmesh");
+    let file = folder.join("state.redb");
+    serve.signal(Signal::SIGTERM);
+    assert!(serve.ended().await.success());
+    add(&file, Record { version: 1, bytes: b"no fact".to_vec() });
+    let said = refused(lintmesh(), &folder);
+    assert!(said.contains("damaged record") && said.contains("start once with --salvage"), "{said}");
+    assert_eq!(copies(&folder), 0, "nothing is done yet");
+
+    serve.again("", &["--launch", "external", "--salvage"]).await;
+    assert_eq!(serve.logged("a record was left out").len(), 1);
+    assert_eq!(serve.logged("the state is kept as it was").len(), 1);
+    serve.signal(Signal::SIGTERM);
+    assert!(serve.ended().await.success());
+    assert_eq!(copies(&folder), 1);
+
+    serve.again("", &external).await;
+    serve.signal(Signal::SIGTERM);
+    assert!(serve.ended().await.success());
+    assert_eq!(copies(&folder), 1);
+
+    // What a later release wrote is not damaged.
+    add(&file, Record { version: 2, bytes: b"a fact of tomorrow".to_vec() });
+    let salvaging = || {
+        let mut command = lintmesh();
+        command.args(["serve", "--salvage", "--launch", "external", "--state-dir"]).arg(&folder);
+        command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+        String::from_utf8(output(command).stderr).expect("text")
+    };
+    for said in [refused(lintmesh(), &folder), salvaging()] {
+        let told =
+            said.contains("record version 2 is not known") && said.contains("the release that wrote it");
+        assert!(told && !said.contains("--salvage"), "{said}");
+    }
+    assert_eq!(copies(&folder), 1, "nothing is done");
 }

@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use lintmesh::store::{EmbeddedStore, Loaded, Record, Remedy, Store, StoreError};
 use lintmesh::types::Epoch;
 
+use crate::support::captured_logs::logs_of;
 use crate::support::disk::{Dice, Disk};
 use crate::support::stores::records;
 
@@ -168,13 +169,16 @@ fn a_full_disk_takes_nothing_and_goes_on_when_there_is_room() {
         store.append(epoch, 0, &records(0..50)).expect("appends");
         disk.limit(Some(room as usize));
         let large = vec![Record { version: 1, bytes: vec![7; 60_000] }; 5];
-        for _ in 0..3 {
-            match store.append(epoch, 50, &large) {
-                Err(StoreError::Full { place }) => assert_eq!(place, "disk"),
-                other => panic!("room for {room} blocks: {other:?}"),
+        let told = logs_of(|| {
+            for _ in 0..3 {
+                match store.append(epoch, 50, &large) {
+                    Err(StoreError::Full { place }) => assert_eq!(place, "disk"),
+                    other => panic!("room for {room} blocks: {other:?}"),
+                }
+                assert_eq!(store.position(epoch).expect("answers"), 50, "nothing was stored");
             }
-            assert_eq!(store.position(epoch).expect("answers"), 50, "nothing was stored");
-        }
+        });
+        assert_eq!(told, "", "no earlier process left it open");
         match store.snapshot(epoch, 50, &large) {
             Err(StoreError::Full { .. }) => {}
             other => panic!("room for {room} blocks: {other:?}"),

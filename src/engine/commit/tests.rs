@@ -150,6 +150,33 @@ async fn a_full_store_is_waited_for_and_one_that_is_away_for_half_a_minute() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn while_it_is_full_a_store_loses_no_patience() {
+    let calls = |error: fn() -> StoreError, many| (0..many).map(move |_| Turn::Refused(error()));
+    // Half an hour without room, a hiccup, another half an hour, and all is well.
+    let turns = calls(full, 1_000).chain(calls(away, 1)).chain(calls(unknown, 1)).chain(calls(full, 1_000));
+    let mut waiting = rig(turns.chain(calls(away, 1)));
+    waiting.append_all().await.expect("the hiccups are short");
+    assert_eq!(waiting.stored(), [1, 2, 3]);
+    let began = Instant::now();
+    rig(calls(full, 1_000).chain(calls(away, 1_000)))
+        .append_all()
+        .await
+        .expect_err("it is away for too long");
+    assert!(began.elapsed() > PATIENCE * 10, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_keeps_nothing_is_given_no_snapshot() {
+    let (mut counted, mut kept) = (MemoryStore::new(), MemoryStore::over(MemoryLog::default()));
+    let epochs = [&mut counted, &mut kept].map(|store| store.open_epoch().expect("opens"));
+    for (store, epoch, loose) in [(counted, epochs[0], 0), (kept, epochs[1], 2)] {
+        let mut committer = Committer::new(store, epoch, 0, 0);
+        committer.append(batch(&[1, 2]), |_| {}).await.expect("appends");
+        assert_eq!(committer.loose(), loose);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_only_a_human_can_mend_stops_at_once() {
     let fenced = StoreError::Fenced { own: Epoch(1), current: Epoch(2) };
     let mut rig = rig([Turn::Refused(fenced)]);

@@ -91,6 +91,11 @@ impl RunLogs {
         self.lock().events
     }
 
+    /// The runs that have a log.
+    pub(in crate::engine) fn runs(&self) -> Vec<RunId> {
+        self.lock().runs.keys().cloned().collect()
+    }
+
     /// The events that are kept.
     pub(in crate::engine) fn all(&self) -> Vec<(RunId, Vec<Arc<LoggedEvent>>)> {
         self.lock().runs.iter().map(|(run, log)| (run.clone(), log.kept())).collect()

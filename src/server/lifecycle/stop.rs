@@ -70,8 +70,9 @@ impl RunningServer {
         let _ = tokio::time::timeout(STOPPING_BOUND, told).await;
     }
 
-    /// The last step: the listeners drain, within their bound, and the coordinator ends.
-    pub async fn shutdown(&self) {
+    /// The last step: the listeners drain, within their bound, and the coordinator ends. Answers why it had failed before,
+    /// if it had and nobody was told yet.
+    pub async fn shutdown(&self) -> Option<String> {
         self.retire().await;
         health::end(self.reporter.clone()).await;
         self.service.engine.sessions().close_all();
@@ -86,14 +87,13 @@ impl RunningServer {
             }
         }
         self.engine_abort.abort();
-        // Its store is closed with it; else the next start would find it as after a crash.
-        let ended = async {
-            let mut engine = self.engine.lock().await;
-            if !engine.is_finished() {
-                // Cancelled, as it was told to be.
-                let _ = (&mut *engine).await;
-            }
-        };
-        let _ = tokio::time::timeout(STOPPING_BOUND, ended).await;
+        let failure = tokio::time::timeout(STOPPING_BOUND, self.ended()).await.ok().flatten();
+        // A call that is under way has the store, and ends in its own time; if the process ended before, the next start
+        // would find the store as after a crash.
+        let closed = self.service.engine.store_closed();
+        if tokio::time::timeout(STOPPING_BOUND, closed).await.is_err() {
+            tracing::warn!("the state is still being written; it is not closed properly");
+        }
+        failure
     }
 }

@@ -83,7 +83,6 @@ impl Line {
                 results.push(result);
             }
             let inputs = outputs::ended(&self.service, results).await;
-            let inputs: Vec<_> = inputs.into_iter().flatten().collect();
             // A stopped coordinator closes all sessions itself.
             if !inputs.is_empty() && self.service.engine.decide_all(inputs).await.is_err() {
                 return;

@@ -218,7 +218,7 @@ async fn inline_tree(
         let blobs: Vec<Digest> = contents.iter().map(|(digest, _)| *digest).collect();
         let pins = vec![shared.blobs.pin(blobs.iter().copied())];
         for (digest, bytes) in contents {
-            shared.blobs.put_expected(digest, &bytes).map_err(blob_error)?;
+            shared.inputs.put_expected(digest, &bytes).map_err(blob_error)?;
         }
         Ok(Tree { manifest, root: None, source: RequestKind::Inline, blobs, pins })
     })
@@ -247,6 +247,7 @@ async fn path_tree(service: &Arc<Service>, path: v1::PathSource) -> Result<Tree,
         check_inside(&root, &path.paths)?;
         let workspace = &shared.settings.workspace;
         let options = DiscoverOptions {
+            force_exclude: false,
             base: None,
             exclude: path.exclude,
             limits: limits(&shared),
@@ -265,7 +266,7 @@ async fn path_tree(service: &Arc<Service>, path: v1::PathSource) -> Result<Tree,
                 let bytes = std::fs::read(&full).map_err(|error| {
                     ApiError::invalid(ROOT, format!("{} cannot be read: {error}", file.path))
                 })?;
-                shared.blobs.put_expected(file.digest, &bytes).map_err(blob_error)?;
+                shared.inputs.put_expected(file.digest, &bytes).map_err(blob_error)?;
             }
         }
         let source = if in_place.is_some() { RequestKind::InPlace } else { RequestKind::ServerPath };

@@ -32,20 +32,38 @@ pub(super) fn create(path: &Path) -> Result<(), StoreError> {
     began.map_err(|failure| failure.on_opening(path))?;
     match made.persist_noclobber(path) {
         Ok(_) => sync(folder),
-        // Another process was faster; which of them has it, its lock will tell.
-        Err(error) if error.error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        // Another process was faster, and may have swept this one's away; which of them has it, its lock will tell.
+        Err(_) if fs::symlink_metadata(path).is_ok() => Ok(()),
         Err(error) => Err(refused("make", path, error.error)),
     }
 }
 
 /// An empty file that can be moved to that path. Gone again when it is dropped.
 pub(super) fn new_beside(path: &Path) -> Result<NamedTempFile, StoreError> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
     // It is made for its owner only.
     tempfile::Builder::new()
-        .prefix(&format!("{name}.new-"))
+        .prefix(&prefix(path))
         .tempfile_in(folder(path))
         .map_err(|source| refused("make", path, source))
+}
+
+/// Removes what processes left that were killed while they made a file. For who has the state: nobody else needs one any
+/// more.
+pub(super) fn sweep(path: &Path) {
+    let prefix = prefix(path);
+    let Ok(entries) = fs::read_dir(folder(path)) else { return };
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&prefix)
+            && let Err(error) = fs::remove_file(entry.path())
+        {
+            tracing::warn!(file = %entry.path().display(), %error, "a file of no use is left");
+        }
+    }
+}
+
+/// How the names begin of files that are being made.
+fn prefix(path: &Path) -> String {
+    format!("{}.new-", path.file_name().unwrap_or_default().to_string_lossy())
 }
 
 /// Makes the names in a folder durable.

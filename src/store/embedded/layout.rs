@@ -130,7 +130,7 @@ impl Part {
     }
 }
 
-/// Puts records into an empty part.
+/// Puts records into a part, from a place on where there are none yet.
 pub(super) fn fill(
     transaction: &WriteTransaction,
     part: Part,

@@ -9,6 +9,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use redb::StorageBackend;
 use redb::backends::FileBackend;
 
+use super::aside;
 use super::contain::Failure;
 use crate::store::StoreError;
 
@@ -28,6 +29,15 @@ pub trait Medium: Send + 'static {
 
     /// Whether what was opened is still what others find there.
     fn is_in_place(&self) -> bool;
+
+    /// Copies it to where a human finds it, and answers where; nothing if there is no such place. Nothing is written to
+    /// it meanwhile.
+    ///
+    /// # Errors
+    /// As [`EmbeddedStore::open`](super::EmbeddedStore::open).
+    fn keep_copy(&self) -> Result<Option<PathBuf>, StoreError> {
+        Ok(None)
+    }
 }
 
 /// A file.
@@ -81,6 +91,10 @@ impl Medium for FileMedium {
             // It may be there; whether it can be used is for the next call to find out.
             Err(error) => !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
         }
+    }
+
+    fn keep_copy(&self) -> Result<Option<PathBuf>, StoreError> {
+        aside::copy(&self.path).map(Some)
     }
 }
 

@@ -1,23 +1,26 @@
 //! Makes a good file of what can be read of a damaged one.
 //!
+//! Records of the log keep their positions: whoever reads them must know where some are missing, and be it at the end.
+//!
 //! redb opens no file with a damaged page, so its check is gone around: the file is read as by a process beside its
 //! writer, which checks no page and asks for no repair. Each record is then read on its own, and our checksum says what it is worth.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
 use std::ops::{Bound, Range};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use redb::backends::FileBackend;
 use redb::{BackendError, Builder, ConcurrencyMode, ReadOnlyDatabase, StorageBackend};
+use tempfile::NamedTempFile;
 
 use super::contain::{Failure, contained};
 use super::layout::{self, Head, Part};
 use super::medium::{self, FLAGS, SECOND_SLOT, TRUSTED};
-use super::{CACHE_BYTES, begin, creation, reader};
+use super::{CACHE_BYTES, aside, begin, creation, reader};
 use crate::store::{Record, StoreError};
+use crate::types::Epoch;
 
 /// How many damaged places an error names.
 const NAMED_PLACES: usize = 3;
@@ -43,8 +46,7 @@ fn locked(path: &Path) -> Result<File, StoreError> {
 /// Keeps the damaged file under another name, and puts a good one in its place.
 pub(super) fn salvage(path: &Path) -> Result<(), StoreError> {
     let damaged = locked(path)?;
-    let aside = set_aside(path).map_err(|source| creation::refused("write", path, source))?;
-    let (mut head, salvaged) = best(&damaged, path)?;
+    let (head, salvaged) = best(&damaged, path)?;
     for (part, lost) in [(Part::Snapshot, &salvaged.snapshot.lost), (Part::Log, &salvaged.log.lost)] {
         for range in ranges(lost) {
             tracing::warn!(
@@ -55,34 +57,24 @@ pub(super) fn salvage(path: &Path) -> Result<(), StoreError> {
             );
         }
     }
-    tracing::warn!(
-        kept = salvaged.kept(),
-        left_out = salvaged.snapshot.lost.len() + salvaged.log.lost.len(),
-        damaged_file = %aside.display(),
-        "the state was salvaged"
-    );
-    // What is left is a log without holes again, whose end is where it was.
-    head.snapshot = salvaged.snapshot.kept.len() as u64;
-    head.base = head.position - salvaged.log.kept.len() as u64;
-    write(path, head, &salvaged)
+    let (kept, left_out) = (salvaged.kept(), salvaged.snapshot.lost.len() + salvaged.log.lost.len());
+    let made = written(path, head, salvaged)?;
+    // Last of all, so that an attempt that fails leaves nothing.
+    let aside = aside::keep(path)?;
+    if let Err(error) = made.persist(path) {
+        // It is still there under its own name.
+        let _ = fs::remove_file(&aside);
+        return Err(creation::refused("write", path, error.error));
+    }
+    creation::sync(creation::folder(path))?;
+    tracing::warn!(kept, left_out, damaged_file = %aside.display(), "the state was salvaged");
+    Ok(())
 }
 
-/// Copies the file.
-fn set_aside(path: &Path) -> io::Result<PathBuf> {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(format!(".damaged-{since}"));
-    let aside = PathBuf::from(aside);
-    let mut to = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
-    io::copy(&mut File::open(path)?, &mut to)?;
-    to.sync_all()?;
-    Ok(aside)
-}
-
-/// What was read of a part, and the places of what was not.
+/// What was read of a part, place by place, and the places of what was not.
 #[derive(Default)]
 struct Rest {
-    kept: Vec<Record>,
+    records: Vec<Option<Record>>,
     lost: Vec<u64>,
 }
 
@@ -94,7 +86,7 @@ struct Salvaged {
 
 impl Salvaged {
     fn kept(&self) -> usize {
-        self.snapshot.kept.len() + self.log.kept.len()
+        self.snapshot.records.iter().chain(&self.log.records).flatten().count()
     }
 
     /// What was not read, in words; none if all was.
@@ -116,30 +108,41 @@ impl Salvaged {
     }
 }
 
-/// Of the last commit and the one before, the one of which more can be read: the last may be torn.
+/// Of the last commit and the one before, the one of which more can be read: the last may be torn. What it had that the
+/// one before has not counts as lost.
 fn best(damaged: &File, path: &Path) -> Result<(Head, Salvaged), StoreError> {
     let mut flags = [0];
     damaged.read_exact_at(&mut flags, FLAGS as u64).map_err(|source| Failure::Io(source).on_opening(path))?;
     let last = flags[0] & SECOND_SLOT;
-    let mut found: Option<(Head, Salvaged)> = None;
-    let mut reason = Failure::Damaged("it has no commit".to_owned());
-    for slot in [last, last ^ SECOND_SLOT] {
-        let reading = Reading { damaged, slot, open: None };
-        match reading.all() {
-            Ok((head, salvaged))
-                if found.as_ref().is_none_or(|(_, other)| salvaged.kept() > other.kept()) =>
-            {
-                found = Some((head, salvaged));
+    let read = |slot| Reading { damaged, slot, open: None }.all();
+    let (newest, before) = (read(last), read(last ^ SECOND_SLOT));
+    let (newest, why) = match newest {
+        Ok(newest) => (Some(newest), None),
+        Err(why) => (None, Some(why)),
+    };
+    let known = newest.as_ref().map(|(head, _)| (head.epoch, head.position));
+    match (newest, before) {
+        (Some(newest), Ok(before)) if before.1.kept() <= newest.1.kept() => Ok(newest),
+        (Some(newest), Err(_)) => Ok(newest),
+        (_, Ok((mut head, mut salvaged))) => {
+            // What the last one did is not known if its head is not: it may have appended, or raised the epoch.
+            let (epoch, end) = known.unwrap_or((Epoch(head.epoch.0 + 1), head.position + 1));
+            for position in head.position..end {
+                salvaged.log.records.push(None);
+                salvaged.log.lost.push(position);
             }
-            Ok(_) => {}
-            Err(failure) => reason = failure,
+            (head.epoch, head.position) = (head.epoch.max(epoch), head.position.max(end));
+            Ok((head, salvaged))
+        }
+        (None, Err(earlier)) => {
+            let reason = why.unwrap_or(earlier);
+            Err(StoreError::Damaged {
+                place: path.display().to_string(),
+                position: "the head".to_owned(),
+                reason: format!("nothing in it can be read ({reason}); move it away to begin anew"),
+            })
         }
     }
-    found.ok_or_else(|| StoreError::Damaged {
-        place: path.display().to_string(),
-        position: "the head".to_owned(),
-        reason: format!("nothing in it can be read ({reason}); move it away to begin anew"),
-    })
 }
 
 /// Reads one commit, record by record.
@@ -163,10 +166,11 @@ impl Reading<'_> {
     fn part(&mut self, part: Part, places: Range<u64>) -> Rest {
         let mut rest = Rest::default();
         for place in places {
-            match self.attempt(|database| reader::record(database, part, place)) {
-                Ok(record) => rest.kept.push(record),
-                Err(_) => rest.lost.push(place),
+            let record = self.attempt(|database| reader::record(database, part, place)).ok();
+            if record.is_none() {
+                rest.lost.push(place);
             }
+            rest.records.push(record);
         }
         rest
     }
@@ -251,21 +255,25 @@ impl StorageBackend for Trusted {
     }
 }
 
-/// Puts a file with these records in place of the damaged one.
-fn write(path: &Path, head: Head, salvaged: &Salvaged) -> Result<(), StoreError> {
+/// A file with these records, to be moved in place of the damaged one.
+fn written(path: &Path, mut head: Head, salvaged: Salvaged) -> Result<NamedTempFile, StoreError> {
+    // The snapshot's order matters, not its places.
+    let snapshot: Vec<Record> = salvaged.snapshot.records.into_iter().flatten().collect();
+    let log: Vec<Record> =
+        salvaged.log.records.into_iter().map(|record| record.unwrap_or_else(Record::lost)).collect();
+    head.snapshot = snapshot.len() as u64;
     let made = creation::new_beside(path)?;
     let file = made.reopen().map_err(|source| creation::refused("make", path, source))?;
     let written = contained(|| {
         let database = begin(FileBackend::new(file)?, head)?;
         let transaction = database.begin_write()?;
-        layout::fill(&transaction, Part::Snapshot, 0, &salvaged.snapshot.kept)?;
-        layout::fill(&transaction, Part::Log, head.base, &salvaged.log.kept)?;
+        layout::fill(&transaction, Part::Snapshot, 0, &snapshot)?;
+        layout::fill(&transaction, Part::Log, head.base, &log)?;
         transaction.commit()?;
         Ok(database.close()?)
     });
     written.map_err(|failure| failure.on_opening(path))?;
-    made.persist(path).map_err(|error| creation::refused("write", path, error.error))?;
-    creation::sync(creation::folder(path))
+    Ok(made)
 }
 
 /// Joins places that follow each other.

@@ -28,7 +28,7 @@ impl BlobStore {
         let made = self.shared.objects.make_durable(&names);
         let durability = if made.is_ok() { Durability::Durable } else { Durability::Doubtful };
         self.index().settle(&due, durability);
-        Ok(made?)
+        self.noticed(made)
     }
 
     fn due(&self, digests: &[Digest]) -> Result<Vec<Due>, BlobError> {

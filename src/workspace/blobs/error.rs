@@ -30,12 +30,12 @@ pub enum BlobError {
     },
     /// The store is full of blobs that are in use. Retry when runs have ended, or raise the limit.
     #[error(
-        "the blob store is full: {needed} more bytes do not fit beside what is in use (workspace.max_store_bytes is {limit})"
+        "the blob store is full: {needed} more bytes do not fit beside what is in use within {limit} bytes (workspace.max_store_bytes)"
     )]
     Full {
         /// How many bytes were asked for.
         needed: u64,
-        /// [`BlobLimits::max_total_bytes`](super::BlobLimits::max_total_bytes).
+        /// [`BlobLimits::max_total_bytes`](super::BlobLimits::max_total_bytes), or less for who must leave room for others.
         limit: u64,
     },
     /// There is no room where blobs are kept. Free some space, then retry.

@@ -40,9 +40,8 @@ pub(super) struct Due {
 }
 
 /// The stock of a store.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Index {
-    limit: u64,
     stored: u64,
     /// Bytes promised to blobs that are being written.
     reserved: u64,
@@ -56,26 +55,13 @@ pub(super) struct Index {
 }
 
 impl Index {
-    pub(super) fn new(limit: u64) -> Self {
-        Self {
-            limit,
-            stored: 0,
-            reserved: 0,
-            moments: 0,
-            entries: HashMap::new(),
-            by_use: BTreeMap::new(),
-            pins: HashMap::new(),
-            claimed: HashSet::new(),
-        }
-    }
-
     pub(super) fn total(&self) -> u64 {
         self.stored.saturating_add(self.reserved)
     }
 
-    /// Sets `bytes` aside for a blob being written. Answers the blobs that must be deleted to make room; they are claimed.
-    pub(super) fn reserve(&mut self, bytes: u64) -> Result<Vec<Digest>, NoRoom> {
-        let (dropped, excess) = self.surplus(bytes);
+    /// Sets `bytes` aside for a blob being written, if it fits within `limit` beside what is in use. Answers the blobs that must be deleted to make room; they are claimed.
+    pub(super) fn reserve(&mut self, bytes: u64, limit: u64) -> Result<Vec<Digest>, NoRoom> {
+        let (dropped, excess) = self.surplus(bytes, limit);
         if excess > 0 {
             return Err(NoRoom);
         }
@@ -89,17 +75,17 @@ impl Index {
         self.reserved = self.reserved.saturating_sub(bytes);
     }
 
-    /// Drops least recently used blobs until the limit is kept, or only pinned ones are left. Answers the blobs that must
-    /// be deleted; they are claimed.
-    pub(super) fn trim(&mut self) -> Vec<Digest> {
-        let (dropped, _) = self.surplus(0);
+    /// Drops least recently used blobs until the others take at most `limit` bytes, or only pinned ones are left. Answers
+    /// the blobs that must be deleted; they are claimed.
+    pub(super) fn trim(&mut self, limit: u64) -> Vec<Digest> {
+        let (dropped, _) = self.surplus(0, limit);
         self.drop_all(&dropped);
         dropped
     }
 
-    /// The blobs that would go for `bytes` more, and by how much they would not suffice.
-    fn surplus(&self, bytes: u64) -> (Vec<Digest>, u64) {
-        let mut excess = self.total().saturating_add(bytes).saturating_sub(self.limit);
+    /// The blobs that would go for `bytes` more within `limit`, and by how much they would not suffice.
+    fn surplus(&self, bytes: u64, limit: u64) -> (Vec<Digest>, u64) {
+        let mut excess = self.total().saturating_add(bytes).saturating_sub(limit);
         let mut dropped = Vec::new();
         for digest in self.by_use.values() {
             if excess == 0 {

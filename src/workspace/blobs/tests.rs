@@ -212,3 +212,34 @@ proptest! {
         prop_assert_eq!(on_disk, store.total_bytes());
     }
 }
+
+#[test]
+fn who_must_leave_room_is_refused_first_and_others_may_use_it() {
+    let (_dir, store) = store(small(32));
+    let inputs = store.within(28);
+    let old = store.put(b"0123456789").expect("stored");
+    let tree = [b"a123456789", b"b123456789"].map(|bytes| inputs.put(bytes).expect("there is room"));
+    assert!(!store.contains(&old), "nobody needs it");
+    let _pin = store.pin(tree);
+    assert!(matches!(inputs.put(b"c12345678"), Err(BlobError::Full { needed: 9, limit: 28 })));
+    let small = inputs.put(b"c1234567").expect("exactly the limit");
+    let _other = store.pin([small]);
+    let made = store.put(b"made").expect("room was left for it");
+    assert!(store.contains(&made) && store.total_bytes() == 32);
+    assert!(matches!(store.within(u64::MAX).put(b"more than there is"), Err(BlobError::TooLarge { .. })));
+    let _made = store.pin([made]);
+    assert!(matches!(store.within(u64::MAX).put(b"more"), Err(BlobError::Full { limit: 32, .. })));
+}
+
+#[test]
+fn a_full_disk_is_noticed_wherever_it_is_found() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (objects, faults) = super::testing::Faulty::open(dir.path());
+    let store = BlobStore::load(objects, ROOMY).expect("loaded");
+    let shortages = store.shortages();
+    store.put(b"abc").expect("stored");
+    assert!(!shortages.has_changed().expect("the store is there"));
+    faults.fill(true);
+    assert!(matches!(store.within(5).put(b"def"), Err(BlobError::DiskFull { .. })));
+    assert!(shortages.has_changed().expect("the store is there") && *shortages.borrow() == 1);
+}

@@ -19,7 +19,7 @@ pub struct BlobWriter {
 
 impl BlobWriter {
     pub(super) fn new(store: BlobStore, expected: Option<Digest>) -> Result<Self, BlobError> {
-        let staged = Some(store.shared.objects.stage()?);
+        let staged = Some(store.noticed(store.shared.objects.stage())?);
         Ok(Self { store, expected, hasher: Sha256::new(), written: 0, staged })
     }
 
@@ -37,14 +37,15 @@ impl BlobWriter {
         if size > limits.max_blob_bytes {
             return Err(BlobError::TooLarge { size, limit: limits.max_blob_bytes });
         }
-        let reserved = self.store.index().reserve(bytes);
-        let full = |_| BlobError::Full { needed: bytes, limit: limits.max_total_bytes };
+        let limit = self.store.limit;
+        let reserved = self.store.index().reserve(bytes, limit);
+        let full = |_| BlobError::Full { needed: bytes, limit };
         let dropped = reserved.map_err(full)?;
         self.written = size;
         // First: there may be no room on the disk before they are gone.
         self.store.delete_all(dropped);
         match &mut self.staged {
-            Some(staged) => Ok(staged.write(piece)?),
+            Some(staged) => self.store.noticed(staged.write(piece)),
             None => Ok(()),
         }
     }
@@ -82,7 +83,7 @@ impl BlobWriter {
             return Ok(());
         }
         if let Some(staged) = self.staged.take() {
-            staged.publish(&digest)?;
+            store.noticed(staged.publish(&digest))?;
         }
         let mut index = store.index();
         index.release(self.written);

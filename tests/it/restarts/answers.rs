@@ -1,13 +1,36 @@
 //! What is asked of runs is answered after a restart as before.
 
+use lintmesh::coordinator::run::TaskState;
+use lintmesh::types::RunId;
+
 use super::*;
+
+/// Waits until so many tasks of a run are done, and nodes have all others that there are so far.
+async fn until_worked_off(coordinator: &Coordinator, run: &str, wanted: usize) {
+    let (engine, id) = (coordinator.engine(), RunId::new(run).expect("valid"));
+    let worked_off = async {
+        let mut revision = engine.revision();
+        loop {
+            let id = id.clone();
+            let tasks =
+                engine.query(move |core, _| core.state().runs[&id].tasks.clone()).await.expect("runs");
+            let done = tasks.iter().filter(|task| task.output().is_some()).count();
+            assert!(done <= wanted, "no more was allowed");
+            let rest = tasks.iter().filter(|task| matches!(task.state, TaskState::Running { .. })).count();
+            if done == wanted && rest > 0 && done + rest == tasks.len() {
+                return;
+            }
+            revision.changed().await.expect("runs");
+        }
+    };
+    tokio::time::timeout(DEADLINE, worked_off).await.expect("in time");
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_id_holds_over_restarts_and_runs_are_told_as_before() {
     let mut coordinator = Coordinator::start("").await;
     let nodes = PlayedNodes::at(&coordinator, 3);
     let open = begun(&coordinator, asked("open")).await;
-    nodes.permits.add_permits(3);
     let state = async |coordinator: &Coordinator, run_id: &str| {
         let get = GetRunRequest { run_id: run_id.to_owned() };
         coordinator.client().get_run(get).await.expect("known").into_inner().run.expect("a run")
@@ -15,22 +38,13 @@ async fn a_request_id_holds_over_restarts_and_runs_are_told_as_before() {
     let cancelled =
         begun(&coordinator, CoordinateRequest { project: "other".into(), ..asked("cancelled") }).await;
     coordinator.client().cancel_run(CancelRunRequest { run_id: cancelled.clone() }).await.expect("cancelled");
+    nodes.permits.add_permits(3);
     let explained = async |coordinator: &Coordinator, run_id: &str| {
         let ask = ExplainTaskRequest { run_id: run_id.to_owned(), ..Default::default() };
         coordinator.client().explain_task(ask).await.expect("known").into_inner()
     };
-    // Three tasks are done; all else waits for the test.
-    until("three tasks are done", || nodes.permits.available_permits() == 0).await;
-    let quiet = async |coordinator: &Coordinator| {
-        let (mut last, mut same) = (0, 0);
-        while same < 20 {
-            let newest = state(coordinator, &open).await.last_sequence;
-            same = if newest == last { same + 1 } else { 0 };
-            last = newest;
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    quiet(&coordinator).await;
+    // PLAN and two more; all that follows from them is with nodes, and waits for the test.
+    until_worked_off(&coordinator, &open, 3).await;
     let before = (state(&coordinator, &open).await, explained(&coordinator, &open).await);
     let ended_before = state(&coordinator, &cancelled).await;
     assert_eq!((ended_before.outcome(), ended_before.detail.is_empty()), (Outcome::Cancelled, false));

@@ -56,7 +56,7 @@ impl<P: Place> Script<P> {
         let mut store = place.open().expect("opens");
         let epoch = store.open_epoch().expect("opens");
         // Nobody can read it: an engine that may leave it out takes a snapshot at once.
-        let unreadable = Record { version: u16::MAX, bytes: Vec::new() };
+        let unreadable = Record { version: 1, bytes: Vec::new() };
         store.append(epoch, 0, &[unreadable]).expect("appends");
         Self {
             place,

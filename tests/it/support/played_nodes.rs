@@ -95,6 +95,8 @@ impl Node {
         let mut beats = tokio::time::interval(BEAT);
         loop {
             tokio::select! {
+                // Messages first: what was revoked before the test gave a permit is not done by it.
+                biased;
                 message = messages.recv() => match message.ok_or(Gone)? {
                     Message::Assign(assign) => {
                         self.running.insert(assign.attempt.clone(), *assign);
