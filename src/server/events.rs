@@ -33,7 +33,7 @@ type Told = Result<v1::RunEvent, Status>;
 
 /// Why a stream ends before its run.
 enum Ending {
-    /// The client went away, or its run was forgotten.
+    /// The client went away.
     Silent,
     /// There is something to say.
     Because(ApiError),

@@ -102,22 +102,26 @@ impl Upload {
             let text = format!("has {} bytes; a piece may have at most {MAX_PIECE}", piece.data.len());
             return Err(ApiError::invalid("data", text));
         }
-        if self.owner.0 == Callers::Clients {
-            // Before each piece: a blob that was begun while there was room may be larger than that.
-            self.service.takes_bytes()?;
-        }
+        let mut begins = None;
         if !piece.digest.is_empty() {
             let digest: Digest =
                 piece.digest.parse().map_err(|error| ApiError::invalid("digest", format!("{error}")))?;
             if self.current.as_ref().is_none_or(|(current, _)| *current != digest) {
+                // It stays, whatever becomes of the next.
                 self.complete()?;
-                let blobs = match self.owner.0 {
-                    Callers::Clients => &self.service.inputs,
-                    Callers::Nodes => &self.service.blobs,
-                };
-                let writer = blobs.writer(Some(digest)).map_err(blob_error)?;
-                self.current = Some((digest, writer));
+                begins = Some(digest);
             }
+        }
+        let blobs = match self.owner.0 {
+            Callers::Clients => {
+                // Before each piece: a blob that was begun while there was room may be larger than that.
+                self.service.takes_bytes()?;
+                &self.service.inputs
+            }
+            Callers::Nodes => &self.service.blobs,
+        };
+        if let Some(digest) = begins {
+            self.current = Some((digest, blobs.writer(Some(digest)).map_err(blob_error)?));
         }
         let Some((_, writer)) = &mut self.current else {
             return Err(ApiError::invalid("digest", "is needed on the first piece of a blob"));
