@@ -23,15 +23,17 @@ COPY --from=build /src/target/release/lintmesh /usr/local/bin/lintmesh
 # By number: Kubernetes checks `runAsNonRoot` only against numbers.
 USER 10001:10001
 WORKDIR /var/lib/lintmesh
-# Installed at build time, so that a container starts without a network and always with the same linters.
+# Installed at build time, so that a container starts without a network and always with the same linters. These are only
+# defaults: `toolchain.cache_dir` and `state.dir` of a settings file win, which they would not over LINTMESH__ variables.
 ENV HOME=/var/lib/lintmesh \
-    LINTMESH__TOOLCHAIN__CACHE_DIR=/var/lib/lintmesh/cache
+    XDG_CACHE_HOME=/var/lib/lintmesh/cache \
+    XDG_STATE_HOME=/var/lib/lintmesh/state
 RUN lintmesh toolchain install
 # What is to outlive the container: a volume that is mounted here takes over the folder's owner.
-ENV LINTMESH__STATE__DIR=/var/lib/lintmesh/state
 RUN mkdir -m 700 /var/lib/lintmesh/state
 
-# The API, and health. Both listen on loopback until a configuration says otherwise; README.md, "In a container".
+# The API, and health. Both listen on loopback until a configuration says otherwise; README.md, "In a container". A
+# container that runs `lintmesh node` has no listener that the check could ask: start it with --no-healthcheck.
 EXPOSE 50051 50052
 HEALTHCHECK --interval=30s --timeout=5s --start-period=15s CMD ["lintmesh", "healthcheck"]
 ENTRYPOINT ["lintmesh"]

@@ -110,7 +110,7 @@ pub enum ApiError {
     /// The service, or a part that it needs, cannot answer now; the same request can succeed later.
     #[error("{message}")]
     Unavailable {
-        /// UPPER_SNAKE, for example `CIRCUIT_OPEN`, `DRAINING`.
+        /// UPPER_SNAKE, for example `CIRCUIT_OPEN`, `SERVER_STOPPING`.
         reason: &'static str,
         /// What is unavailable and why.
         message: String,
@@ -135,7 +135,7 @@ pub enum ApiError {
     /// The request points outside what is still, or already, there.
     #[error("{message}")]
     OutOfRange {
-        /// UPPER_SNAKE, for example `SEQUENCE_COMPACTED`.
+        /// UPPER_SNAKE, for example `POSITION_EXPIRED`.
         reason: &'static str,
         /// What the range is.
         message: String,
@@ -173,7 +173,7 @@ pub enum ApiError {
     /// A bug. The text tells no internals; the logs have them under the request id.
     #[error("internal error; the logs have the details under request id {request_id}")]
     Internal {
-        /// The request's id.
+        /// The request's id. Empty where the error arises: the layer that knows the id fills it in.
         request_id: String,
     },
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::{self, Loaded, Settings, SettingsError, Sources};
+use crate::config::{self, Loaded, Overrides, Settings, SettingsError, Sources};
 
 /// Where settings are read from.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -28,9 +28,9 @@ impl ConfigArgs {
         load(&self.of_this_folder())
     }
 
-    /// The same with all that was noticed on the way.
-    pub(super) fn load(&self) -> Result<Loaded, SettingsError> {
-        config::load(&self.of_this_folder())
+    /// The same under what other flags say, with all that was noticed on the way.
+    pub(super) fn load(&self, overrides: Overrides) -> Result<Loaded, SettingsError> {
+        config::load(&Sources { overrides, ..self.of_this_folder() })
     }
 
     fn of_this_folder(&self) -> Sources {

@@ -4,29 +4,30 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
 
 use super::arguments::parse_duration;
-use super::connect::{Connection, ServerArgs};
+use super::connect::ServerArgs;
 use super::error::UsageError;
 use super::exit::Exit;
+use super::patience::{self, Waited};
 use super::{output, task_name};
 use crate::proto::v1::{
-    FaultAction, GetMeshStatusRequest, HandleFaultRequest, HandleFaultResponse, NodeStatus,
+    FaultAction, GetMeshStatusRequest, GetMeshStatusResponse, HandleFaultRequest, HandleFaultResponse,
+    NodeStatus,
 };
 use crate::wire;
 
-/// Between two looks while waiting.
-const POLL: Duration = Duration::from_millis(250);
 /// How much longer than the node itself `--wait` waits: the word has to get around.
 const WORD: Duration = Duration::from_secs(5);
 
 /// Arguments of `fault`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  \
+#[command(after_help = "Exit codes: 0 done; 1 done, but --wait saw no end of it in time; 2 an error\n\n\
+Examples:\n  \
 lintmesh fault drain backend-dev --timeout 5m --wait && systemctl stop lintmesh-backend-dev\n  \
 lintmesh fault recover backend-dev --wait\n  \
-lintmesh fault rebuild --all --reason \"switch replaced\"")]
+lintmesh fault rebuild --all --reason \"switch replaced\"\n  \
+lintmesh fault forget backend-dev --reason \"its machine was sold\"")]
 pub(super) struct FaultArgs {
     /// What to do
     #[arg(value_enum)]
@@ -46,7 +47,8 @@ pub(super) struct FaultArgs {
     /// With drain: how long what the node runs may take to end; by default as the server is configured
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     timeout: Option<Duration>,
-    /// Wait until it is done: a drained node runs nothing, a recovered one is ACTIVE; exit 1 if that takes too long
+    /// Wait until it is done: a drained node runs nothing, a recovered one is ACTIVE; exit 1 if that takes too long. A
+    /// server that is away meanwhile is waited for
     #[arg(long)]
     wait: bool,
     /// How long --wait waits; by default --timeout and 5 s more, or 60 s
@@ -71,6 +73,8 @@ enum Action {
     ResetBreakers,
     /// Close the node's links and open them anew
     Rebuild,
+    /// Let go of a node that is not connected and will not come back
+    Forget,
 }
 
 impl FaultArgs {
@@ -78,10 +82,10 @@ impl FaultArgs {
     fn check(&self) -> Result<(), UsageError> {
         let refuse = |text: &str| Err(UsageError(text.to_owned()));
         match self.action {
-            Action::Fail | Action::Drain if self.all => {
+            Action::Fail | Action::Drain | Action::Forget if self.all => {
                 refuse("--all is for recover, reset-breakers and rebuild; name one node")
             }
-            Action::Fail | Action::ResetBreakers | Action::Rebuild if self.wait => {
+            Action::Fail | Action::ResetBreakers | Action::Rebuild | Action::Forget if self.wait => {
                 refuse("--wait is for drain and recover; the others are done when they answer")
             }
             Action::Drain => Ok(()),
@@ -97,6 +101,7 @@ impl FaultArgs {
             Action::Drain => FaultAction::Drain,
             Action::ResetBreakers => FaultAction::ResetBreakers,
             Action::Rebuild => FaultAction::RebuildConnections,
+            Action::Forget => FaultAction::Forget,
         };
         Ok(HandleFaultRequest {
             fault_id: match &self.fault_id {
@@ -124,7 +129,7 @@ pub(super) async fn run(args: FaultArgs) -> anyhow::Result<Exit> {
     let answer =
         connection.coordinator().handle_fault(args.request()?).await.context("handling the fault")?;
     let answer = answer.into_inner();
-    let unmet = if args.wait { wait(&connection, &args, &answer.nodes).await? } else { Vec::new() };
+    let unmet = if args.wait { wait(&args, &answer.nodes).await? } else { Vec::new() };
     if args.json {
         output::print_line(&format!("{:#}", as_json(&answer, &unmet)))?;
     } else {
@@ -134,34 +139,40 @@ pub(super) async fn run(args: FaultArgs) -> anyhow::Result<Exit> {
 }
 
 /// Waits until what was asked for is so. Answers what is not, at the end of the patience.
-async fn wait(connection: &Connection, args: &FaultArgs, nodes: &[String]) -> anyhow::Result<Vec<String>> {
-    let deadline = Instant::now() + args.patience();
-    loop {
+async fn wait(args: &FaultArgs, nodes: &[String]) -> anyhow::Result<Vec<String>> {
+    let look = async || {
+        let connection = args.server.connect().await?;
         let status = connection.coordinator().get_mesh_status(GetMeshStatusRequest {}).await;
-        let status = status.context("asking for the status")?.into_inner();
-        let unmet: Vec<String> = nodes
-            .iter()
-            .filter_map(|name| {
-                let node = status.node_statuses.get(name)?;
-                let health = status.metrics.as_ref().and_then(|mesh| mesh.node_health.get(name));
-                let running = health.map_or(0, |health| health.running_tasks);
-                match args.action {
-                    Action::Drain if running > 0 => Some(format!("{name} still runs {running} tasks")),
-                    Action::Recover if node.status() != NodeStatus::Active => {
-                        let state = node.status().as_str_name().trim_start_matches("NODE_STATUS_");
-                        let words = [state, &node.cause, &node.cause_detail].map(str::to_owned);
-                        let words: Vec<_> = words.into_iter().filter(|word| !word.is_empty()).collect();
-                        Some(format!("{name} is {}", words.join(", ")))
-                    }
-                    _ => None,
-                }
-            })
-            .collect();
-        if unmet.is_empty() || Instant::now() >= deadline {
-            return Ok(unmet);
+        Ok(unmet(args.action, nodes, &status.context("asking for the status")?.into_inner()))
+    };
+    match patience::until(args.patience(), look, Vec::is_empty).await? {
+        Waited::Seen(unmet) => Ok(unmet),
+        Waited::Unseen(error) => {
+            let error = patience::in_vain(error, "the server did not say", args.patience());
+            let text = super::error::render(&error);
+            Ok(vec![text.trim_start_matches("error: ").to_owned()])
         }
-        sleep(POLL).await;
     }
+}
+
+/// Which of the nodes are not what was asked for, and what they are.
+fn unmet(action: Action, nodes: &[String], status: &GetMeshStatusResponse) -> Vec<String> {
+    let unmet = nodes.iter().filter_map(|name| {
+        let node = status.node_statuses.get(name)?;
+        let health = status.metrics.as_ref().and_then(|mesh| mesh.node_health.get(name));
+        let running = health.map_or(0, |health| health.running_tasks);
+        match action {
+            Action::Drain if running > 0 => Some(format!("{name} still runs {running} tasks")),
+            Action::Recover if node.status() != NodeStatus::Active => {
+                let state = node.status().as_str_name().trim_start_matches("NODE_STATUS_");
+                let words = [state, &node.cause, &node.cause_detail].map(str::to_owned);
+                let words: Vec<_> = words.into_iter().filter(|word| !word.is_empty()).collect();
+                Some(format!("{name} is {}", words.join(", ")))
+            }
+            _ => None,
+        }
+    });
+    unmet.collect()
 }
 
 fn as_json(answer: &HandleFaultResponse, unmet: &[String]) -> Value {
@@ -236,6 +247,7 @@ mod tests {
             (&["drain"][..], "NODE"),
             (&["drain", "--all"], "name one node"),
             (&["fail", "--all"], "name one node"),
+            (&["forget", "--all"], "name one node"),
             (&["recover", "api-docs", "--all"], "--all"),
             (&["fail", "api-docs", "--wait"], "--wait is for drain and recover"),
             (&["recover", "api-docs", "--timeout", "5s"], "--timeout is for drain"),

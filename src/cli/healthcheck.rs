@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
+use tonic::transport::{Channel, Error};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -14,7 +15,7 @@ use super::exit::Exit;
 use super::output;
 
 /// The exit codes of grpc-health-probe, which probes and scripts know.
-const BAD_ARGUMENTS: Exit = Exit::Code(1);
+pub(super) const BAD_ARGUMENTS: Exit = Exit::Code(1);
 const NOT_CONNECTED: Exit = Exit::Code(2);
 const RPC_FAILED: Exit = Exit::Code(3);
 const NOT_SERVING: Exit = Exit::Code(4);
@@ -64,26 +65,32 @@ async fn check(args: HealthcheckArgs) -> (Exit, String) {
         Ok(endpoint) => endpoint,
         Err(error) => return (BAD_ARGUMENTS, super::error::render(&error)),
     };
-    let channel = match timeout(args.timeout, endpoint.connect()).await {
+    ask(endpoint.connect(), &url, args.service, args.timeout).await
+}
+
+/// Connects and asks, both together within `limit`.
+async fn ask(
+    connecting: impl Future<Output = Result<Channel, Error>>,
+    url: &str,
+    service: String,
+    limit: Duration,
+) -> (Exit, String) {
+    let deadline = Instant::now() + limit;
+    let channel = match timeout_at(deadline, connecting).await {
         Ok(Ok(channel)) => channel,
         Ok(Err(error)) => {
             return (NOT_CONNECTED, format!("error: cannot connect to {url}: {}", connect::reason(&error)));
         }
-        Err(_) => {
-            return (NOT_CONNECTED, format!("error: cannot connect to {url} within {:?}", args.timeout));
-        }
+        Err(_) => return (NOT_CONNECTED, format!("error: cannot connect to {url} within {limit:?}")),
     };
-    let request = HealthCheckRequest { service: args.service.clone() };
     let mut client = HealthClient::new(channel);
-    let status = match timeout(args.timeout, client.check(request)).await {
+    let status = match timeout_at(deadline, client.check(HealthCheckRequest { service })).await {
         Ok(Ok(answer)) => answer.into_inner().status(),
         Ok(Err(status)) => {
             let code = crate::middleware::rpc_metrics::code_name(status.code());
             return (RPC_FAILED, format!("error: the health check failed ({code}): {}", status.message()));
         }
-        Err(_) => {
-            return (RPC_FAILED, format!("error: no answer to the health check within {:?}", args.timeout));
-        }
+        Err(_) => return (RPC_FAILED, format!("error: no answer to the health check within {limit:?}")),
     };
     let text = format!("status: {}", status.as_str_name());
     (if status == ServingStatus::Serving { Exit::Success } else { NOT_SERVING }, text)
@@ -92,4 +99,27 @@ async fn check(args: HealthcheckArgs) -> (Exit, String) {
 /// Where this machine's server answers probes.
 fn admin_address(config: &ConfigArgs) -> anyhow::Result<String> {
     Ok(connect::dialled(config.settings()?.server.admin_listen).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn connecting_and_asking_share_the_time() {
+        let mute = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("http://{}", mute.local_addr().expect("bound"));
+        let endpoint = connect::endpoint(&url, None).expect("valid");
+        let slowly = async {
+            sleep(Duration::from_millis(700)).await;
+            endpoint.connect().await
+        };
+        let begin = Instant::now();
+        let (exit, text) = ask(slowly, &url, "readiness".to_owned(), Duration::from_secs(1)).await;
+        assert_eq!(exit, RPC_FAILED, "{text}");
+        let took = begin.elapsed();
+        assert!(took < Duration::from_millis(1100), "{took:?}");
+    }
 }

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use super::linters;
 use super::reserve::Reserve;
 use super::state_dir::StateDir;
-use super::supervisor::Supervisor;
+use super::supervisor::{End, Supervisor};
 use crate::config::{Launch, Settings};
 use crate::engine::clock::SystemClock;
 use crate::linters::toolchain::Toolchain;
@@ -96,7 +96,7 @@ pub(super) struct Holdings {
 pub(super) struct LocalMesh {
     server: Arc<RunningServer>,
     supervisor: JoinHandle<()>,
-    stopping: CancellationToken,
+    end: oneshot::Sender<End>,
     /// What is not kept; gone with the mesh.
     _folder: TempDir,
 }
@@ -162,15 +162,15 @@ impl LocalMesh {
             bound: settings.nodes.restart_timeout,
         };
         let command = Some(command).filter(|command| !command.words.is_empty());
-        let stopping = CancellationToken::new();
+        let (end, told) = oneshot::channel();
         let server = Arc::new(server);
         if let Some(dir) = keeping.dir() {
             let reserve = Reserve::new(dir.path(), settings.state.min_free_bytes);
             tokio::spawn(reserve.keep(server.engine().storage_changes(), server.blob_shortages()));
         }
         let supervisor = Supervisor::new(server.clone(), launched, command);
-        let supervisor = tokio::spawn(supervisor.run(stopping.clone()));
-        Ok(Self { server, supervisor, stopping, _folder: folder })
+        let supervisor = tokio::spawn(supervisor.run(told));
+        Ok(Self { server, supervisor, end, _folder: folder })
     }
 
     /// How many runs are open and how many have ended, and the epoch of this start.
@@ -238,8 +238,18 @@ impl LocalMesh {
     /// Ends everything in order, within a bound: clients first, then the nodes, then the listeners. Answers why the
     /// coordinator had failed before, if it had and [`LocalMesh::failed`] did not say so.
     pub(super) async fn stop(self) -> Option<String> {
+        self.end(End::Stop).await
+    }
+
+    /// The same after the coordinator has failed: nodes that may outlive it are left to the next one.
+    pub(super) async fn leave(self) {
+        self.end(End::Leave).await;
+    }
+
+    async fn end(self, end: End) -> Option<String> {
         self.server.retire().await;
-        self.stopping.cancel();
+        // Told to nobody only if the supervisor panicked, which is told below.
+        let _ = self.end.send(end);
         if let Err(error) = self.supervisor.await {
             tracing::error!(%error, "the launcher failed");
         }

@@ -18,6 +18,7 @@ mod local_mesh;
 pub mod node;
 mod node_args;
 pub mod output;
+mod patience;
 mod private_mesh;
 pub mod reconnect;
 mod report;
@@ -116,6 +117,15 @@ impl Command {
             _ => "warn",
         }
     }
+
+    /// How the process ends when the command could not do its work. Probes know grpc-health-probe's codes, in which 2
+    /// means that there is no connection.
+    const fn exit_on_error(&self) -> Exit {
+        match self {
+            Command::Healthcheck(_) => healthcheck::BAD_ARGUMENTS,
+            _ => Exit::Error,
+        }
+    }
 }
 
 /// Runs the command that the process was started with.
@@ -128,22 +138,23 @@ pub fn main() -> ExitCode {
             return ExitCode::from(usage_exit(&error).code());
         }
     };
+    let exit_on_error = cli.command.exit_on_error();
     let exit = match start(cli.command) {
         Ok(exit) => exit,
         Err(error) => {
             output::say(&error::render(&error));
-            Exit::Error
+            exit_on_error
         }
     };
     ExitCode::from(exit.code())
 }
 
-/// Probes know grpc-health-probe's codes, in which 2 means something else.
+/// Bad usage, before it is known which command was meant.
 fn usage_exit(error: &clap::Error) -> Exit {
     let is_probe = std::env::args_os().nth(1).is_some_and(|argument| argument == "healthcheck");
     match (error.use_stderr(), is_probe) {
         (false, _) => Exit::Success,
-        (true, true) => Exit::Code(1),
+        (true, true) => healthcheck::BAD_ARGUMENTS,
         (true, false) => Exit::Error,
     }
 }

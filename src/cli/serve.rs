@@ -130,7 +130,8 @@ pub(super) async fn run(args: ServeArgs, interrupt: &Interrupt) -> anyhow::Resul
     if let Some(launched) = launched {
         // Who ends the service twice does not want its nodes to wait for the next one. Not before the state is ours: until
         // then the record may be another's.
-        interrupt.before_ending_at_once(move || Record::read(&launched).kill_all());
+        let listener = mesh.node_address();
+        interrupt.before_ending_at_once(move || Record::read(&launched).kill_all(listener));
     }
     let failure = match mesh.holdings().await {
         // Only a coordinator that has stopped does not answer.
@@ -149,14 +150,25 @@ pub(super) async fn run(args: ServeArgs, interrupt: &Interrupt) -> anyhow::Resul
             }
         }
     };
-    if failure.is_none() {
-        mesh.drain(drain_timeout).await;
-    }
-    // It may have failed while it was drained.
-    let failed_late = mesh.stop().await;
-    match failure.or(failed_late) {
-        None => Ok(Exit::Success),
-        Some(reason) => Err(anyhow::anyhow!(reason)),
+    let failure = match failure {
+        None => tokio::select! {
+            biased;
+            reason = mesh.failed() => Some(reason),
+            () = mesh.drain(drain_timeout) => None,
+        },
+        failed => failed,
+    };
+    match failure {
+        // It may still fail while it ends.
+        None => match mesh.stop().await {
+            None => Ok(Exit::Success),
+            Some(reason) => Err(anyhow::anyhow!(reason)),
+        },
+        Some(reason) => {
+            // What its nodes have not delivered is in their memory, and perhaps nowhere else.
+            mesh.leave().await;
+            Err(anyhow::anyhow!(reason))
+        }
     }
 }
 

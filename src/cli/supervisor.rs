@@ -1,12 +1,12 @@
 //! Watches the nodes that this process launched, and starts nodes again when the coordinator asks.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use crate::coordinator::input::Input;
 use crate::engine::RestartOrder;
@@ -19,6 +19,15 @@ use crate::types::NodeId;
 const NODE_STOP: Duration = Duration::from_secs(2);
 /// Restart commands that run at a time.
 const COMMANDS: usize = 4;
+
+/// How the supervision ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// The launched nodes end too.
+    Stop,
+    /// They go on for the next coordinator, if they may outlive this one.
+    Leave,
+}
 
 /// Starts and watches nodes for one coordinator.
 pub(super) struct Supervisor {
@@ -62,8 +71,24 @@ impl Supervisor {
         }
     }
 
-    /// Supervises until it is told to stop; then all launched nodes are ended.
-    pub(super) async fn run(mut self, stopping: CancellationToken) {
+    /// Supervises until it is told how to end.
+    pub(super) async fn run(mut self, told: oneshot::Receiver<End>) {
+        let end = tokio::select! {
+            // Whatever is under way: a coordinator that cannot store its facts answers nothing.
+            end = told => end.unwrap_or(End::Stop),
+            never = self.supervise() => match never {},
+        };
+        // Commands that still run are killed.
+        self.starts.shutdown().await;
+        if let Some(launcher) = &mut self.launcher {
+            match end {
+                End::Stop => launcher.stop_all(NODE_STOP).await,
+                End::Leave => launcher.leave(NODE_STOP).await,
+            }
+        }
+    }
+
+    async fn supervise(&mut self) -> Infallible {
         loop {
             let next_exit = async {
                 match &mut self.exits {
@@ -72,18 +97,15 @@ impl Supervisor {
                 }
             };
             tokio::select! {
-                () = stopping.cancelled() => break,
                 Some(exit) = next_exit => self.exited(exit).await,
                 Some(order) = self.server.next_restart() => self.begin(order).await,
                 Some(done) = self.starts.join_next() => match done {
                     Ok(prepared) => self.finish(prepared).await,
                     Err(error) => tracing::error!(%error, "a start of a node failed"),
                 },
+                // The coordinator has stopped, and there is nobody to watch.
+                else => std::future::pending().await,
             }
-        }
-        self.starts.abort_all();
-        if let Some(launcher) = &mut self.launcher {
-            launcher.stop_all(NODE_STOP).await;
         }
     }
 
@@ -166,3 +188,6 @@ impl Supervisor {
         let _ = self.server.engine().decide(Input::RestartFailed { node: node.clone(), start, reason }).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,9 @@ use crate::proto::v1::{Outcome, RunEvent, WatchRunRequest};
 
 /// Arguments of `watch`.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit codes: as the run ended: 0 clean, 1 findings, 3 incomplete or cancelled; 2 an error"
+)]
 pub(super) struct WatchArgs {
     /// The run, as `lintmesh runs` names it
     #[arg(value_name = "RUN")]

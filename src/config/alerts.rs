@@ -14,7 +14,7 @@ const RATIO: Rule<f64> =
 section! {
     /// When alerts are raised, and who is told of them.
     pub struct AlertSettings {
-        /// Raised when less than this share of the planned links lives.
+        /// Raised when less than this share of the links that all nodes would have lives.
         low_connectivity: f64 = 0.7, RATIO;
         /// Raised when more than this share of the nodes was FAILED in the last 300 seconds.
         high_node_failure_rate: f64 = 0.2, RATIO;

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Settings;
+use super::nodes::Launch;
 use super::reader::Reader;
 use super::setting::Setting;
 use crate::types::Stage;
@@ -144,6 +145,43 @@ fn exposure(settings: &Settings, reader: &mut Reader) {
         let allowed = "a loopback address, unless server.tls and at least one of nodes.secrets are set";
         reader.conflict("server.node_listen", server.node_listen.show(), allowed.into());
     }
+    advertise(settings, reader);
+}
+
+/// Where launched nodes dial must be an address that somebody can dial, and that a certificate can name.
+fn advertise(settings: &Settings, reader: &mut Reader) {
+    let server = &settings.server;
+    let listens_everywhere = server.node_listen.ip().to_canonical().is_unspecified();
+    match &server.advertise {
+        Some(authority) if !is_dialable(authority) => {
+            let allowed = "HOST:PORT, with a name or address that nodes can dial and a port above 0";
+            reader.conflict("server.advertise", authority.show(), allowed.into());
+        }
+        None if listens_everywhere && settings.nodes.launch == Launch::Local => {
+            let allowed = format!(
+                "HOST:PORT with a name of the certificate: launched nodes cannot dial server.node_listen ({})",
+                server.node_listen.show()
+            );
+            reader.conflict("server.advertise", "(not set)".into(), allowed);
+        }
+        _ => {}
+    }
+}
+
+/// Whether it is a host and a port that can be dialled: IPv6 addresses in brackets, as in a URL.
+fn is_dialable(authority: &str) -> bool {
+    let Some((host, port)) = authority.rsplit_once(':') else { return false };
+    let has_port = port.parse::<u16>().is_ok_and(|port| port > 0) && !port.starts_with('+');
+    let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let is_host = match (bracketed, host.parse::<Ipv4Addr>()) {
+        (Some(address), _) => address.parse::<Ipv6Addr>().is_ok_and(|ip| !ip.to_canonical().is_unspecified()),
+        (None, Ok(ip)) => !ip.is_unspecified(),
+        (None, Err(_)) => {
+            let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+            !host.is_empty() && host.chars().all(is_word)
+        }
+    };
+    has_port && is_host
 }
 
 fn names(settings: &Settings, reader: &mut Reader) {

@@ -60,7 +60,7 @@ section! {
         flush_interval: Duration = Duration::from_secs(1), POSITIVE;
         /// Nodes that may belong to the mesh.
         max_nodes: u32 = 1024, AT_LEAST_ONE;
-        /// Seconds between two periodic checks of the mesh's health.
+        /// Seconds between two messages of `StreamHealth` without a change, for clients that do not say.
         health_check_interval: Duration = Duration::from_secs(30), POSITIVE;
     }
 }

@@ -97,8 +97,8 @@ section! {
         /// Seconds that a drained node gets to finish what it runs, and a node process after SIGTERM; the rest is given
         /// to others.
         drain_timeout: Duration = Duration::from_secs(30), any("seconds");
-        /// Seconds for which the nodes that `lintmesh serve` started outlive it when it is killed: they go on with what
-        /// they run, and the coordinator that is started next adopts them. 0 ends them with it.
+        /// Seconds for which the nodes that `lintmesh serve` started outlive it when it is killed or fails: they go on with
+        /// what they run, and the coordinator that is started next adopts them. 0 ends them with it.
         orphan_grace: Duration = Duration::from_secs(60), any("seconds");
     }
 }

@@ -30,7 +30,8 @@ section! {
         admin_listen: SocketAddr = loopback(50052), ADDRESS;
         /// Sessions of the nodes. Beyond loopback it needs `server.tls` and a node secret.
         node_listen: SocketAddr = loopback(0), ADDRESS;
-        /// What launched nodes dial if `node_listen` is beyond loopback: a name that the certificate has.
+        /// What launched nodes dial if `node_listen` is beyond loopback: a name that the certificate has. Needed if
+        /// `node_listen` is every address of the machine (`0.0.0.0`), which nobody can dial.
         advertise: Option<String> = None, any("HOST:PORT");
         /// The certificate of the public API and of the node listener.
         tls: TlsSettings = TlsSettings::default(), any("a table");
@@ -40,7 +41,7 @@ section! {
         max_message_bytes: u64 = 4 << 20, BYTES;
         /// Unary requests handled at a time; more are refused.
         max_concurrent_requests: u32 = 256, AT_LEAST_ONE;
-        /// Streams that one client may have open; more are refused.
+        /// Streams that one client may have open, uploads among them; more are refused.
         max_streams_per_client: u32 = 64, AT_LEAST_ONE;
         /// Seconds that open runs get to end when the server stops. Those that have not ended then go on at the next start;
         /// with `state.store = "memory"` they are cancelled.

@@ -136,3 +136,46 @@ fn listening_to_everybody_needs_both_a_certificate_and_a_token() {
     );
     assert!(!SecretHash::default().matches(b""));
 }
+
+#[test]
+fn what_launched_nodes_dial_must_be_dialable() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let pem = dir.path().join("server.pem");
+    std::fs::write(&pem, "").expect("written");
+    let hash = crate::types::Digest::of(b"secret");
+    let listening = |server: &str, launch: &str| {
+        format!(
+            "[server]\ntls = {{ cert = {pem:?}, key = {pem:?} }}\n{server}\n[nodes]\nlaunch = \"{launch}\"\n\
+             [[nodes.secrets]]\nname = \"all\"\nsha256 = \"{hash}\"\n"
+        )
+    };
+    let everywhere = ["0.0.0.0:7000", "[::]:7000", "[::ffff:0.0.0.0]:7000"];
+    for listen in everywhere.map(|address| format!("node_listen = \"{address}\"")) {
+        let found = problems(&listening(&listen, "local"), &[], &[]);
+        let found: Vec<_> = found.iter().map(|p| (p.key.as_str(), p.value.as_str())).collect();
+        assert_eq!(found, [("server.advertise", "(not set)")], "{listen}");
+        from(&listening(&listen, "external"), &[], &[]).expect("whoever launches them knows what they dial");
+        let named = format!("{listen}\nadvertise = \"mesh.example.org:7000\"");
+        from(&listening(&named, "local"), &[], &[]).expect("they dial the name");
+    }
+    from(&listening("node_listen = \"10.0.0.1:0\"", "local"), &[], &[]).expect("that can be dialled");
+    for bad in [
+        "mesh",
+        "mesh:",
+        ":7000",
+        "mesh:0",
+        "mesh:70000",
+        "mesh:+1",
+        "0.0.0.0:1",
+        "[::]:1",
+        "::1:1",
+        "https://m:1",
+    ] {
+        let found = problems(&format!("server.advertise = \"{bad}\""), &[], &[]);
+        let problem = found.iter().find(|problem| problem.key == "server.advertise").expect(bad);
+        assert!(problem.value.contains(bad) && problem.allowed.starts_with("HOST:PORT"), "{problem:?}");
+    }
+    for good in ["mesh:7000", "10.0.0.1:7000", "[fd00::1]:7000", "a-b.example_c.org:1"] {
+        from(&format!("server.advertise = \"{good}\""), &[], &[]).expect(good);
+    }
+}

@@ -65,6 +65,9 @@ pub enum Refusal {
     /// Fix: there is no such node.
     #[error("node `{0}` does not belong to the mesh")]
     UnknownNode(NodeId),
+    /// Fix: what is connected cannot be forgotten.
+    #[error("node `{0}` is connected; end its process first")]
+    NodeConnected(NodeId),
     /// Fix: there is no such run.
     #[error("run `{0}` is not known")]
     UnknownRun(RunId),

@@ -52,12 +52,14 @@ pub(super) struct Watch {
 }
 
 impl Coordinator {
-    /// An observer that missed its own timers has no right to call others late: it measures their silence from now.
+    /// An observer that missed its own timers has no right to call others late: it measures their silence from now, and
+    /// what may have arrived while it could not decide gets that time back.
     pub(super) fn notice_oversleep(&mut self, now: Tick) {
         self.watch.now = now;
         self.watch.started.get_or_insert(now);
-        if self.watch.due.is_some_and(|due| now >= due + OVERSLEPT) {
+        if let Some(due) = self.watch.due.filter(|due| now >= *due + OVERSLEPT) {
             self.watch.awake_since = now;
+            self.postpone_deadlines(now.since(due));
         }
     }
 
@@ -120,6 +122,9 @@ impl Coordinator {
             let next_probe = self.presences.get(&node).and_then(|presence| presence.breaker.next_probe());
             self.watch.has_probe |= next_probe.is_some_and(|at| at <= now);
             self.judge(draft, &node);
+            // What was decided about it may have had it looked at at once, which was done: the next look is another.
+            let asked = self.presences.get_mut(&node).and_then(|presence| presence.contact.alarm.take());
+            self.forget_alarm(&node, asked);
             if let Some(next) = self.next_look(&node, now) {
                 self.wake(&node, next);
             }
@@ -347,7 +352,8 @@ impl Coordinator {
     fn next_look(&self, node: &NodeId, now: Tick) -> Option<Tick> {
         let presence = self.presences.get(node)?;
         let contact = &presence.contact;
-        let mut moments: Vec<Tick> = presence.running.values().map(|running| running.deadline).collect();
+        let awaited = presence.running.values().filter(|running| !running.has_arrived);
+        let mut moments: Vec<Tick> = awaited.map(|running| running.deadline).collect();
         if let (Some(_), Some((raw, _)), Some(heard)) =
             (presence.session, presence.heard_at, self.heard(presence))
         {

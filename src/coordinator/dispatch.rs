@@ -171,6 +171,7 @@ impl Coordinator {
                 run: run.clone(),
                 task: task.id,
                 deadline,
+                has_arrived: false,
                 cpu_slots: cpu_slots(task.stage),
                 capabilities,
                 permit,

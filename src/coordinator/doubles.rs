@@ -19,7 +19,11 @@ impl Coordinator {
             .doubted
             .iter()
             .filter_map(|node| self.presences.get_key_value(node))
-            .flat_map(|(node, presence)| presence.attempts().map(|attempt| (node.clone(), attempt)))
+            .flat_map(|(node, presence)| {
+                // What waits for room needs no second one that would wait for it too.
+                let awaited = presence.running.iter().filter(|(_, running)| !running.has_arrived);
+                awaited.map(|(id, running)| (node.clone(), running.named(*id)))
+            })
             .filter(|(_, attempt)| {
                 let task = self.state.runs.get(&attempt.run).and_then(|run| run.task(attempt.task));
                 task.is_some_and(|task| task.executions().len() == 1)

@@ -36,6 +36,13 @@ impl Drains {
     pub(super) fn wakes(&self) -> impl Iterator<Item = Tick> {
         self.deadlines.values().copied()
     }
+
+    /// Gives what drained nodes run more time.
+    pub(super) fn postpone(&mut self, by: Duration) {
+        for deadline in self.deadlines.values_mut() {
+            *deadline = *deadline + by;
+        }
+    }
 }
 
 impl Coordinator {
@@ -55,6 +62,13 @@ impl Coordinator {
     pub(super) fn is_leaving(&self, node: &NodeId) -> bool {
         let current = self.state.members.get(node).and_then(|member| member.incarnation);
         self.drains.leaving.get(node).is_some_and(|leaving| Some(leaving.incarnation) == current)
+    }
+
+    /// Whether an operator marked the node FAILED, which only an operator takes back.
+    pub(super) fn is_failed_by_an_operator(&self, node: &NodeId) -> bool {
+        self.state.members.get(node).is_some_and(|member| {
+            (member.status, member.cause) == (NodeStatus::Failed, Some(FaultCause::Operator))
+        })
     }
 
     /// Whether an operator drained the node.
@@ -99,6 +113,11 @@ impl Coordinator {
             let reason = reason.chars().take(200).collect();
             self.drains.leaving.insert(node.clone(), Leaving { incarnation, reason, dismissed: None });
         }
+    }
+
+    /// What was presumed of it at the coordinator's start is not so.
+    pub(super) fn is_not_leaving(&mut self, node: &NodeId) {
+        self.drains.leaving.remove(node);
     }
 
     /// The drained node gets no new work, and is told so to people.
@@ -152,6 +171,12 @@ impl Coordinator {
             self.record(draft, Event::NodeDrained { node: node.clone(), drained: false });
         }
         drained
+    }
+
+    /// The node belongs to the mesh no more.
+    pub(super) fn forget_drain(&mut self, node: &NodeId) {
+        self.drains.deadlines.remove(node);
+        self.drains.leaving.remove(node);
     }
 
     /// Drains that are done, or whose time is over.
@@ -212,9 +237,17 @@ impl Coordinator {
         let reason = self.drains.leaving.get(node).map(|at| at.reason.clone());
         let reason = reason.unwrap_or_else(|| "the coordinator ends its nodes".to_owned());
         let taken = self.take_work(draft, node, false, "its node was asked to end");
+        if self.is_failed_by_an_operator(node) {
+            // That word stands, whatever its process does.
+            return taken;
+        }
         if self.status(node) != Some(NodeStatus::Initializing) {
             self.set_status(draft, node, NodeStatus::Initializing, None);
             self.tell(draft, node, RecoveryStep::Left, format!("it left in order: {reason}"));
+        }
+        // Those that only the end of the coordinator sends away look for its successor.
+        if self.is_leaving(node) {
+            self.forget_if_it_left(draft, node);
         }
         taken
     }

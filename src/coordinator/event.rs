@@ -203,6 +203,9 @@ pub enum RunEvent {
         tool_error: Option<ToolError>,
         /// What was measured.
         measured: Measured,
+        /// What the node was, with the first task of the run that it did. None in facts of older releases.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        origin: Option<Origin>,
     },
     /// An attempt ended badly; the task waits for another.
     AttemptFailed {
@@ -349,6 +352,17 @@ pub struct NewTask {
     pub task: TaskRef,
     /// Estimated effort; only compared.
     pub cost: u64,
+}
+
+/// What a node was when it worked on a run: reports tell of it, whatever has become of the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Its specialisation.
+    pub agent_type: String,
+    /// Its toolchain; empty if it did not tell this coordinator.
+    pub toolchain_id: String,
+    /// Interpreter, operating system, architecture; likewise.
+    pub environment_class: String,
 }
 
 /// A result as a run's last event tells of it.

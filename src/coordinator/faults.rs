@@ -48,6 +48,9 @@ impl Coordinator {
         }
         let nodes: Vec<NodeId> = match &request.target {
             FaultTarget::All => self.state.members.keys().cloned().collect(),
+            FaultTarget::Node(node) if request.action == FaultAction::Forget && self.is_connected(node) => {
+                return Reply::Refused(Refusal::NodeConnected(node.clone()));
+            }
             FaultTarget::Node(node) if self.state.members.contains_key(node) => vec![node.clone()],
             FaultTarget::Node(node) => return Reply::Refused(Refusal::UnknownNode(node.clone())),
         };
@@ -72,6 +75,17 @@ impl Coordinator {
                 } else {
                     format!("{node} has no links, or no connection by which it could be told")
                 }),
+                FaultAction::Forget if self.is_connected(node) => {
+                    steps.push(format!("{node} is connected, so it stays"));
+                }
+                FaultAction::Forget => {
+                    let comes_back = match self.state.configured.contains(node) {
+                        true => "it is configured: it comes back when the coordinator is started again",
+                        false => "it comes back if its process joins again",
+                    };
+                    taken.extend(self.forget_node(draft, node));
+                    steps.push(format!("{node} belongs to the mesh no more; {comes_back}"));
+                }
             }
         }
         // Place the work now, so that the answer can say where it went.
@@ -93,6 +107,9 @@ impl Coordinator {
             if self.undrain(draft, node) { format!("{node} is no longer drained") } else { node.to_string() };
         if self.is_responsive(node, draft.now.tick) {
             if self.is_leaving(node) {
+                if self.is_failed_by_an_operator(node) {
+                    self.set_status(draft, node, NodeStatus::Degraded, Some(FaultCause::Draining));
+                }
                 return format!("{node_is}; its process was asked to end: it is ACTIVE once a new one joins");
             }
             self.change_breaker(draft, node, |_, breaker| breaker.reset());

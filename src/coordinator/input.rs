@@ -120,6 +120,15 @@ pub enum Input {
         /// The node that passed the message on, if its executor did not bring it itself.
         via: Option<NodeId>,
     },
+    /// What an attempt made has arrived, and waits until there is room to store it; [`Input::TaskEnded`] follows then.
+    ResultWaits {
+        /// Whose.
+        executor: NodeId,
+        /// That node's process start when it did the work.
+        incarnation: Incarnation,
+        /// Which execution.
+        attempt: AttemptRef,
+    },
     /// A client asks for a run.
     StartRun {
         /// The id to give it; chosen by the shell, which has the randomness.
@@ -204,6 +213,8 @@ pub enum FaultAction {
     ResetBreaker,
     /// Have its links closed and opened.
     RebuildConnections,
+    /// Let go of it; only if it is not connected.
+    Forget,
 }
 
 /// Whom an operator means.

@@ -10,76 +10,22 @@ use super::message::Message;
 use super::node::Presence;
 use super::run::Task;
 use super::suspicion::Contact;
-use super::{Coordinator, Draft};
+use super::{ATTEMPT_GRACE, Coordinator, Draft};
 use crate::types::{
-    AttemptId, AttemptRef, FaultCause, Incarnation, Load, NodeId, NodeSpec, NodeStatus, RunId, SessionId,
-    Tick,
+    AttemptId, AttemptRef, FaultCause, Incarnation, Load, NodeId, NodeStatus, RunId, SessionId, Tick,
 };
 
 impl Coordinator {
-    pub(super) fn declare(&mut self, draft: &mut Draft, specs: Vec<NodeSpec>) -> Reply {
-        for spec in &specs {
-            if let Some(member) = self.state.members.get(&spec.node_id)
-                && member.spec != *spec
-                && self.presences.get(&spec.node_id).is_some_and(|presence| presence.session.is_some())
-            {
-                return Reply::Refused(Refusal::DeclaredOtherwise(spec.node_id.clone()));
-            }
-        }
-        let new = specs.iter().filter(|spec| !self.state.members.contains_key(&spec.node_id)).count();
-        if let Some(refusal) = self.too_many_nodes(new) {
-            return Reply::Refused(refusal);
-        }
-        for spec in specs {
-            if self.state.members.get(&spec.node_id).is_none_or(|member| member.spec != spec) {
-                self.record(draft, Event::NodeDeclared(spec));
-            }
-        }
-        self.refit();
-        Reply::Done
-    }
-
-    /// Declares what configuration has, and lets go of what an earlier one had and this one has not, unless it has joined
-    /// by itself meanwhile.
-    pub(super) fn configure(&mut self, draft: &mut Draft, specs: Vec<NodeSpec>) -> Reply {
-        let configured: BTreeSet<NodeId> = specs.iter().map(|spec| spec.node_id.clone()).collect();
-        // A process that was there before and may come back is what it was started as, until another takes its place.
-        let specs = specs.into_iter().filter(|spec| !self.is_awaited(&spec.node_id)).collect();
-        let reply = self.declare(draft, specs);
-        if reply != Reply::Done || configured == self.state.configured {
-            return reply;
-        }
-        let gone: Vec<NodeId> = self.state.configured.difference(&configured).cloned().collect();
-        for node in gone {
-            if self.presences.get(&node).is_none_or(|presence| presence.session.is_none()) {
-                self.forget_node(draft, &node);
-            }
-        }
-        self.record(draft, Event::MeshConfigured(configured));
-        self.refit();
-        Reply::Done
-    }
-
-    fn forget_node(&mut self, draft: &mut Draft, node: &NodeId) {
-        self.take_work(draft, node, false, "its node belongs to the mesh no more");
-        self.clear_suspicion(node, draft.now.tick);
-        self.presences.remove(node);
-        self.relink(node);
-        self.record(draft, Event::NodeForgotten(node.clone()));
-    }
-
-    fn too_many_nodes(&self, new: usize) -> Option<Refusal> {
-        let most = self.settings.max_nodes;
-        (new > 0 && self.state.members.len() + new > most).then_some(Refusal::TooManyNodes(most))
-    }
-
     /// A node says who it is and what it has. What it still runs is adopted or revoked; a new connection is not an
     /// empty node.
     pub(super) fn join(&mut self, draft: &mut Draft, session: SessionId, hello: Hello) -> Reply {
         let node = hello.spec.node_id.clone();
         let known = self.state.members.get(&node).and_then(|member| member.incarnation);
+        // The newest process is the one that started last, by its machine's clock. Where none is there any more the clock
+        // may have been wrong before: results are told apart by equality alone.
         if let Some(current) = known
             && hello.incarnation < current
+            && !self.is_away(&node)
         {
             return Reply::Refused(Refusal::StaleIncarnation { node, current, offered: hello.incarnation });
         }
@@ -112,7 +58,8 @@ impl Coordinator {
         if is_new_process {
             // A process that is gone took its work with it, but for the results that its successor found.
             let kept = self.left_results(&node, &hello);
-            let counts = !self.is_awaited(&node);
+            // Nor does the work of one that was asked to end count.
+            let counts = !self.is_awaited(&node) && !self.goes_in_order(&node);
             self.take_work_but(draft, &node, &kept, counts, "its process was started again");
             let joined = Event::NodeJoined { spec: hello.spec, incarnation: hello.incarnation };
             self.record(draft, joined);
@@ -153,6 +100,8 @@ impl Coordinator {
         self.reconcile(draft, &node, session, hello.incarnation, &hello.running, &hello.unacknowledged);
         if hello.draining {
             self.note_leaving(&node, "its process was asked to end");
+        } else if self.is_awaited(&node) {
+            self.is_not_leaving(&node);
         }
         let starts = is_new_process || self.status(&node) == Some(NodeStatus::Initializing);
         let proves_itself = !starts && !is_back_at_once;
@@ -204,6 +153,8 @@ impl Coordinator {
         running: &[AttemptRef],
         unacknowledged: &[AttemptRef],
     ) {
+        let now = draft.now.tick;
+        self.presence(node).running.comes_again(now + ATTEMPT_GRACE);
         let given: BTreeSet<AttemptRef> = self.presence(node).attempts().collect();
         let (runs, strays): (Vec<_>, Vec<_>) =
             running.iter().partition(|attempt| self.is_current(attempt, node, incarnation));

@@ -35,7 +35,7 @@ pub struct Figures {
     pub active_nodes: u32,
     /// Nodes, declared or joined.
     pub total_nodes: u32,
-    /// Live links / planned links, 0 to 1.
+    /// Live links / the links that all nodes would have, 0 to 1.
     pub connectivity_percentage: f64,
     /// ACTIVE / all, 0 to 1.
     pub topology_health: f64,
@@ -127,6 +127,10 @@ impl Metrics {
         match event {
             Event::NodeJoined { .. } => self.totals.joins += 1,
             Event::NodeStatusChanged { node, status, cause } => self.status(now, node, *status, *cause),
+            // It is not among the nodes of which the failed ones are a share.
+            Event::NodeForgotten(node) => {
+                self.failures.remove(node);
+            }
             Event::Run { event, .. } => self.run_event(now, event),
             _ => {}
         }
@@ -189,6 +193,19 @@ impl Metrics {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// A node that was FAILED under an earlier coordinator still is, and perhaps its recovery goes on.
+    pub(super) fn take_up_failure(
+        &mut self,
+        now: Tick,
+        node: &NodeId,
+        cause: Option<FaultCause>,
+        recovering: bool,
+    ) {
+        if !is_by_choice(cause) {
+            self.failures.insert(node.clone(), Failure { since: now, ended: None, recovering });
         }
     }
 

@@ -30,6 +30,7 @@ pub mod state;
 pub mod suspicion;
 
 mod contact;
+mod declared;
 mod detect;
 mod dispatch;
 mod doubles;
@@ -137,6 +138,7 @@ impl Coordinator {
                 | Input::ProbeAnswered { .. }
                 | Input::LinkChanged { .. }
                 | Input::ProbeReported { .. }
+                | Input::ResultWaits { .. }
         );
         let reply = match input {
             Input::Declare(specs) => self.declare(&mut draft, specs),
@@ -163,6 +165,9 @@ impl Coordinator {
             Input::TaskEnded { executor, incarnation, attempt, ending, measured, via } => {
                 let executor = Executor { node: executor, incarnation, via };
                 self.task_ended(&mut draft, &executor, &attempt, ending, measured)
+            }
+            Input::ResultWaits { executor, incarnation, attempt } => {
+                self.result_waits(&executor, incarnation, &attempt)
             }
             Input::StartRun { run, order } => self.start_run(&mut draft, run, *order),
             Input::CancelRun { run, reason } => self.cancel_run(&mut draft, &run, &reason),

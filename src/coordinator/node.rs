@@ -33,6 +33,10 @@ pub struct Member {
     /// How its circuit breaker is open; none if it is closed.
     #[serde(default)]
     pub trip: Option<Trip>,
+    /// It joined, and nobody else ever said that it belongs to the mesh. Unknown of those that an earlier release stored,
+    /// which then count as declared.
+    #[serde(default)]
+    pub is_undeclared: bool,
 }
 
 /// The volatile part of a node.
@@ -98,6 +102,8 @@ pub struct RunningAttempt {
     pub task: TaskId,
     /// When the coordinator stops waiting for it.
     pub deadline: Tick,
+    /// What it made is here and waits for room, for which there is no deadline.
+    pub has_arrived: bool,
     /// Cores it uses.
     pub cpu_slots: u32,
     /// Capabilities it uses.

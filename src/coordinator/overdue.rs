@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::decision::Effect;
+use super::decision::{Effect, Reply};
 use super::event::AttemptFault;
 use super::message::Message;
 use super::{ATTEMPT_GRACE, Coordinator, Draft};
-use crate::types::{AttemptRef, NodeId, Tick};
+use crate::types::{AttemptRef, Incarnation, NodeId, Tick};
 
 /// Heartbeats in a row that do not tell of an attempt before it counts as lost.
 const MISSED_BEATS: u32 = 2;
@@ -15,6 +15,17 @@ impl Coordinator {
     /// When an attempt that starts now must have reported.
     pub(super) fn attempt_deadline(&self, now: Tick) -> Tick {
         now + self.settings.task_timeout + ATTEMPT_GRACE
+    }
+
+    /// Nothing was decided for so long: not the runs and the nodes are late, but this process.
+    pub(super) fn postpone_deadlines(&mut self, by: Duration) {
+        for deadline in self.deadlines.values_mut() {
+            *deadline = *deadline + by;
+        }
+        for presence in self.presences.values_mut() {
+            presence.running.postpone(by);
+        }
+        self.drains.postpone(by);
     }
 
     /// Runs past their time are cancelled.
@@ -34,7 +45,7 @@ impl Coordinator {
         let now = draft.now.tick;
         let running = self.presences.get(node).into_iter().flat_map(|presence| &presence.running);
         let overdue: Vec<AttemptRef> = running
-            .filter(|(_, running)| running.deadline <= now)
+            .filter(|(_, running)| running.deadline <= now && !running.has_arrived)
             .map(|(id, running)| running.named(*id))
             .collect();
         for attempt in overdue {
@@ -46,6 +57,19 @@ impl Coordinator {
                 "no result within the task timeout",
             );
         }
+    }
+
+    /// What an attempt made has arrived: whatever keeps it from being stored, its node is not late.
+    pub(super) fn result_waits(
+        &mut self,
+        executor: &NodeId,
+        incarnation: Incarnation,
+        attempt: &AttemptRef,
+    ) -> Reply {
+        if self.is_current(attempt, executor, incarnation) {
+            self.presence(executor).running.has_arrived(&attempt.attempt);
+        }
+        Reply::Done
     }
 
     /// Compares what a heartbeat tells of attempts with what the node was given. Each comes with the time for which it

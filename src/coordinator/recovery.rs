@@ -43,6 +43,8 @@ enum Stage {
     Idle,
     /// It is FAILED; what follows is decided at the end of this decision.
     Fallen,
+    /// It was FAILED under an earlier coordinator, and its process is to be started then. Nobody was told yet.
+    TakenUp { due: Tick },
     /// Its process is to be started.
     Waiting { due: Tick },
     /// The launcher was asked.
@@ -61,7 +63,7 @@ impl Stage {
         match self {
             Stage::Idle | Stage::GivenUp => false,
             Stage::Waiting { due: at } | Stage::Starting { deadline: at, .. } => now >= at,
-            Stage::Fallen | Stage::Joined { .. } | Stage::Linking { .. } => true,
+            Stage::Fallen | Stage::TakenUp { .. } | Stage::Joined { .. } | Stage::Linking { .. } => true,
         }
     }
 }
@@ -92,7 +94,11 @@ impl Recoveries {
                         recovery.cause = *cause;
                     }
                     // It is back by itself: its process never ended.
-                    (NodeStatus::Active, _, Stage::Waiting { .. } | Stage::GivenUp) => {
+                    (
+                        NodeStatus::Active,
+                        _,
+                        Stage::TakenUp { .. } | Stage::Waiting { .. } | Stage::GivenUp,
+                    ) => {
                         recovery.stage = Stage::Idle;
                     }
                     _ => {}
@@ -107,7 +113,7 @@ impl Recoveries {
                     // Its first start needs no recovery.
                     Stage::Idle | Stage::Joined { .. } | Stage::Linking { .. } => return,
                     Stage::Starting { asked, .. } => Some(asked),
-                    Stage::Fallen | Stage::Waiting { .. } | Stage::GivenUp => None,
+                    Stage::Fallen | Stage::TakenUp { .. } | Stage::Waiting { .. } | Stage::GivenUp => None,
                 };
                 recovery.stage = Stage::Joined { asked };
                 recovery.words.clear();
@@ -166,17 +172,18 @@ impl Coordinator {
     }
 
     /// Takes up the recovery of a node that was FAILED under an earlier coordinator, with a new budget: it is started
-    /// unless it comes by itself within the start's grace. An operator's word stands.
-    pub(super) fn take_up_recovery(&mut self, node: &NodeId, cause: Option<FaultCause>, now: Tick) {
+    /// unless it comes by itself within the start's grace. An operator's word stands. Answers whether there is one.
+    pub(super) fn take_up_recovery(&mut self, node: &NodeId, cause: Option<FaultCause>, now: Tick) -> bool {
         let policy = &self.settings.restart;
         let is_startable = policy.can_start(node) && policy.budget > 0 && !self.is_drained(node);
         let stage = match cause {
             Some(FaultCause::Operator) => Stage::Idle,
-            _ if is_startable => Stage::Waiting { due: now + self.settings.message_timeout },
+            _ if is_startable => Stage::TakenUp { due: now + self.settings.message_timeout },
             _ => Stage::GivenUp,
         };
         let recovery = self.recoveries.nodes.entry(node.clone()).or_default();
         (recovery.stage, recovery.cause) = (stage, cause);
+        matches!(stage, Stage::TakenUp { .. })
     }
 
     /// A process that its launcher had started ended in order: another takes its place.
@@ -195,6 +202,7 @@ impl Coordinator {
         for (node, stage) in nodes {
             match stage {
                 Stage::Fallen => self.plan_start(draft, &node),
+                Stage::TakenUp { due } => self.go_on_waiting(draft, &node, due),
                 Stage::Waiting { .. } if self.is_drained(&node) => self.plan_start(draft, &node),
                 // It is there again, and has to prove itself.
                 Stage::Waiting { .. } if self.is_responsive(&node, now) => {
@@ -248,6 +256,17 @@ impl Coordinator {
                 self.tell(draft, node, RecoveryStep::GivenUp, detail);
             }
         }
+    }
+
+    /// What an earlier coordinator said of it, for example that nothing will start it, is not so any more.
+    fn go_on_waiting(&mut self, draft: &mut Draft, node: &NodeId, due: Tick) {
+        self.set_stage(node, Stage::Waiting { due });
+        let pause = due.since(draft.now.tick).as_secs_f64();
+        let detail = format!(
+            "the coordinator was started again; start 1 of {} in {pause:.0} s unless it joins by itself",
+            self.settings.restart.budget
+        );
+        self.tell(draft, node, RecoveryStep::Waiting, detail);
     }
 
     fn ask(&mut self, draft: &mut Draft, node: &NodeId) {

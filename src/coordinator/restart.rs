@@ -13,7 +13,7 @@ use super::run::{Execution, Run};
 use super::settings::Settings;
 use super::state::State;
 use super::{Coordinator, dispatch};
-use crate::types::{AttemptId, NodeId, NodeStatus, Now, RunId, Tick};
+use crate::types::{AttemptId, FaultCause, NodeId, NodeStatus, Now, RunId, Tick};
 
 impl Coordinator {
     /// A coordinator with the state that an earlier one left, of which [`State::epoch`] is this start's.
@@ -51,7 +51,12 @@ impl Coordinator {
             presence.contact.is_awaited = true;
         }
         if status == NodeStatus::Failed {
-            self.take_up_recovery(node, cause, now.tick);
+            let recovering = self.take_up_recovery(node, cause, now.tick);
+            self.metrics.take_up_failure(now.tick, node, cause, recovering);
+        }
+        if cause == Some(FaultCause::Draining) && !self.is_drained(node) {
+            // It was asked to end, and may have ended while nobody looked.
+            self.note_leaving(node, "its process was asked to end");
         }
         self.resume_breaker(node, now);
         self.wake(node, now.tick);
@@ -88,6 +93,7 @@ impl Coordinator {
                     run: id.clone(),
                     task: task.id,
                     deadline,
+                    has_arrived: false,
                     cpu_slots: dispatch::cpu_slots(task.stage),
                     capabilities: self.settings.required.of(task.stage).clone(),
                     permit: Permit::adopted(),

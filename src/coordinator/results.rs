@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::breaker::CallOutcome;
 use super::decision::{Effect, Reply};
-use super::event::{AttemptFault, FinishedResult, NewTask, RunEvent, TaskRef};
+use super::event::{AttemptFault, FinishedResult, NewTask, Origin, RunEvent, TaskRef};
 use super::input::{Ending, Facts};
 use super::message::Message;
 use super::run::TaskState;
@@ -104,11 +104,25 @@ impl Coordinator {
                 output,
                 tool_error,
                 measured,
+                origin: self.origin(&attempt.run, executor),
             };
             self.record_run(draft, &attempt.run, accepted);
             self.follow(draft, &attempt.run, &task, facts, output);
         }
         Reply::Done
+    }
+
+    /// What a node is, unless its run knows it.
+    fn origin(&self, run: &RunId, node: &NodeId) -> Option<Origin> {
+        let is_known = self.state.runs.get(run)?.origins.contains_key(node);
+        let (member, presence) = (self.state.members.get(node)?, self.presences.get(node));
+        (!is_known).then(|| Origin {
+            agent_type: member.spec.agent_type.clone(),
+            toolchain_id: presence.map(|presence| presence.toolchain_id.clone()).unwrap_or_default(),
+            environment_class: presence
+                .map(|presence| presence.environment_class.clone())
+                .unwrap_or_default(),
+        })
     }
 
     /// Whether a result may come this way: from its executor, or by a connected node.

@@ -19,9 +19,9 @@ impl Coordinator {
         let forgotten: Vec<RunId> = ended
             .iter()
             .enumerate()
-            .take_while(|(place, (at, _))| *place < surplus || is_too_old(at))
+            .take_while(|(place, (_, at, _))| *place < surplus || is_too_old(at))
             .take(AT_ONCE)
-            .map(|(_, (_, run))| run.clone())
+            .map(|(_, (_, _, run))| run.clone())
             .collect();
         for run in forgotten {
             self.record(draft, Event::RunForgotten(run));
@@ -30,7 +30,7 @@ impl Coordinator {
 
     /// When a sweep finds the next run to forget.
     pub(super) fn next_retention(&self, now: Now) -> Option<Tick> {
-        let (oldest, _) = self.state.ended.first()?;
+        let (_, oldest, _) = self.state.ended.first()?;
         let is_surplus = self.state.ended.len() > self.settings.kept_runs;
         let due = if is_surplus { now.tick } else { now.tick + self.kept_for(*oldest, now) };
         Some(due.max(self.watch.sweep_at))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{FinishedResult, RunEvent, RunOrder, TaskRef};
+use super::event::{FinishedResult, Origin, RunEvent, RunOrder, TaskRef};
 use crate::types::{
     AttemptId, FaultCause, Incarnation, Measured, NodeId, Outcome, Stage, TaskId, TaskOutput, ToolError,
     ToolName, UnixMillis,
@@ -24,6 +24,9 @@ pub struct Run {
     pub started_at: UnixMillis,
     /// When it ended.
     pub ended_at: Option<UnixMillis>,
+    /// Its number among those that ended: clocks step back. 0 if it ended under a release that did not count.
+    #[serde(default)]
+    pub ended_as: u64,
     /// Its tasks; task `n` is at `n - 1`.
     pub tasks: Vec<Task>,
     /// Its waiting tasks, so that placing work need not look at all others; the longest first.
@@ -37,6 +40,9 @@ pub struct Run {
     pub ending: Option<RunEnding>,
     /// Faults of nodes while they had work of this run.
     pub faults: Vec<RunFault>,
+    /// What the nodes were that did its tasks.
+    #[serde(default)]
+    pub origins: BTreeMap<NodeId, Origin>,
 }
 
 /// A node that failed while it had work of a run.
@@ -146,12 +152,14 @@ impl Run {
             order,
             started_at: at,
             ended_at: None,
+            ended_as: 0,
             tasks: Vec::new(),
             waiting: BTreeMap::new(),
             unfinished: 0,
             sequence: 0,
             ending: None,
             faults: Vec::new(),
+            origins: BTreeMap::new(),
         }
     }
 
@@ -263,7 +271,8 @@ impl Run {
                     *second = Some(Execution { attempt, node, incarnation });
                 }
             }
-            RunEvent::TaskAccepted { task, attempt, node, output, tool_error, measured } => {
+            RunEvent::TaskAccepted { task, attempt, node, output, tool_error, measured, origin } => {
+                self.origins.extend(origin.clone().map(|origin| (node.clone(), origin)));
                 let done = TaskState::Done {
                     attempt: *attempt,
                     node: node.clone(),

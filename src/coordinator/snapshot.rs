@@ -64,10 +64,10 @@ impl State {
             Part::Run { id, mut run } => {
                 run.complete();
                 self.enlist(&id, &run.order);
-                let ended_at = run.ended_at;
+                let (number, ended_at) = (run.ended_as, run.ended_at);
                 self.runs.insert(id.clone(), *run);
                 if let Some(at) = ended_at {
-                    self.retire(&id, at);
+                    self.retire(&id, number, at);
                 }
             }
             Part::Fault { fault_id, body, answer } => {

@@ -27,8 +27,8 @@ pub struct State {
     pub order: VecDeque<RunId>,
     /// The runs that have not ended, in the order of their start.
     pub open: Vec<RunId>,
-    /// The runs that have ended, with when; the oldest first.
-    pub ended: BTreeSet<(UnixMillis, RunId)>,
+    /// The runs that have ended, with their numbers and when; the oldest first.
+    pub ended: BTreeSet<(u64, UnixMillis, RunId)>,
     /// The run each request of each caller started.
     pub requests: BTreeMap<(String, String), RunId>,
     /// Answers to HandleFault by the caller's id.
@@ -46,9 +46,7 @@ impl State {
     /// Applies a fact. The same facts in the same order give the same state.
     pub fn apply(&mut self, event: &Event) {
         match event {
-            Event::NodeDeclared(spec) => {
-                self.member(spec);
-            }
+            Event::NodeDeclared(spec) => self.member(spec).is_undeclared = false,
             Event::MeshConfigured(nodes) => self.configured.clone_from(nodes),
             Event::NodeForgotten(node) => {
                 self.members.remove(node);
@@ -95,7 +93,8 @@ impl State {
                     self.enlist(run, order);
                 }
                 if let RunEvent::Finished { .. } = event {
-                    self.retire(run, *at);
+                    let newest = self.ended.last().map_or(0, |(number, ..)| *number);
+                    self.retire(run, newest + 1, *at);
                 }
                 if let RunEvent::TaskAssigned { attempt, .. } = event
                     && attempt.epoch == self.epoch
@@ -109,7 +108,7 @@ impl State {
             Event::RunForgotten(run) => {
                 if let Some(forgotten) = self.runs.remove(run) {
                     if let Some(at) = forgotten.ended_at {
-                        self.ended.remove(&(at, run.clone()));
+                        self.ended.remove(&(forgotten.ended_as, at, run.clone()));
                     }
                     let key = (forgotten.order.caller, forgotten.order.request_id);
                     if self.requests.get(&key) == Some(run) {
@@ -134,11 +133,12 @@ impl State {
         }
     }
 
-    /// A run in the lists has ended.
-    pub(super) fn retire(&mut self, run: &RunId, at: UnixMillis) {
+    /// A run in the lists has ended, as the one with this number.
+    pub(super) fn retire(&mut self, run: &RunId, number: u64, at: UnixMillis) {
         self.open.retain(|open| open != run);
-        if self.runs.contains_key(run) {
-            self.ended.insert((at, run.clone()));
+        if let Some(ended) = self.runs.get_mut(run) {
+            ended.ended_as = number;
+            self.ended.insert((number, at, run.clone()));
         }
     }
 
@@ -152,6 +152,7 @@ impl State {
             drained: false,
             incarnation: None,
             trip: None,
+            is_undeclared: true,
         });
         member.spec.clone_from(spec);
         member

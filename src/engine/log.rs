@@ -45,7 +45,7 @@ pub(super) fn log(event: &Event) {
             RunEvent::TasksCreated { .. } | RunEvent::NodeFault { .. } => {}
         },
         Event::NodeForgotten(node) => {
-            tracing::info!(%node, "node left the mesh: configuration has it no more")
+            tracing::info!(%node, "node belongs to the mesh no more")
         }
         Event::NodeDeclared(_)
         | Event::MeshConfigured(_)

@@ -1,17 +1,23 @@
 //! Authentication of node processes: an enrolment secret with every call, also on loopback.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use http::Request;
+use tokio::time::Instant;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::peer::Peer;
+use super::refusals::Reasons;
+use super::token_bucket::{Rate, TokenBucket};
 use super::{CallFuture, bearer_token, refusal};
 use crate::status::ApiError;
 use crate::types::NodeId;
+
+/// Refusals that are warned of: anybody who reaches the port can cause them, and none may fill the disk with them. Each
+/// warning has the count of all.
+const WARNINGS: Rate = Rate { burst: 10, per_second: 1 };
 
 /// What a secret proved, in the request's extensions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,13 +36,27 @@ pub trait Enrolment: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct EnrolmentLayer {
     enrolment: Arc<dyn Enrolment>,
-    refused: Arc<AtomicU64>,
+    refused: Reasons,
+    warnings: Arc<Mutex<TokenBucket>>,
 }
 
 impl EnrolmentLayer {
-    /// Asks `enrolment` about every call.
-    pub fn new(enrolment: Arc<dyn Enrolment>) -> Self {
-        Self { enrolment, refused: Arc::default() }
+    /// Asks `enrolment` about every call, and counts in `refused` those that are not let through.
+    pub fn new(enrolment: Arc<dyn Enrolment>, refused: Reasons) -> Self {
+        let warnings = Arc::new(Mutex::new(TokenBucket::new(WARNINGS, Instant::now())));
+        Self { enrolment, refused, warnings }
+    }
+
+    fn refuse(&self, peer: Option<&Peer>) -> http::Response<Body> {
+        let addr = peer.and_then(|peer| peer.addr);
+        let error = ApiError::Unauthenticated(
+            "the enrolment secret is missing or not valid; start the node with its secret",
+        );
+        let count = self.refused.count(error.reason());
+        if self.warnings.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now()) {
+            tracing::warn!(?addr, reason = error.reason(), count, "a call of a node was refused: {error}");
+        }
+        refusal(error)
     }
 }
 
@@ -44,7 +64,7 @@ impl<S> Layer<S> for EnrolmentLayer {
     type Service = Enrolling<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Enrolling { inner, enrolment: Arc::clone(&self.enrolment), refused: Arc::clone(&self.refused) }
+        Enrolling { inner, shared: self.clone() }
     }
 }
 
@@ -52,8 +72,7 @@ impl<S> Layer<S> for EnrolmentLayer {
 #[derive(Clone)]
 pub struct Enrolling<S> {
     inner: S,
-    enrolment: Arc<dyn Enrolment>,
-    refused: Arc<AtomicU64>,
+    shared: EnrolmentLayer,
 }
 
 impl<S, B> Service<Request<B>> for Enrolling<S>
@@ -71,15 +90,10 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let enrolled = bearer_token(request.headers()).and_then(|secret| self.enrolment.check(secret));
-        let Some(enrolled) = enrolled else {
-            let addr = request.extensions().get::<Peer>().and_then(|peer| peer.addr);
-            let error = ApiError::Unauthenticated(
-                "the enrolment secret is missing or not valid; start the node with its secret",
-            );
-            let count = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
-            tracing::warn!(?addr, reason = error.reason(), count, "a call of a node was refused: {error}");
-            return Box::pin(std::future::ready(Ok(refusal(error))));
+        let secret = bearer_token(request.headers());
+        let Some(enrolled) = secret.and_then(|secret| self.shared.enrolment.check(secret)) else {
+            let refusal = self.shared.refuse(request.extensions().get::<Peer>());
+            return Box::pin(std::future::ready(Ok(refusal)));
         };
         request.extensions_mut().insert(enrolled);
         Box::pin(self.inner.call(request))
@@ -102,13 +116,13 @@ mod tests {
 
     #[tokio::test]
     async fn only_a_valid_secret_gets_through_and_says_for_whom() {
-        let service = EnrolmentLayer::new(Arc::new(One)).layer(tower::service_fn(
-            |request: Request<Body>| async move {
-                let enrolled = request.extensions().get::<Enrolled>().expect("extension");
-                assert_eq!(enrolled.node.as_ref().expect("bound").as_str(), "backend-dev");
-                Ok::<_, std::convert::Infallible>(answer())
-            },
-        ));
+        let refused = Reasons::default();
+        let layer = EnrolmentLayer::new(Arc::new(One), refused.clone());
+        let service = layer.layer(tower::service_fn(|request: Request<Body>| async move {
+            let enrolled = request.extensions().get::<Enrolled>().expect("extension");
+            assert_eq!(enrolled.node.as_ref().expect("bound").as_str(), "backend-dev");
+            Ok::<_, std::convert::Infallible>(answer())
+        }));
         for (header, code) in [
             (Some("Bearer once"), tonic::Code::Ok),
             (Some("Bearer twice"), tonic::Code::Unauthenticated),
@@ -121,5 +135,6 @@ mod tests {
             let response = service.clone().oneshot(call).await.expect("infallible");
             assert_eq!(head_status(&response).code(), code, "{header:?}");
         }
+        assert_eq!(refused.counts(), [("CREDENTIALS_REFUSED", 2)].into());
     }
 }

@@ -1,17 +1,22 @@
 //! Details for the errors that the gRPC library makes itself, so that every error of the service has an `ErrorInfo`.
 //!
 //! Handlers and layers answer by [`ApiError`], which has them. What is left are calls that never reached a handler: a
-//! method that does not exist, a message that is too large or cannot be read.
+//! method that does not exist, a message that is too large or cannot be read. And an error in here names the request id
+//! under which the logs tell of it: whoever finds one need not know the id.
 
 use std::task::{Context, Poll};
 
-use http::Request;
+use http::{HeaderMap, Request};
+use http_body::Frame;
+use http_body_util::BodyExt as _;
 use tonic::body::Body;
 use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 use tower::{Layer, Service};
 
 use super::CallFuture;
-use crate::status::ApiError;
+use super::request_id::RequestId;
+use crate::status::{ApiError, DOMAIN};
 
 const DETAILS_HEADER: &str = "grpc-status-details-bin";
 
@@ -60,10 +65,12 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let path = request.uri().path().to_owned();
         let limit = self.max_message_bytes;
+        let id = request.extensions().get::<RequestId>().cloned();
         let call = self.inner.call(request);
         Box::pin(async move {
-            let response = call.await?;
+            let mut response = call.await?;
             if response.headers().contains_key(DETAILS_HEADER) {
+                name_request(response.headers_mut(), id.as_ref());
                 return Ok(response);
             }
             // A status in the head is that of a call without any answer; later ones are always a handler's.
@@ -71,9 +78,40 @@ where
                 Some(status) if status.code() != Code::Ok => {
                     Ok(Status::from(explained(&status, &path, limit)).into_http())
                 }
-                _ => Ok(response),
+                // The status of a stream that has begun is in its trailers.
+                _ => Ok(response.map(|body| {
+                    Body::new(body.map_frame(move |frame| match frame.into_trailers() {
+                        Ok(mut trailers) => {
+                            name_request(&mut trailers, id.as_ref());
+                            Frame::trailers(trailers)
+                        }
+                        Err(frame) => frame,
+                    }))
+                })),
             }
         })
+    }
+}
+
+/// Puts the request's id into the status that `headers` carry, if it is that of an error in here.
+fn name_request(headers: &mut HeaderMap, id: Option<&RequestId>) {
+    let Some(id) = id else { return };
+    let Some(status) = Status::from_header_map(headers).filter(|status| status.code() == Code::Internal)
+    else {
+        return;
+    };
+    let details = status.get_error_details();
+    let named = ApiError::Internal { request_id: id.as_str().to_owned() };
+    if details
+        .error_info()
+        .is_none_or(|info| (info.domain.as_str(), info.reason.as_str()) != (DOMAIN, named.reason()))
+    {
+        return;
+    }
+    // Whatever else is logged of it, there is a line with the id.
+    tracing::error!(request_id = id.as_str(), "the call was answered with an internal error");
+    if let Err(error) = Status::from(named).add_header(headers) {
+        tracing::error!(%error, "a status could not be written");
     }
 }
 
@@ -106,9 +144,8 @@ fn explained(status: &Status, path: &str, max_message_bytes: u64) -> ApiError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{answer, head_status, request};
+    use super::super::testing::{answer, data, head_status, request, streaming_answer, trailer_status};
     use super::*;
-    use tonic_types::StatusExt as _;
     use tower::ServiceExt as _;
 
     async fn through(response: impl Fn() -> http::Response<Body> + Clone + Send + 'static) -> Status {
@@ -136,5 +173,40 @@ mod tests {
         let own = || Status::from(ApiError::Internal { request_id: "r".into() }).into_http();
         assert_eq!(through(own).await.code(), Code::Internal);
         assert_eq!(through(answer).await.code(), Code::Ok);
+    }
+
+    /// What a caller with a request id is told of an error, in the head or after a message.
+    async fn told(error: ApiError, in_stream: bool) -> Status {
+        let service = ErrorDetailsLayer::new(77).layer(tower::service_fn(move |_: Request<Body>| {
+            let status = Status::from(error.clone());
+            std::future::ready(Ok::<_, std::convert::Infallible>(if in_stream {
+                let (sender, response) = streaming_answer();
+                let mut trailers = HeaderMap::new();
+                status.add_header(&mut trailers).expect("valid");
+                for frame in [data(), Frame::trailers(trailers)] {
+                    sender.send(frame).expect("open");
+                }
+                response
+            } else {
+                status.into_http()
+            }))
+        }));
+        let mut call = request("/x.Y/Get");
+        call.extensions_mut().insert(RequestId::from_caller("job-7").expect("sane"));
+        let response = service.oneshot(call).await.expect("infallible");
+        if in_stream { trailer_status(response).await.expect("trailers") } else { head_status(&response) }
+    }
+
+    #[tokio::test]
+    async fn an_internal_error_names_its_request() {
+        for in_stream in [false, true] {
+            let status = told(ApiError::Internal { request_id: String::new() }, in_stream).await;
+            let text = "internal error; the logs have the details under request id job-7";
+            assert_eq!((status.code(), status.message()), (Code::Internal, text));
+            let details = status.get_error_details();
+            assert_eq!(details.error_info().expect("info").metadata["request_id"], "job-7");
+            let other = ApiError::NotFound { resource_type: "run", name: "r".into() };
+            assert_eq!(told(other, in_stream).await.message(), "run `r` does not exist");
+        }
     }
 }

@@ -1,7 +1,7 @@
-//! Load shedding: a bound on the requests at work in the whole server, over all connections.
+//! Load shedding: a bound on the unary requests at work in the whole server, over all connections.
 //!
-//! A request counts until its response begins; open streams have a limit of their own, because one
-//! that waits for news costs memory but no work.
+//! Streams do not count, in whichever direction: they last as long as their callers like, so a few callers could hold
+//! every slot, with uploads that trickle for example. They have a limit of their own for each caller.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,14 +12,14 @@ use tokio::sync::Semaphore;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use super::method::is_infrastructure;
+use super::method::{is_infrastructure, is_streaming};
 use super::{CallFuture, refusal};
 use crate::status::ApiError;
 
 /// What a shed caller is told to wait: long enough for unary calls in flight to end.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Refuses calls beyond a number at work with RESOURCE_EXHAUSTED, at once. Health checks are let
+/// Refuses unary calls beyond a number at work with RESOURCE_EXHAUSTED, at once. Health checks are let
 /// through: a busy server is alive.
 #[derive(Clone)]
 pub struct LoadShedLayer {
@@ -28,7 +28,7 @@ pub struct LoadShedLayer {
 }
 
 impl LoadShedLayer {
-    /// At most `limit` requests at work; clones share the limit.
+    /// At most `limit` unary requests at work; clones share the limit.
     pub fn new(limit: usize) -> Self {
         let limit = limit.min(Semaphore::MAX_PERMITS);
         Self { slots: Arc::new(Semaphore::new(limit)), limit }
@@ -65,7 +65,8 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        if is_infrastructure(request.uri().path()) {
+        let path = request.uri().path();
+        if is_infrastructure(path) || is_streaming(path) {
             return Box::pin(self.inner.call(request));
         }
         match Arc::clone(&self.shared.slots).try_acquire_owned() {
@@ -114,6 +115,27 @@ mod tests {
         let (_, reply) = handle.next_request().await.expect("room again");
         reply.send_response(answer());
         assert_eq!(head_status(&third.await.expect("task").expect("answer")).code(), tonic::Code::Ok);
+    }
+
+    #[tokio::test]
+    async fn streams_in_either_direction_hold_no_slot() {
+        let (mut service, mut handle) = mock::spawn_layer(LoadShedLayer::new(1));
+        handle.allow(10);
+        let mut open = Vec::new();
+        for path in
+            ["/lintmesh.v1.WorkspaceService/UploadBlobs", "/lintmesh.v1.CoordinatorService/Coordinate"]
+        {
+            assert!(service.poll_ready().is_ready());
+            open.push((
+                tokio::spawn(service.call(request(path))),
+                handle.next_request().await.expect("let through"),
+            ));
+        }
+        assert!(service.poll_ready().is_ready());
+        let unary = tokio::spawn(service.call(request("/lintmesh.v1.CoordinatorService/GetRun")));
+        let (_, reply) = handle.next_request().await.expect("there is a slot");
+        reply.send_response(answer());
+        assert_eq!(head_status(&unary.await.expect("task").expect("answer")).code(), tonic::Code::Ok);
     }
 
     #[tokio::test]

@@ -18,10 +18,38 @@ const INFRASTRUCTURE: [&str; 3] = [
     "grpc.reflection.v1alpha.ServerReflection",
 ];
 
-const READER_PREFIXES: [&str; 7] = ["Get", "List", "Watch", "Stream", "Download", "Explain", "Diagnose"];
+/// The package of the public services.
+const PUBLIC: &str = "lintmesh.v1.";
 
-const SUBMITTER_METHODS: [&str; 5] =
-    ["Coordinate", "StartRun", "CancelRun", "FindMissingBlobs", "UploadBlobs"];
+/// The least role for each method of the public services: every one of them is here by its whole name, so that no name
+/// opens a method by the way it begins.
+pub const ROLES: [(Role, &[&str]); 3] = [
+    (
+        Role::Reader,
+        &[
+            "CoordinatorService/WatchRun",
+            "CoordinatorService/GetRun",
+            "CoordinatorService/ListRuns",
+            "CoordinatorService/DownloadReport",
+            "CoordinatorService/ExplainTask",
+            "CoordinatorService/Diagnose",
+            "CoordinatorService/GetMeshStatus",
+            "CoordinatorService/StreamHealth",
+            "WorkspaceService/DownloadBlobs",
+        ],
+    ),
+    (
+        Role::Submitter,
+        &[
+            "CoordinatorService/Coordinate",
+            "CoordinatorService/StartRun",
+            "CoordinatorService/CancelRun",
+            "WorkspaceService/FindMissingBlobs",
+            "WorkspaceService/UploadBlobs",
+        ],
+    ),
+    (Role::Operator, &["CoordinatorService/InitializeMesh", "CoordinatorService/HandleFault"]),
+];
 
 /// Calls that last as long as there is something to say, in either direction.
 const STREAMING_METHODS: [&str; 10] = [
@@ -41,23 +69,15 @@ fn split(path: &str) -> (&str, &str) {
     path.strip_prefix('/').and_then(|rest| rest.split_once('/')).unwrap_or(("", path))
 }
 
-/// Who may call the method at `path` (`/package.Service/Method`). What is not known needs an operator,
-/// so that a method that somebody forgets here is closed, not open.
+/// Who may call the method at `path` (`/package.Service/Method`). What is not in [`ROLES`] needs an operator,
+/// so that a method that somebody forgets there is closed, not open.
 pub fn access(path: &str) -> Access {
-    let (service, method) = split(path);
-    if INFRASTRUCTURE.contains(&service) {
+    if INFRASTRUCTURE.contains(&split(path).0) {
         return Access::Open;
     }
-    if !service.starts_with("lintmesh.v1.") {
-        return Access::AtLeast(Role::Operator);
-    }
-    if SUBMITTER_METHODS.contains(&method) {
-        Access::AtLeast(Role::Submitter)
-    } else if READER_PREFIXES.iter().any(|prefix| method.starts_with(prefix)) {
-        Access::AtLeast(Role::Reader)
-    } else {
-        Access::AtLeast(Role::Operator)
-    }
+    let name = path.strip_prefix('/').and_then(|name| name.strip_prefix(PUBLIC)).unwrap_or_default();
+    let known = ROLES.into_iter().find(|(_, methods)| methods.contains(&name));
+    Access::AtLeast(known.map_or(Role::Operator, |(role, _)| role))
 }
 
 /// Whether the method at `path` streams, in either direction.
@@ -87,9 +107,13 @@ mod tests {
             ("/lintmesh.v1.WorkspaceService/FindMissingBlobs", Access::AtLeast(Role::Submitter)),
             ("/lintmesh.v1.CoordinatorService/InitializeMesh", Access::AtLeast(Role::Operator)),
             ("/lintmesh.v1.CoordinatorService/HandleFault", Access::AtLeast(Role::Operator)),
-            ("/lintmesh.v1.CoordinatorService/ProposeDecision", Access::AtLeast(Role::Operator)),
-            ("/lintmesh.v1.CoordinatorService/BrandNew", Access::AtLeast(Role::Operator)),
+            ("/lintmesh.v1.CoordinatorService/GetSecrets", Access::AtLeast(Role::Operator)),
+            ("/lintmesh.v1.CoordinatorService/WatchRunAndDrain", Access::AtLeast(Role::Operator)),
+            ("/lintmesh.v1.CoordinatorService/StreamOrders", Access::AtLeast(Role::Operator)),
+            ("/lintmesh.v1.WorkspaceService/DownloadSecrets", Access::AtLeast(Role::Operator)),
+            ("/lintmesh.v1.WorkspaceService/GetRun", Access::AtLeast(Role::Operator)),
             ("/other.Service/GetThing", Access::AtLeast(Role::Operator)),
+            ("/other.CoordinatorService/GetRun", Access::AtLeast(Role::Operator)),
             ("/grpc.health.v1.HealthX/Check", Access::AtLeast(Role::Operator)),
             ("nonsense", Access::AtLeast(Role::Operator)),
         ] {

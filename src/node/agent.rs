@@ -26,6 +26,7 @@ use super::session::{self, Lasting, SessionEnd};
 use super::shim::sandbox_status;
 use super::stages::Stages;
 use super::way::Way;
+use super::work_folder::WorkFolder;
 use super::workspace_cache::WorkspaceCache;
 use crate::linters::process::Limits;
 use crate::linters::toolchain::Toolchain;
@@ -259,11 +260,7 @@ pub async fn run<B: Bind>(options: NodeOptions<B>, stop: CancellationToken) -> R
     let PeerSettings { listen, advertise, tls } = &settings.peers;
     let listening = peers::listen(&peers, &network, *listen, advertise.as_deref(), tls.as_ref()).await?;
 
-    // Private (0700), since it holds the source code of others; removed when this returns.
-    let work_dir = tempfile::Builder::new()
-        .prefix("lintmesh-node-")
-        .tempdir_in(&settings.work_dir)
-        .map_err(|error| local(&settings.work_dir)(&error))?;
+    let work_dir = WorkFolder::make(&settings.work_dir).map_err(|error| local(&settings.work_dir)(&error))?;
     let inputs = Inputs::new(Sources {
         link: blobs,
         held: held.clone(),
@@ -273,6 +270,7 @@ pub async fn run<B: Bind>(options: NodeOptions<B>, stop: CancellationToken) -> R
     });
     let trees = WorkspaceCache::new(work_dir.path(), inputs.clone())
         .map_err(|error| local(&settings.work_dir)(&error))?;
+    let forgetting = trees.forget_in_time();
     let stages = Stages::new(inputs.clone(), trees, work_dir.path(), &settings)
         .map_err(|error| local(&settings.work_dir)(&error))?;
     let executor =
@@ -296,10 +294,14 @@ pub async fn run<B: Bind>(options: NodeOptions<B>, stop: CancellationToken) -> R
         connections: 0,
         drain: drain.clone(),
     };
-    let has_launcher = || settings.state_dir.as_deref().is_some_and(orphan::has_launcher);
+    let folder = settings.state_dir.as_ref().map(|dir| dir.join(spec.node_id.as_str()));
+    let has_launcher =
+        || folder.as_deref().is_some_and(|folder| orphan::has_launcher(folder, std::process::id()));
     let given_up = orphan::is_given_up(&orphaned, &way, settings.orphan_grace, has_launcher);
     let relay = Relay { executor: executor.clone(), inputs, peers, way: way.clone() }.run(said_by_peers);
-    let relaying = tokio::spawn(async move { linked.run_until_cancelled(relay).await });
+    let passing = linked.clone();
+    let relaying = tokio::spawn(async move { passing.run_until_cancelled(relay).await });
+    tokio::spawn(async move { linked.run_until_cancelled(forgetting).await });
     let overdue = async {
         drain.cancelled().await;
         executor.drain();

@@ -24,7 +24,6 @@ use self::inheritance::Adoptable;
 pub use self::inheritance::{Inheritance, Survival};
 pub use self::record::{Process, Record};
 use super::agent::{NodeSettings, PeerSettings};
-use super::orphan;
 use super::process_table;
 use super::secret::Secret;
 use crate::linters::process::Limits;
@@ -33,6 +32,8 @@ use crate::types::{Digest, NodeId, NodeSpec};
 
 /// Exits that wait for whoever listens; a node exits once per launch, so this is never full in practice.
 const EXITS: usize = 256;
+/// How long a killed process may take to be gone; only one that hangs in the kernel takes longer.
+const KILL_BOUND: Duration = Duration::from_secs(10);
 
 /// Makes the one-time enrolment secret of each launch, known to the coordinator when it returns.
 pub type MakeSecret = Box<dyn FnMut(&NodeId) -> Secret + Send>;
@@ -178,20 +179,20 @@ pub enum LaunchError {
 }
 
 /// The nodes of this machine, launched by this process or taken over from an earlier one. Dropped without
-/// [`Launcher::stop_all`], it kills them.
+/// [`Launcher::stop_all`] or [`Launcher::leave`], it kills them.
 pub struct Launcher {
     options: LaunchOptions,
     nodes: BTreeMap<NodeId, Launched>,
     exits: mpsc::Sender<NodeExited>,
     /// For the next launcher, if nodes are to outlive this one.
     record: Option<Record>,
-    /// Shows adopted nodes that this process lives.
-    _lifeline: Option<File>,
 }
 
 struct Launched {
     spec: NodeSpec,
     child: Option<Child>,
+    /// Shows an adopted process that this one lives; one that was launched here sees it by its pipe.
+    lifeline: Option<File>,
 }
 
 impl Launcher {
@@ -251,18 +252,9 @@ impl Launcher {
         let (exits, exited) = mpsc::channel(EXITS);
         let nodes = specs
             .into_iter()
-            .map(|spec| (spec.node_id.clone(), Launched { spec, child: None }))
+            .map(|spec| (spec.node_id.clone(), Launched { spec, child: None, lifeline: None }))
             .collect::<BTreeMap<_, _>>();
-        let dir = options.survival.as_ref().map(|survival| survival.dir.clone());
-        let lifeline = dir.and_then(|dir| {
-            // Adopted nodes have their sessions to tell them the same.
-            orphan::hold_lifeline(&dir)
-                .inspect_err(
-                    |error| tracing::warn!(dir = %dir.display(), %error, "no lifeline for adopted nodes"),
-                )
-                .ok()
-        });
-        (Self { options, nodes, exits, record, _lifeline: lifeline }, exited)
+        (Self { options, nodes, exits, record }, exited)
     }
 
     /// The process of a node, if it runs.
@@ -301,6 +293,19 @@ impl Launcher {
         if let Some(Err(error)) = self.record.as_mut().map(Record::clear) {
             // The next launcher finds out that they are dead.
             tracing::warn!(%error, "the end of the nodes could not be recorded");
+        }
+    }
+
+    /// Lets all nodes go on for the next launcher, as they would if this process were killed; see
+    /// [`LaunchOptions::survival`]. If they cannot survive it, they are ended; see [`Launcher::stop_all`].
+    pub async fn leave(&mut self, bound: Duration) {
+        let grace = self.options.survival.as_ref().map(|survival| survival.grace).unwrap_or_default();
+        if grace.is_zero() || self.record.is_none() {
+            return self.stop_all(bound).await;
+        }
+        tracing::warn!(?grace, "nodes go on by themselves and wait for the next coordinator");
+        for child in self.nodes.values_mut().filter_map(|node| node.child.take()) {
+            child.leave().await;
         }
     }
 
@@ -344,15 +349,16 @@ impl Launcher {
         }
         let child = started.told(&settings, on_exit(node_id, &self.exits)).map_err(failed)?;
         tracing::info!(node = %node_id, pid, "node process started");
-        node.child = Some(child);
+        (node.child, node.lifeline) = (Some(child), None);
         Ok(pid)
     }
 
     fn adopt(&mut self, node_id: &NodeId, left: Adoptable) {
-        let pid = left.process.pid;
-        tracing::info!(node = %node_id, pid, "node process adopted");
+        let Adoptable { process, stranger, lifeline } = left;
+        tracing::info!(node = %node_id, pid = process.pid, "node process adopted");
         if let Some(node) = self.nodes.get_mut(node_id) {
-            node.child = Some(Child::adopted(left.stranger, on_exit(node_id, &self.exits)));
+            let child = Child::adopted(stranger, on_exit(node_id, &self.exits));
+            (node.child, node.lifeline) = (Some(child), lifeline);
         }
     }
 }

@@ -26,4 +26,5 @@ pub mod stages;
 #[cfg(test)]
 mod testing;
 mod way;
+mod work_folder;
 pub mod workspace_cache;

@@ -1,9 +1,9 @@
 //! A node whose launcher is gone: it waits for the next coordinator, but not for ever.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,25 +11,49 @@ use tokio_util::sync::CancellationToken;
 
 use super::way::Way;
 
-/// Held by the launcher whose nodes have their folders beside it; the system lets go of it when that dies.
-const LIFELINE: &str = "launcher.lock";
+/// How the names of lifelines begin: each is a file in the folder of a node, held by the launcher that adopted the process
+/// it is named for. The system lets go of it when that launcher dies. One for each process: beside an adopted one there
+/// may be others of its node that nobody knows of any more, and these must not take its launcher for theirs.
+const LIFELINE: &str = "launcher.";
 /// How often an orphan looks whether it has a launcher again.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a launcher tries to take a lifeline at which its node looks just now, and the pause between: 0.2 s in all.
+const HOLD_TRIES: u32 = 20;
+const HOLD_PAUSE: Duration = Duration::from_millis(10);
 
-/// Shows the nodes whose folders are in `dir` that they have a launcher, until the file is closed.
-pub(super) fn hold_lifeline(dir: &Path) -> io::Result<File> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let file =
-        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(dir.join(LIFELINE))?;
-    // Shared: a node that looks holds it for a moment.
-    file.lock_shared()?;
-    Ok(file)
+fn lifeline(folder: &Path, process: u32) -> PathBuf {
+    folder.join(format!("{LIFELINE}{process}"))
 }
 
-/// Whether there is a launcher for the nodes whose folders are in `dir`.
-pub(super) fn has_launcher(dir: &Path) -> bool {
-    let Ok(file) = OpenOptions::new().write(true).open(dir.join(LIFELINE)) else { return false };
+/// Shows a process of the node with this folder that it has a launcher, until the file is closed.
+pub(super) async fn hold_lifeline(folder: &Path, process: u32) -> io::Result<File> {
+    let path = lifeline(folder, process);
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    for _ in 0..HOLD_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            // A node that looks holds it for a moment.
+            Err(TryLockError::WouldBlock) => tokio::time::sleep(HOLD_PAUSE).await,
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::WouldBlock.into())
+}
+
+/// Whether there is a launcher for a process of the node with this folder.
+pub(super) fn has_launcher(folder: &Path, process: u32) -> bool {
+    let Ok(file) = OpenOptions::new().write(true).open(lifeline(folder, process)) else { return false };
     matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+}
+
+/// Removes the lifelines of earlier processes of a node.
+pub(super) fn cut_lifelines(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    let is_lifeline = |name: &str| name.starts_with(LIFELINE);
+    for entry in entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(is_lifeline)) {
+        // One that stays is an empty file that nobody holds.
+        let _ = fs::remove_file(entry.path());
+    }
 }
 
 /// Completes once the launcher is gone and for so long since then there has been neither a session nor another launcher.
@@ -119,14 +143,21 @@ mod tests {
         assert!(alone <= GRACE && alone + LOOK_INTERVAL >= GRACE, "{alone:?}");
     }
 
-    #[test]
-    fn a_launcher_is_seen_while_it_holds_the_lifeline() {
+    #[tokio::test]
+    async fn a_launcher_is_seen_while_it_holds_the_lifeline_and_only_by_the_process_it_adopted() {
         let dir = tempfile::tempdir().expect("a folder");
-        assert!(!has_launcher(dir.path()));
-        let held = hold_lifeline(dir.path()).expect("made");
-        assert!(has_launcher(dir.path()));
+        let seen = || [7, 8].map(|process| has_launcher(dir.path(), process));
+        assert_eq!(seen(), [false, false]);
+        let held = hold_lifeline(dir.path(), 7).await.expect("made");
+        assert_eq!(seen(), [true, false]);
+        assert!(hold_lifeline(dir.path(), 7).await.is_err(), "it is held by one");
         drop(held);
-        assert!(!has_launcher(dir.path()));
-        hold_lifeline(dir.path()).expect("there");
+        assert_eq!(seen(), [false, false]);
+        let again = hold_lifeline(dir.path(), 7).await.expect("there");
+        fs::write(dir.path().join("results"), "").expect("written");
+        cut_lifelines(dir.path());
+        assert_eq!(seen(), [false, false]);
+        drop(again);
+        assert_eq!(fs::read_dir(dir.path()).expect("there").count(), 1, "nothing else is removed");
     }
 }

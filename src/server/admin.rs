@@ -12,18 +12,17 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 
 use super::service::Service;
 use super::{exposition, health, metrics};
-use crate::engine::Handle;
 
 /// How long a scrape may wait for the coordinator; Prometheus' own default is longer.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Its routes: `grpc.health.v1`, `/livez`, `/readyz`, `/metrics`.
 pub fn routes<H: Health>(health: HealthServer<H>, service: Arc<Service>) -> Routes {
-    let engine = service.engine.clone();
+    let asked = Arc::clone(&service);
     let router = Routes::new(health)
         .into_axum_router()
         .route("/livez", get(|| async { (StatusCode::OK, "live\n") }))
-        .route("/readyz", get(move || ready(engine.clone())))
+        .route("/readyz", get(move || ready(Arc::clone(&asked))))
         .route("/metrics", get(move || scrape(Arc::clone(&service))))
         // gRPC's own answer to an unknown path is HTTP 200, which a probe with a misspelt path would take for health.
         .fallback(|| async {
@@ -40,12 +39,16 @@ async fn scrape(service: Arc<Service>) -> Response {
     }
 }
 
-async fn ready(engine: Handle) -> (StatusCode, String) {
+async fn ready(service: Arc<Service>) -> (StatusCode, String) {
+    // As grpc.health.v1 has it: whatever the nodes that are still there could do, nothing new is taken.
+    if service.draining.is_cancelled() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "not ready: the server stops\n".to_owned());
+    }
     let look = |core: &crate::coordinator::Coordinator, _| {
         let all = core.state().members.len();
         (health::can_work(core), core.state().active().count(), all)
     };
-    match engine.observe(look).await {
+    match service.engine.observe(look).await {
         Ok((true, active, all)) => (StatusCode::OK, format!("ready: {active} of {all} nodes are ACTIVE\n")),
         Ok((false, active, all)) => {
             let text = format!("not ready: {active} of {all} nodes are ACTIVE\n");

@@ -39,7 +39,7 @@ pub async fn handle(
         Reply::Refused(Refusal::IdReused(id)) => Err(ApiError::IdReused { field: "fault_id", id }),
         Reply::Refused(refusal) => Err(refused(refusal)),
         Reply::Done | Reply::Welcome { .. } | Reply::Run(_) => {
-            Err(ApiError::Internal { request_id: request.fault_id })
+            Err(ApiError::Internal { request_id: String::new() })
         }
     }
 }
@@ -66,13 +66,19 @@ fn checked(request: &v1::HandleFaultRequest) -> Result<(FaultAction, FaultTarget
         v1::FaultAction::Drain => Some(FaultAction::Drain { bound }),
         v1::FaultAction::ResetBreakers => Some(FaultAction::ResetBreaker),
         v1::FaultAction::RebuildConnections => Some(FaultAction::RebuildConnections),
+        v1::FaultAction::Forget => Some(FaultAction::Forget),
     };
     if request.timeout.is_some() && !matches!(action, None | Some(FaultAction::Drain { .. })) {
         bad.push(FieldViolation::new("timeout", "is for FAULT_ACTION_DRAIN only"));
     }
     match (request.all_nodes, request.node_id.is_empty()) {
         (true, false) => bad.push(FieldViolation::new("node_id", "must be empty with all_nodes")),
-        (true, true) if matches!(action, Some(FaultAction::Fail | FaultAction::Drain { .. })) => {
+        (true, true)
+            if matches!(
+                action,
+                Some(FaultAction::Fail | FaultAction::Drain { .. } | FaultAction::Forget)
+            ) =>
+        {
             let text = "is for FAULT_ACTION_RECOVER, FAULT_ACTION_RESET_BREAKERS and \
                         FAULT_ACTION_REBUILD_CONNECTIONS only; name one node";
             bad.push(FieldViolation::new("all_nodes", text));
@@ -82,7 +88,7 @@ fn checked(request: &v1::HandleFaultRequest) -> Result<(FaultAction, FaultTarget
     }
     let Some(action) = action else {
         let text = "must be FAULT_ACTION_FAIL, FAULT_ACTION_RECOVER, FAULT_ACTION_DRAIN, \
-                    FAULT_ACTION_RESET_BREAKERS or FAULT_ACTION_REBUILD_CONNECTIONS";
+                    FAULT_ACTION_RESET_BREAKERS, FAULT_ACTION_REBUILD_CONNECTIONS or FAULT_ACTION_FORGET";
         bad.push(FieldViolation::new("action", text));
         return Err(ApiError::InvalidArgument(bad));
     };

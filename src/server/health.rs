@@ -18,7 +18,7 @@ const READY: [&str; 5] = [
 /// The health name that says whether the process lives.
 const LIVE: &str = "liveness";
 
-/// Sets what is true before the first node has joined. Done before any listener is bound: the library's own start is
+/// Sets what is true before the first node has joined. Done before any listener answers: the library's own start is
 /// SERVING.
 pub async fn start(reporter: &HealthReporter) {
     set(reporter, false).await;

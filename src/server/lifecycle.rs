@@ -21,6 +21,7 @@ use binding::{bind, bind_again};
 
 use super::alert_post::ClientError;
 use super::alertmanager::Alertmanager;
+use super::certificates::{CertificateError, Certificates};
 use super::coordinator::Coordination;
 use super::enrolment::Secrets;
 use super::nodes::Sessions;
@@ -43,7 +44,6 @@ use crate::proto::v1::workspace_service_server::WorkspaceServiceServer;
 use crate::store::Store;
 use crate::transport::accept::{ConnectionLimits, ServeOptions, Served, serve};
 use crate::transport::listener::{Bind, Listener, Tcp};
-use crate::transport::tls::{TlsConfigs, TlsError, server_config};
 use crate::workspace::blobs::BlobError;
 
 /// Open `Watch` streams of one prober on the admin listener.
@@ -102,19 +102,9 @@ pub enum StartError {
         /// The reason.
         source: std::io::Error,
     },
-    /// A certificate or key cannot be read.
-    #[error("cannot read {} ({setting}): {source}", path.display())]
-    Certificate {
-        /// The file.
-        path: PathBuf,
-        /// The setting that names it.
-        setting: &'static str,
-        /// The reason.
-        source: std::io::Error,
-    },
-    /// Certificate and key cannot be used.
-    #[error("server.tls: {0}")]
-    Tls(#[from] TlsError),
+    /// The certificate.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// An Alertmanager.
     #[error(transparent)]
     Alertmanager(#[from] ClientError),
@@ -157,7 +147,8 @@ where
     B: Bind,
 {
     let settings = &options.settings;
-    let (api_tls, node_tls) = tls(settings)?.map(<(_, _)>::from).unzip();
+    let certificates = Certificates::read(&settings.server.tls).await?;
+    let (api_tls, node_tls) = certificates.as_ref().map(Certificates::configs).unzip();
     let (api, api_address) = bind(network, settings.server.listen, "server.listen").await?;
     let (nodes, node_address) = bind_again(network, settings.server.node_listen, options.node_port).await?;
     let admin_listener = match options.admin {
@@ -199,6 +190,10 @@ where
         draining,
         room,
     });
+    if let Some(certificates) = certificates {
+        let stopping = service.stopping.clone();
+        tokio::spawn(async move { stopping.run_until_cancelled(certificates.follow()).await });
+    }
     tokio::spawn(release_blobs(service.clone()));
     tokio::spawn(observe::follow(service.clone(), alertmanagers));
     let calls = service.calls.clone();
@@ -230,7 +225,17 @@ where
     );
 
     let random = options.random;
-    let listener_limits = |limits| (limits, settings.server.shutdown_grace, random.clone());
+    let (refused_connections, refused_nodes) =
+        (service.counts.refused_connections.clone(), service.counts.refused_nodes.clone());
+    let serving = |limits, tls| ServeOptions {
+        tls,
+        limits,
+        // A web page can make a browser send HTTP/1 to any port of this machine, and gRPC itself never does.
+        allow_http1: false,
+        drain_timeout: settings.server.shutdown_grace,
+        jitter: jitter(random.clone()),
+        refused: refused_connections.clone(),
+    };
     let mut running = RunningServer {
         api: api_address,
         nodes: node_address,
@@ -246,7 +251,7 @@ where
     };
     let api_stack = stack::api(api_routes, tokens, inbound, random.clone());
     let api_stack = stack::metered(api_stack, calls.clone());
-    running.listen(api, api_stack, listener_limits(ConnectionLimits::default()), api_tls);
+    running.listen(api, api_stack, serving(ConnectionLimits::default(), api_tls));
     let session_limits = InboundLimits {
         // A session lasts as long as its node.
         deadlines: DeadlineSettings { stream_default: None, stream_max: None, ..inbound.deadlines },
@@ -255,16 +260,18 @@ where
         max_message_bytes: node_message as u64,
         ..inbound
     };
-    let node_stack = stack::peer(node_routes, secrets, session_limits, random.clone());
+    let node_stack = stack::peer(node_routes, secrets, refused_nodes, session_limits, random.clone());
     let node_stack = stack::metered(node_stack, calls);
     // On loopback the certificate's name cannot fit, and the enrolment secret never leaves the machine.
     let node_tls = node_tls.filter(|_| !settings.server.node_listen.ip().is_loopback());
     let node_limits = ConnectionLimits::for_nodes(settings.mesh.message_timeout);
-    running.listen(nodes, node_stack, listener_limits(node_limits), node_tls);
+    running.listen(nodes, node_stack, serving(node_limits, node_tls));
     if let Some((listener, _)) = admin_listener {
         let routes = admin::routes(health_service, running.service.clone());
         let admin_stack = stack::admin(routes, ADMIN_STREAMS, random.clone());
-        running.listen(listener, admin_stack, listener_limits(ConnectionLimits::default()), None);
+        // Probes and scrapers speak HTTP/1 too.
+        let options = ServeOptions { allow_http1: true, ..serving(ConnectionLimits::default(), None) };
+        running.listen(listener, admin_stack, options);
     }
     Ok(running)
 }
@@ -323,29 +330,15 @@ impl RunningServer {
         self.service.blobs.shortages()
     }
 
-    fn listen(
-        &mut self,
-        listener: impl Listener + 'static,
-        inbound: Inbound,
-        (limits, drain_timeout, random): (ConnectionLimits, Duration, RandomBits),
-        tls: Option<TlsConfigs>,
-    ) {
-        let options = ServeOptions {
-            tls,
-            limits,
-            // Probes of the admin listener speak HTTP/1 too.
-            allow_http1: true,
-            drain_timeout,
-            jitter: Arc::new(move || (random() >> 64) as u64 as f64 / u64::MAX as f64),
-            refused: self.service.counts.refused_connections.clone(),
-        };
-        self.listeners.get_mut().push(tokio::spawn(serve(
-            listener,
-            inbound,
-            options,
-            self.listening.clone(),
-        )));
+    fn listen(&mut self, listener: impl Listener + 'static, inbound: Inbound, options: ServeOptions) {
+        let served = serve(listener, inbound, options, self.listening.clone());
+        self.listeners.get_mut().push(tokio::spawn(served));
     }
+}
+
+/// Numbers from 0 to 1.
+fn jitter(random: RandomBits) -> Arc<dyn Fn() -> f64 + Send + Sync> {
+    Arc::new(move || (random() >> 64) as u64 as f64 / u64::MAX as f64)
 }
 
 fn with_reflection(routes: Routes) -> Routes {
@@ -363,21 +356,6 @@ fn with_reflection(routes: Routes) -> Routes {
             routes
         }
     }
-}
-
-/// TLS of the API and of the node listener. Only callers of the API may be asked for a certificate: nodes have none,
-/// their secret proves them.
-fn tls(settings: &Settings) -> Result<Option<[TlsConfigs; 2]>, StartError> {
-    let tls = &settings.server.tls;
-    let (Some(cert), Some(key)) = (&tls.cert, &tls.key) else { return Ok(None) };
-    let read = |path: &PathBuf, setting| {
-        std::fs::read(path).map_err(|source| StartError::Certificate { path: path.clone(), setting, source })
-    };
-    let chain = read(cert, "server.tls.cert")?;
-    let key = read(key, "server.tls.key")?;
-    let client_ca = tls.client_ca.as_ref().map(|path| read(path, "server.tls.client_ca")).transpose()?;
-    let configs = [server_config(&chain, &key, client_ca.as_deref())?, server_config(&chain, &key, None)?];
-    Ok(Some(configs.map(|config| watch::channel(config).1)))
 }
 
 /// Lets go of blobs whenever runs have ended.

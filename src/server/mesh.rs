@@ -21,6 +21,10 @@ const MAX_WAIT: Duration = Duration::from_secs(300);
 /// What is kept of the caller's time for the answer itself.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 
+/// The least time between two looks while waiting: in a mesh that comes up something changes all the time, and each look
+/// measures all of it.
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
+
 /// Declares what the client declares, waits for the nodes, and answers what is measured then.
 pub async fn initialize(
     service: &Service,
@@ -100,7 +104,7 @@ async fn wait_until(
             return Ok(true);
         }
         match tokio::time::timeout_at(deadline, revision.changed()).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => tokio::time::sleep_until(deadline.min(Instant::now() + LOOK_PAUSE)).await,
             Ok(Err(_)) | Err(_) => return Ok(false),
         }
     }

@@ -3,6 +3,7 @@
 mod admin;
 mod alert_post;
 mod alertmanager;
+mod certificates;
 mod coordinator;
 mod counts;
 mod diagnose;

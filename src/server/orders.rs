@@ -133,6 +133,11 @@ pub fn refused(refusal: Refusal) -> ApiError {
             subject: node.to_string(),
             description: message,
         }]),
+        Refusal::NodeConnected(node) => ApiError::FailedPrecondition(vec![Precondition {
+            kind: "NODE_CONNECTED",
+            subject: node.to_string(),
+            description: message,
+        }]),
         Refusal::NodeIdTaken(node) => ApiError::AlreadyExists {
             reason: "NODE_ID_TAKEN",
             message,

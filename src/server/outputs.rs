@@ -19,28 +19,51 @@ use crate::workspace::blobs::{BlobError, Pin};
 
 /// Between attempts to store an output.
 const PAUSE: Duration = Duration::from_secs(2);
-/// Results that wait for that. Nodes send more of them again when they are back.
+/// Results that wait for that, in memory. Their nodes keep more of them, and bring them again when fewer wait.
 const MOST_UNSTORED: usize = 64;
+/// So few.
+const FEW_UNSTORED: usize = MOST_UNSTORED / 2;
 
 /// Characters that are kept of why an attempt failed.
 const MOST_WORDS: usize = 2000;
 
-/// The attempts whose results wait until their outputs can be stored.
+/// The results that wait until their outputs can be stored.
 #[derive(Default)]
-pub struct Unstored(Mutex<BTreeSet<AttemptRef>>);
+pub struct Unstored(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    attempts: BTreeSet<AttemptRef>,
+    /// Who brought results for which there was no place.
+    turned_away: BTreeSet<NodeId>,
+}
 
 impl Unstored {
-    /// Whether the attempt's result may wait; not if it does already, nor if too many do.
-    fn admit(&self, attempt: &AttemptRef) -> bool {
+    /// Whether the attempt's result, which this node brought, may wait; not if it does already, nor if too many do.
+    fn admit(&self, attempt: &AttemptRef, bringer: &NodeId) -> bool {
         let mut waiting = self.lock();
-        waiting.len() < MOST_UNSTORED && waiting.insert(attempt.clone())
+        if waiting.attempts.contains(attempt) {
+            return false;
+        }
+        if waiting.attempts.len() >= MOST_UNSTORED {
+            waiting.turned_away.insert(bringer.clone());
+            return false;
+        }
+        waiting.attempts.insert(attempt.clone())
     }
 
-    fn leave(&self, attempt: &AttemptRef) {
-        self.lock().remove(attempt);
+    /// The wait of a result is over. Answers who may come again, once there is some room for what they have.
+    fn leave(&self, attempt: &AttemptRef) -> BTreeSet<NodeId> {
+        let mut waiting = self.lock();
+        waiting.attempts.remove(attempt);
+        // Not for each place: whoever finds none again would be called again and again.
+        if waiting.attempts.len() > FEW_UNSTORED {
+            return BTreeSet::new();
+        }
+        std::mem::take(&mut waiting.turned_away)
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<AttemptRef>> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -81,23 +104,28 @@ struct Stored {
 }
 
 /// Results that came together as the core hears of them, in their order. What a node sends that cannot be used is that
-/// attempt's failure. Of a result whose output cannot be stored now, in whose place there is nothing, the core hears
-/// later: until then it is not acknowledged, and its node keeps it.
-pub async fn ended(service: &Arc<Service>, results: Vec<Brought>) -> Vec<Option<Input>> {
+/// attempt's failure. Of a result whose output cannot be stored now the core hears that it waits: until it is stored it is
+/// not acknowledged, and its node keeps it.
+pub async fn ended(service: &Arc<Service>, results: Vec<Brought>) -> Vec<Input> {
     if results.is_empty() {
         return Vec::new();
     }
     let results: Arc<[Brought]> = results.into();
     let endings = taken(service, &results).await;
     let heard = results.iter().zip(endings).map(|(brought, ending)| match ending {
-        Ok(ending) => Some(input(brought, ending)),
+        Ok(ending) => input(brought, ending),
         Err(error) => {
-            let attempt = &brought.0.key;
-            if service.unstored.admit(attempt) {
+            let (result, via) = brought;
+            let (attempt, bringer) = (&result.key, via.as_ref().unwrap_or(&result.executor));
+            if service.unstored.admit(attempt, bringer) {
                 tracing::error!(%attempt, %error, "an output cannot be stored; its result waits");
                 tokio::spawn(decide_later(service.clone(), brought.clone()));
             }
-            None
+            Input::ResultWaits {
+                executor: result.executor.clone(),
+                incarnation: result.incarnation,
+                attempt: attempt.clone(),
+            }
         }
     });
     heard.collect()
@@ -125,11 +153,29 @@ async fn decide_later(service: Arc<Service>, brought: Brought) {
             }
         }
     };
-    let ending = service.stopping.run_until_cancelled(stored).await;
-    service.unstored.leave(&results[0].0.key);
-    if let Some(ending) = ending {
-        // A stopped coordinator decides nothing; its successor gets the result again.
-        let _ = service.engine.decide(input(&results[0], ending)).await;
+    // A stopped coordinator decides nothing; its successor gets the result again.
+    let Some(ending) = service.stopping.run_until_cancelled(stored).await else { return };
+    let _ = service.engine.decide(input(&results[0], ending)).await;
+    end_wait(&service, &results[0].0.key).await;
+}
+
+/// A result waits no more. Nodes bring what was not acknowledged with each new connection, and only then: those whose
+/// results found no place get one.
+async fn end_wait(service: &Service, attempt: &AttemptRef) {
+    let nodes = service.unstored.leave(attempt);
+    if nodes.is_empty() {
+        return;
+    }
+    let open = service.engine.query(move |core, _| {
+        let session = |node: &NodeId| core.presences().get(node)?.session;
+        nodes.iter().filter_map(session).collect::<Vec<_>>()
+    });
+    for session in open.await.unwrap_or_default() {
+        tracing::info!(
+            session = session.0,
+            "closing a connection, so that its node brings its results again"
+        );
+        service.engine.sessions().close(session);
     }
 }
 

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use super::service::{Service, blob_error, blocking, stopped};
 use crate::coordinator::Coordinator;
+use crate::coordinator::event::Origin;
 use crate::coordinator::run::{Run, TaskState};
 use crate::linters::report::{
     Execution, FaultRecord, Format, NodeExecution, Options, Report, TaskExecution, ToolExecution, write,
 };
+use crate::linters::toolchain::ToolchainMode;
 use crate::proto::v1;
 use crate::status::{ApiError, Precondition};
-use crate::types::{Digest, Epoch, NodeId, RunId, RunResult, ToolName, UnixMillis};
+use crate::types::{Digest, Epoch, NodeId, RunId, RunResult, Stage, ToolName, UnixMillis};
 use crate::workspace::blobs::BlobError;
 
 /// The bytes of a report in the form asked for.
@@ -21,17 +23,18 @@ pub async fn render(
     format: v1::ReportFormat,
 ) -> Result<Vec<u8>, ApiError> {
     let (id, asked) = (run.clone(), run.clone());
+    let mode = service.toolchain_mode.clone();
     let ended = service
         .engine
         .query(move |core, _| {
             let run = core.state().runs.get(&id)?;
             let ending =
                 run.ending.as_ref().map(|ending| ending.result.as_ref().map(|made| made.output.digest));
-            Some((ending, execution(core, &id, run)))
+            Some((ending, execution(core, &id, run, mode)))
         })
         .await
         .map_err(stopped)?;
-    let Some((ending, mut execution)) = ended else {
+    let Some((ending, execution)) = ended else {
         return Err(ApiError::NotFound { resource_type: "run", name: asked.to_string() });
     };
     let lacks = move |kind, description: &str| {
@@ -43,7 +46,6 @@ pub async fn render(
         Some(None) => return Err(lacks("NO_REPORT", "it ended without a result; GetRun says how")),
         Some(Some(digest)) => digest,
     };
-    execution.toolchain_mode = service.toolchain_mode.clone();
     let blobs = service.blobs.clone();
     blocking(move || {
         let bytes = blobs.get(&digest).map_err(|error| match error {
@@ -74,23 +76,22 @@ pub async fn render(
     .await?
 }
 
-fn execution(core: &Coordinator, id: &RunId, run: &Run) -> Execution {
+/// What the run's own record tells, so that it is the same whoever is connected when a report is asked for. `mode` is
+/// where the linters of this server's nodes come from today.
+fn execution(core: &Coordinator, id: &RunId, run: &Run, mode: Option<ToolchainMode>) -> Execution {
     let mut tools: BTreeMap<ToolName, ToolExecution> = BTreeMap::new();
     let mut nodes: BTreeMap<NodeId, NodeExecution> = BTreeMap::new();
-    for (node, member) in &core.state().members {
-        let agent_type = member.spec.agent_type.clone();
-        nodes.insert(node.clone(), NodeExecution { agent_type, tasks: Vec::new() });
-    }
     for task in &run.tasks {
         let TaskState::Done { node, measured, .. } = &task.state else { continue };
-        if let Some(part) = nodes.get_mut(node) {
-            part.tasks.push(TaskExecution {
-                stage: task.task.stage,
-                tool: task.task.tool.clone(),
-                shard: task.task.tool.as_ref().map(|_| task.task.shard + 1),
-            });
-        }
-        if task.task.stage == crate::types::Stage::Lint
+        let part = nodes
+            .entry(node.clone())
+            .or_insert_with(|| NodeExecution { agent_type: agent_type(core, run, node), tasks: Vec::new() });
+        part.tasks.push(TaskExecution {
+            stage: task.task.stage,
+            tool: task.task.tool.clone(),
+            shard: task.task.tool.as_ref().map(|_| task.task.shard + 1),
+        });
+        if task.task.stage == Stage::Lint
             && let Some(tool) = &task.task.tool
         {
             let part = tools.entry(tool.clone()).or_default();
@@ -104,7 +105,15 @@ fn execution(core: &Coordinator, id: &RunId, run: &Run) -> Execution {
         }
     }
     let ended = run.ended_at.unwrap_or(run.started_at);
-    let presence = core.presences().values().find(|presence| presence.session.is_some());
+    // PLAN resolves and pins the versions of the linters, so its node's are those of the run.
+    let planner = run.stage(Stage::Plan).find_map(|task| match &task.state {
+        TaskState::Done { node, .. } => run.origins.get(node),
+        _ => None,
+    });
+    // Where linters come from is part of what the toolchain's id names, so that of nodes with the same id is the run's.
+    let has_same = |planner: &Origin| {
+        core.presences().values().any(|presence| presence.toolchain_id == planner.toolchain_id)
+    };
     Execution {
         run_id: id.clone(),
         started_at: rfc3339(run.started_at),
@@ -126,10 +135,17 @@ fn execution(core: &Coordinator, id: &RunId, run: &Run) -> Execution {
                 redistributed_tasks: fault.redistributed_tasks,
             })
             .collect(),
-        toolchain_id: presence.and_then(|presence| presence.toolchain_id.parse::<Digest>().ok()),
-        toolchain_mode: None,
-        environment_class: presence.map(|presence| presence.environment_class.clone()).unwrap_or_default(),
+        toolchain_id: planner.and_then(|planner| planner.toolchain_id.parse::<Digest>().ok()),
+        toolchain_mode: mode.filter(|_| planner.is_some_and(has_same)),
+        environment_class: planner.map(|planner| planner.environment_class.clone()).unwrap_or_default(),
     }
+}
+
+/// What a node was. Runs of older releases do not tell; then what it is now, and nothing if it is gone.
+fn agent_type(core: &Coordinator, run: &Run, node: &NodeId) -> String {
+    let was = run.origins.get(node).map(|origin| &origin.agent_type);
+    let is = core.state().members.get(node).map(|member| &member.spec.agent_type);
+    was.or(is).cloned().unwrap_or_default()
 }
 
 /// The coordinator's start in which a task was given out that ended well.

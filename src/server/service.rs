@@ -220,7 +220,9 @@ pub fn stopped(_: crate::engine::Stopped) -> ApiError {
 
 /// Runs file work where it may block.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| {
+    // What it logs belongs to the call.
+    let span = tracing::Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(work)).await.map_err(|error| {
         tracing::error!(%error, "a blocking task failed");
         ApiError::Internal { request_id: String::new() }
     })

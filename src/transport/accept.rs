@@ -40,13 +40,14 @@ pub struct ConnectionLimits {
     pub max_header_list: u32,
     /// Streams that a peer may reset faster than they are served, before it is sent away (HTTP/2 rapid reset).
     pub max_pending_reset_streams: usize,
-    /// Age at which a connection is asked to end, so that clients spread over servers anew. `None` for
-    /// connections that belong to one server, such as those of nodes.
+    /// Age at which a connection is asked to end (GOAWAY), so that clients spread over servers anew: it takes no new
+    /// calls, and those that are open go on for as long as they like, as with gRPC's own default. Runs and watches last
+    /// for hours, and a cut stream tells its client nothing but that something broke. What bounds them is elsewhere:
+    /// deadlines of unary calls, the number of streams of each caller, pings for clients that are gone, the drain time
+    /// once the server stops. `None` for connections that belong to one server, such as those of nodes.
     pub max_age: Option<Duration>,
     /// Most that chance adds to `max_age`, so that connections opened together do not end together.
     pub max_age_jitter: Duration,
-    /// For the streams of an aged connection to end.
-    pub max_age_grace: Duration,
 }
 
 impl Default for ConnectionLimits {
@@ -64,7 +65,6 @@ impl Default for ConnectionLimits {
             max_pending_reset_streams: 20,
             max_age: Some(Duration::from_secs(30 * 60)),
             max_age_jitter: Duration::from_secs(3 * 60),
-            max_age_grace: Duration::from_secs(5 * 60),
         }
     }
 }
@@ -92,7 +92,7 @@ pub struct ServeOptions {
     pub tls: Option<TlsConfigs>,
     /// Bounds of the connections.
     pub limits: ConnectionLimits,
-    /// Whether HTTP/1 is answered too; gRPC needs only HTTP/2.
+    /// Whether HTTP/1 is served too; else it is refused with a line of text, for gRPC needs HTTP/2.
     pub allow_http1: bool,
     /// From the shutdown signal: for calls in flight to end. Whatever is left then is aborted.
     pub drain_timeout: Duration,

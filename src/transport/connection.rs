@@ -1,6 +1,7 @@
 //! One connection, from its first byte to its end.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -73,9 +74,13 @@ where
     let first_bytes = timeout(options.limits.first_byte_timeout, read_preface(io));
     let io = match shutdown.run_until_cancelled(first_bytes).await {
         Some(Ok(Ok((io, is_http2)))) if is_http2 || options.allow_http1 => io,
-        Some(Ok(Ok(_))) => {
+        Some(Ok(Ok((io, _)))) => {
             options.refused.count("NOT_HTTP2");
-            return tracing::debug!(?addr, "not HTTP/2; closed");
+            tracing::debug!(?addr, "not HTTP/2; closed");
+            // As long as a silent one may stay; it may have gone away already.
+            let told = timeout(options.limits.first_byte_timeout, refuse_http1(io));
+            let _ = shutdown.run_until_cancelled(told).await;
+            return;
         }
         Some(Ok(Err(error))) => return tracing::debug!(?addr, %error, "closed before the first request"),
         Some(Err(_)) => {
@@ -94,23 +99,27 @@ where
     let connection = builder.serve_connection(TokioIo::<Replayed<I>>::new(io), service);
     let mut connection = std::pin::pin!(connection);
     let age = age_limit(&options.limits, (options.jitter)());
-    let mut end = tokio::select! {
+    tokio::select! {
         ended = connection.as_mut() => return log_end(addr, ended),
-        () = shutdown.cancelled() => None,
-        () = sleep_or_forever(age) => Some(options.limits.max_age_grace),
-    };
+        () = shutdown.cancelled() => {}
+        () = sleep_or_forever(age) => {}
+    }
     connection.as_mut().graceful_shutdown();
-    if end.is_some() {
-        tokio::select! {
-            ended = connection.as_mut() => return log_end(addr, ended),
-            () = shutdown.cancelled() => end = None,
-            () = sleep_or_forever(end) => {}
-        }
-    }
-    // After a shutdown the accept loop bounds the wait; an aged connection's grace is over.
-    if end.is_none() {
-        log_end(addr, connection.await);
-    }
+    // After a shutdown the accept loop bounds the wait; an aged connection lasts as long as its calls.
+    log_end(addr, connection.await);
+}
+
+/// What a caller that does not speak HTTP/2 is told, whatever it asked for.
+const NOT_HTTP2: &[u8] = b"HTTP/1.1 505 HTTP Version Not Supported\r\ncontent-type: text/plain\r\n\
+    content-length: 44\r\nconnection: close\r\n\r\nThis port speaks gRPC, which needs HTTP/2.\r\n";
+/// Bytes of a refused request that are read and thrown away.
+const THROWN_AWAY: u64 = 64 << 10;
+
+/// Answers and closes. A socket that is closed with bytes unread takes the answer back, so some are read first.
+async fn refuse_http1<I: AsyncRead + AsyncWrite + Unpin>(mut io: I) -> io::Result<()> {
+    io.write_all(NOT_HTTP2).await?;
+    io.shutdown().await?;
+    tokio::io::copy(&mut io.take(THROWN_AWAY), &mut tokio::io::sink()).await.map(drop)
 }
 
 fn http_builder(limits: &ConnectionLimits) -> auto::Builder<TokioExecutor> {

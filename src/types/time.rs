@@ -32,7 +32,9 @@ impl Sub<Duration> for Tick {
     }
 }
 
-/// Wall-clock time in milliseconds since 1970, for display and for records. Never compared to decide.
+/// Wall-clock time in milliseconds since 1970, for display and for records. Decides only what must outlive a process, whose
+/// ticks end with it: how much of a run's time is left after a restart, when a breaker lets a probe through, and how old a
+/// finished run is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct UnixMillis(pub u64);
@@ -42,6 +44,6 @@ pub struct UnixMillis(pub u64);
 pub struct Now {
     /// Decides.
     pub tick: Tick,
-    /// Is shown.
+    /// Is shown and stored.
     pub wall: UnixMillis,
 }

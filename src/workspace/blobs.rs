@@ -96,7 +96,7 @@ impl BlobStore {
     /// A store of the objects that are there. They may be more than the limits allow: [`BlobStore::trim`] drops what is
     /// too much, once all that is needed is pinned. Until then nothing must be written.
     pub fn load(objects: impl Objects, limits: BlobLimits) -> Result<Self, BlobError> {
-        let mut index = Index::new(limits.max_total_bytes);
+        let mut index = Index::new();
         let mut found = objects.list()?;
         found.sort_by_key(|stored| (stored.modified, stored.name));
         for Stored { name, size, .. } in found {
@@ -129,7 +129,13 @@ impl BlobStore {
 
     /// Drops the least recently used blobs that are not pinned until the limit is kept, as far as that goes.
     pub fn trim(&self) {
-        let dropped = self.index().trim();
+        self.shrink(self.shared.limits.max_total_bytes);
+    }
+
+    /// Drops the least recently used blobs that are not pinned until the others take at most so many bytes, as far as that
+    /// goes.
+    pub fn shrink(&self, bytes: u64) {
+        let dropped = self.index().trim(bytes);
         self.delete_all(dropped);
     }
 

@@ -19,16 +19,18 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use super::snapshot::TreeLimits;
 use crate::types::{Manifest, ManifestError, Unreadable};
 
-use walk::{Selected, Walk};
+use walk::{Selected, Walk, is_excluded};
 
 /// What to look for and how far to go.
 #[derive(Debug, Clone)]
 pub struct DiscoverOptions {
     /// What relative paths are relative to; the root if absent.
     pub base: Option<PathBuf>,
-    /// Python files and folders that are not linted, unless a file is named itself. A glob without `/` matches names
+    /// Python files and folders that are not linted, unless a file is named itself and that counts. A glob without `/` matches names
     /// at any depth (`*_pb2.py`, `migrations`), one with `/` matches paths from the root (`docs/**/conf.py`).
     pub exclude: Vec<String>,
+    /// Whether that holds for files that are named themselves too.
+    pub force_exclude: bool,
     /// How large the tree may be. A file over its limit is left out and reported; the other two limits are errors.
     pub limits: TreeLimits,
     /// How many files and folders of any kind are looked at.
@@ -46,6 +48,8 @@ pub struct Discovered {
     pub manifest: Manifest,
     /// How many Python files were passed over because they are symbolic links.
     pub links: u64,
+    /// Files that were named and are left out all the same, absolute, links followed.
+    pub left_out: Vec<PathBuf>,
 }
 
 /// Why there is no list. All but `Changed` are for the user to fix.
@@ -125,7 +129,7 @@ pub fn discover(
     let root = root.canonicalize().map_err(|error| named(root, error))?;
     let base = options.base.as_deref().unwrap_or(&root);
     let exclude = globs(&options.exclude)?;
-    let mut missing = Vec::new();
+    let (mut missing, mut left_out) = (Vec::new(), Vec::new());
     let mut selected = Selected::default();
     for path in paths {
         let full = match base.join(path).canonicalize() {
@@ -143,7 +147,11 @@ pub fn discover(
         if metadata.is_dir() {
             selected.folders.push(full);
         } else if metadata.is_file() {
-            selected.files.push(full);
+            if options.force_exclude && is_excluded(&exclude, &root, &full) {
+                left_out.push(full);
+            } else {
+                selected.files.push(full);
+            }
         } else {
             return Err(DiscoverError::NotAFile(path.clone()));
         }
@@ -158,7 +166,7 @@ pub fn discover(
     let (files, mut unreadable) = contents::read(walked.files, options);
     unreadable.extend(walked.unreadable.into_iter().map(|(path, reason)| Unreadable { path, reason }));
     let manifest = Manifest::new(files).map_err(DiscoverError::Changed)?.with_unreadable(unreadable);
-    Ok(Discovered { root, manifest, links: walked.links })
+    Ok(Discovered { root, manifest, links: walked.links, left_out })
 }
 
 fn globs(patterns: &[String]) -> Result<GlobSet, DiscoverError> {

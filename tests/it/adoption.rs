@@ -2,6 +2,8 @@
 //! nobody wants.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -12,7 +14,7 @@ use tokio::time::Instant;
 
 use super::support::calls::*;
 use super::support::linters::GatedRuff;
-use super::support::serve::{DEADLINE, Serve, lintmesh, processes_in, signal, until};
+use super::support::serve::{DEADLINE, Serve, lintmesh, processes_in, signal, state_home, until};
 
 /// The processes of its nodes.
 fn nodes(serve: &Serve) -> BTreeSet<i32> {
@@ -105,15 +107,76 @@ async fn without_a_successor_everything_ends_and_a_later_one_does_the_work() {
     let settings = format!("{}[nodes]\norphan_grace = 2\n", ruff.settings());
     let mut serve = Serve::start(&settings).await;
     let run = gated_run(&serve, &ruff).await;
-    serve.crash().await;
+    // From here on, since whoever looks after the kill may look late.
     let began = Instant::now();
-    assert_eq!((nodes(&serve).len(), ruff.running()), (4, 2));
+    serve.crash().await;
     until("nobody is left", || serve.processes().is_empty() && ruff.running() == 0).await;
     assert!(began.elapsed() >= Duration::from_secs(1), "the grace was waited for");
     serve.again(&settings, &[]).await;
     assert!(serve.ready().await.ready);
     assert_eq!(serve.logged("node process started").len(), 4);
     assert_eq!(ends_clean(&serve, &ruff, &run).await, 2, "the first one's linter died with its node");
+}
+
+#[tokio::test]
+async fn a_coordinator_that_fails_leaves_its_nodes_to_its_successor() {
+    let ruff = GatedRuff::new();
+    let mut serve = Serve::start(&ruff.settings()).await;
+    let state = state_home(serve.dir.path()).join("lintmesh");
+    let (file, away) = (state.join("state.redb"), state.join("away"));
+    let run = gated_run(&serve, &ruff).await;
+    let (launched, linters) = (nodes(&serve), ruff.pids());
+    // First those that it launched, then those that it adopted.
+    for _ in 0..2 {
+        // It does not own what is not where it was: its next fact cannot be stored.
+        fs::rename(&file, &away).expect("moved");
+        let more = start(request(inline(&[("b.py", "")]), &["ruff"]));
+        serve.coordinator().start_run(more).await.expect_err("it fails");
+        assert!(!serve.ended().await.success());
+        assert_eq!((nodes(&serve), ruff.pids()), (launched.clone(), linters.clone()), "they go on alone");
+        fs::rename(&away, &file).expect("moved");
+        serve.again(&ruff.settings(), &[]).await;
+        assert!(serve.ready().await.ready);
+        assert_eq!((nodes(&serve), ruff.pids()), (launched.clone(), linters.clone()), "no doubles");
+        assert_eq!(serve.logged("node process adopted").len(), 4);
+    }
+    assert_eq!(ends_clean(&serve, &ruff, &run).await, 1, "the linter was run once");
+
+    // Where nodes may not outlive it, they end with it.
+    serve.signal(Signal::SIGTERM);
+    assert!(serve.ended().await.success());
+    let mortal = format!("{}[nodes]\norphan_grace = 0\n", ruff.settings());
+    serve.again(&mortal, &[]).await;
+    assert!(serve.ready().await.ready);
+    fs::rename(&file, &away).expect("moved");
+    let more = start(request(inline(&[("c.py", "")]), &["ruff"]));
+    serve.coordinator().start_run(more).await.expect_err("it fails");
+    assert!(!serve.ended().await.success());
+    until("nobody is left", || serve.processes().is_empty()).await;
+}
+
+#[tokio::test]
+async fn nodes_that_nobody_knows_of_any_more_end_beside_a_coordinator_that_lives() {
+    let ruff = GatedRuff::new();
+    let settings = format!("{}[nodes]\norphan_grace = 3\n", ruff.settings());
+    let mut serve = Serve::start(&settings).await;
+    let run = gated_run(&serve, &ruff).await;
+    assert_eq!(nodes(&serve).len(), 4);
+    serve.crash().await;
+    let state = state_home(serve.dir.path()).join("lintmesh");
+    fs::write(state.join("launched.json"), "{").expect("written");
+    serve.again(&settings, &[]).await;
+    assert!(serve.ready().await.ready);
+    assert_eq!(serve.logged("node process adopted").len(), 0);
+    let started = serve.logged("node process started");
+    let pid = |line: &serde_json::Value| i32::try_from(line["pid"].as_i64()?).ok();
+    let own: BTreeSet<i32> = started.iter().filter_map(pid).collect();
+    assert_eq!(own.len(), 4);
+    until("only its own are left", || nodes(&serve) == own).await;
+    let entries = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten();
+    let folders = || entries(state.join("nodes")).flat_map(|node| entries(node.path().join("work"))).count();
+    until("so are their folders", || folders() == 4).await;
+    ends_clean(&serve, &ruff, &run).await;
 }
 
 #[tokio::test]
@@ -181,8 +244,8 @@ async fn the_second_signal_ends_the_nodes_at_once() {
 async fn the_nodes_of_a_private_mesh_die_with_it() {
     let ruff = GatedRuff::new();
     let dir = tempfile::tempdir().expect("a folder");
-    std::fs::write(dir.path().join("a.py"), "").expect("written");
-    std::fs::write(dir.path().join("mesh.toml"), ruff.settings()).expect("written");
+    fs::write(dir.path().join("a.py"), "").expect("written");
+    fs::write(dir.path().join("mesh.toml"), ruff.settings()).expect("written");
     let mut lint = lintmesh()
         .args(["lint", "--select-tools", "ruff", "--config", "mesh.toml", "."])
         .current_dir(dir.path())

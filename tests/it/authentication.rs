@@ -1,16 +1,21 @@
 //! Who may call what: tokens and roles for callers, enrolment secrets for nodes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lintmesh::middleware::auth::{Role, Token};
 use lintmesh::middleware::enrolment::{Enrolled, Enrolment};
+use lintmesh::middleware::refusals::Reasons;
 use lintmesh::server::stack::{self, InboundLimits};
 use lintmesh::types::Digest;
+use tonic::body::Body;
 use tonic::{Code, Request, Status};
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
+use tower::ServiceExt as _;
 
 use crate::rig::{Caller, Server, fixed_bits, open_gate, options, request, routes};
+use crate::support::captured_logs::logs_of;
 
 fn bearing(token: Option<&str>) -> Request<tonic_health::pb::HealthCheckRequest> {
     let mut request = request();
@@ -19,6 +24,14 @@ fn bearing(token: Option<&str>) -> Request<tonic_health::pb::HealthCheckRequest>
         request.metadata_mut().insert("authorization", value);
     }
     request
+}
+
+struct Secret;
+
+impl Enrolment for Secret {
+    fn check(&self, secret: &str) -> Option<Enrolled> {
+        (secret == "s3cret").then_some(Enrolled { node: None })
+    }
 }
 
 fn reason(status: &Status) -> String {
@@ -58,13 +71,9 @@ async fn callers_need_a_token_whose_role_allows_the_method() {
 
 #[tokio::test]
 async fn nodes_need_their_secret_for_every_call() {
-    struct Secret;
-    impl Enrolment for Secret {
-        fn check(&self, secret: &str) -> Option<Enrolled> {
-            (secret == "s3cret").then_some(Enrolled { node: None })
-        }
-    }
-    let inbound = stack::peer(routes(&open_gate()), Arc::new(Secret), InboundLimits::default(), fixed_bits());
+    let (routes, refused) = (routes(&open_gate()), Reasons::default());
+    let limits = InboundLimits::default();
+    let inbound = stack::peer(routes, Arc::new(Secret), refused.clone(), limits, fixed_bits());
     let server = Server::start(inbound, options()).await;
     let mut caller = Caller::new(server.channel().await);
     caller.unary("GetRun", bearing(Some("s3cret"))).await.expect("enrolled");
@@ -75,4 +84,30 @@ async fn nodes_need_their_secret_for_every_call() {
     let mut probe = HealthClient::new(server.channel().await);
     let status = probe.check(request()).await.expect_err("nothing is open on the node listener");
     assert_eq!(status.code(), Code::Unauthenticated);
+    assert_eq!(refused.counts(), [("CREDENTIALS_REFUSED", 3)].into());
+}
+
+#[test]
+fn strangers_who_try_secrets_are_all_counted_and_do_not_fill_the_log() {
+    let refused = Reasons::default();
+    let limits = InboundLimits::default();
+    let inbound = stack::peer(routes(&open_gate()), Arc::new(Secret), refused.clone(), limits, fixed_bits());
+    let tries = async || {
+        for _ in 0..100 {
+            let call = http::Request::builder().uri("/lintmesh.peer.v1.NodeService/Session");
+            let call = call.body(Body::empty()).expect("a valid request");
+            inbound.clone().oneshot(call).await.expect("an answer");
+        }
+    };
+    let work = async {
+        tries().await;
+        tokio::time::advance(Duration::from_secs(3)).await;
+        tries().await;
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let log = logs_of(|| runtime.expect("a runtime").block_on(work));
+    let warned: Vec<_> = log.lines().filter(|line| line.contains("a call of a node was refused")).collect();
+    assert_eq!(warned.len(), 10 + 3, "{log}");
+    assert!(warned[10].contains("count=101"), "each says how many there were: {log}");
+    assert_eq!(refused.counts(), [("CREDENTIALS_REFUSED", 200)].into());
 }

@@ -58,6 +58,10 @@ fn help_explains_each_command_with_its_exit_codes() {
         assert_eq!(code(&lintmesh(here.path(), &[word, "--help"])), 0, "{word}");
     }
     assert!(!stdout(&top).contains("exec"), "the shim is hidden");
+    for command in ["watch", "status", "doctor", "explain", "fault", "healthcheck"] {
+        let help = stdout(&lintmesh(here.path(), &[command, "--help"]));
+        assert!(help.contains("Exit codes:"), "{command}: {help}");
+    }
     let lint = stdout(&lintmesh(here.path(), &["lint", "--help"]));
     assert!(
         lint.contains("Exit codes:") && lint.contains("--fail-on") && lint.contains("Examples:"),
@@ -117,6 +121,10 @@ fn a_bad_log_filter_is_one_clear_line() {
     assert_eq!(code(&output), 2);
     let text = stderr(&output);
     assert!(text.starts_with("error: MESH_LOG_LEVEL `loud`") && text.lines().count() == 1, "{text}");
+    // To a probe 2 means that there is no connection.
+    let mut probe = Command::new(env!("CARGO_BIN_EXE_lintmesh"));
+    let output = probe.arg("healthcheck").env("MESH_LOG_LEVEL", "loud").output().unwrap();
+    assert_eq!(code(&output), 1, "{}", stderr(&output));
 }
 
 #[test]
@@ -144,6 +152,16 @@ fn nothing_to_lint_is_success_and_says_so() {
     assert!(stdout(&output).is_empty());
     let quiet = lintmesh(here.path(), &["lint", "--quiet", "README.md", "--exclude", "*"]);
     assert!(stdout(&quiet).is_empty());
+}
+
+#[test]
+fn a_named_file_that_is_excluded_is_left_out_if_that_is_forced() {
+    let here = folder();
+    std::fs::write(here.path().join("lintmesh.toml"), "[lint]\nexclude = [\"generated.py\"]\n").unwrap();
+    std::fs::write(here.path().join("generated.py"), "x = 1\n").unwrap();
+    let output = lintmesh(here.path(), &["lint", "--force-exclude", "generated.py"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert_eq!(stderr(&output), "nothing to lint: no Python file in generated.py\n");
 }
 
 #[test]
@@ -232,6 +250,9 @@ fn doctor_finds_nothing_wrong_where_nothing_is_and_names_who_has_a_port() {
     assert!(fine(&output), "{text}");
     assert!(text.contains("valid: ") && text.contains("any free port"), "{text}");
     assert!(text.lines().all(|line| !line.contains('\u{1b}')), "{text:?}");
+    let state = here.path().join("elsewhere").display().to_string();
+    let output = lintmesh(here.path(), &["doctor", "--skip-toolchain", "--state-dir", &state]);
+    assert!(fine(&output) && stdout(&output).contains(&state), "{}", stdout(&output));
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     settings(&listener.local_addr().unwrap().to_string());
     let output = lintmesh(here.path(), &["doctor", "--skip-toolchain", "--json"]);

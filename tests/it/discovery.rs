@@ -14,6 +14,7 @@ fn options() -> DiscoverOptions {
     DiscoverOptions {
         base: None,
         exclude: vec![],
+        force_exclude: false,
         limits: TreeLimits { max_files: 1000, max_file_bytes: 100, max_total_bytes: 10_000 },
         max_entries: 1000,
         threads: 2,
@@ -134,7 +135,14 @@ fn what_is_named_is_linted_even_if_ignored_hidden_or_excluded() {
     write(&root, ".gitignore", "gen/\n");
     let options = DiscoverOptions { exclude: vec!["skip".into()], ..options() };
     let named = ["script", "gen/x.py", ".tools", "skip/w.py"];
-    assert_eq!(targets(&find(&root, &named, &options)), [".tools/z.py", "gen/x.py", "script", "skip/w.py"]);
+    let found = find(&root, &named, &options);
+    assert_eq!(targets(&found), [".tools/z.py", "gen/x.py", "script", "skip/w.py"]);
+    assert!(found.left_out.is_empty());
+    let forced = find(&root, &named, &DiscoverOptions { force_exclude: true, ..options.clone() });
+    assert_eq!(targets(&forced), [".tools/z.py", "gen/x.py", "script"]);
+    assert_eq!(forced.left_out, [root.join("skip/w.py")]);
+    let none = find(&root, &["skip/w.py"], &DiscoverOptions { force_exclude: true, ..options });
+    assert_eq!(targets(&none), [""; 0], "nothing is left, which is not the whole tree");
 }
 
 #[test]

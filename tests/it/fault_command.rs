@@ -1,13 +1,19 @@
 //! `lintmesh fault` against a real server.
 
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
-use lintmesh::proto::v1::NodeStatus;
+use lintmesh::proto::v1::{GetMeshStatusRequest, NodeStatus};
+use nix::sys::signal::Signal;
 use serde_json::Value;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
 
 use super::support::calls::{inline, request, started};
+use super::support::forward::forward;
 use super::support::linters::GatedRuff;
-use super::support::serve::{Serve, lintmesh, until};
+use super::support::serve::{DEADLINE, Serve, lintmesh, signal, until};
 
 async fn fault(serve: &Serve, arguments: &[&str]) -> Output {
     let mut command = lintmesh();
@@ -45,6 +51,42 @@ async fn drain_waits_until_the_node_runs_nothing_and_recover_until_it_is_active(
 }
 
 #[tokio::test]
+async fn a_connection_that_breaks_while_it_waits_does_not_end_it() {
+    let ruff = GatedRuff::new();
+    let serve = Serve::start(&ruff.settings()).await;
+    started(&mut serve.coordinator(), request(inline(&[("a.py", "")]), &["ruff"])).await;
+    until("ruff runs", || ruff.running() == 2).await;
+    let holder = serve.holder().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (broken, was_broken) = oneshot::channel();
+    let api = serve.api;
+    tokio::spawn(async move {
+        // The first connection is for the word itself; the next one, for the first look, breaks, and so does what is
+        // left of the first.
+        let (mut near, _) = listener.accept().await.unwrap();
+        let mut far = TcpStream::connect(api).await.unwrap();
+        let next = tokio::select! {
+            _ = copy_bidirectional(&mut near, &mut far) => listener.accept().await,
+            next = listener.accept() => next,
+        };
+        drop((near, far, next.unwrap()));
+        broken.send(()).unwrap();
+        let (_cut, cuts) = mpsc::channel(1);
+        forward(listener, api, cuts).await;
+    });
+    let mut command = lintmesh();
+    command.args(["fault", "drain", &holder, "--timeout", "1h", "--wait", "--wait-timeout", "60s"]);
+    command.args(["--server", &format!("http://{address}")]).stdin(Stdio::null());
+    let drained = tokio::task::spawn_blocking(move || command.output().unwrap());
+    let limit = std::time::Duration::from_secs(60);
+    tokio::time::timeout(limit, was_broken).await.expect("in time").expect("a look that broke");
+    ruff.open();
+    let drained = drained.await.expect("no panic");
+    assert_eq!(drained.status.code(), Some(0), "{drained:?}");
+}
+
+#[tokio::test]
 async fn an_id_makes_a_call_idempotent_and_errors_say_what_is_wrong() {
     let serve = Serve::start("").await;
     let first = fault(&serve, &["fail", "api-docs", "--fault-id", "ticket-7", "--json"]).await;
@@ -68,4 +110,26 @@ async fn an_id_makes_a_call_idempotent_and_errors_say_what_is_wrong() {
     let reset = fault(&serve, &["reset-breakers", "--all"]).await;
     let text = String::from_utf8(reset.stdout).expect("UTF-8");
     assert_eq!(text.matches("closed the circuit breaker of").count(), 4, "{text}");
+}
+
+#[tokio::test]
+async fn a_node_whose_process_is_gone_is_forgotten_and_one_that_is_connected_is_not() {
+    let serve = Serve::start("[nodes]\nrestart_budget = 0\n").await;
+    let refused = fault(&serve, &["forget", "api-docs"]).await;
+    assert!(!refused.status.success(), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("is connected"), "{refused:?}");
+    signal(serve.node("api-docs").await.process_id, Signal::SIGKILL);
+    let mut client = serve.coordinator();
+    let gone = async {
+        while serve.node("api-docs").await.status() != NodeStatus::Failed {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, gone).await.expect("noticed");
+    let told = fault(&serve, &["forget", "api-docs", "--json"]).await;
+    assert!(told.status.success(), "{told:?}");
+    assert_eq!(json(&told)["new_topology_health"], 1.0);
+    assert!(json(&told)["steps"][0].as_str().expect("words").contains("it is configured"), "{told:?}");
+    let left = client.get_mesh_status(GetMeshStatusRequest {}).await.expect("answers").into_inner();
+    assert_eq!(left.node_statuses.len(), 3);
 }

@@ -11,6 +11,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
 
+use super::probes::get;
 use super::support::calls::*;
 use super::support::linters::GatedRuff;
 use super::support::serve::{DEADLINE, Serve, channel, processes_in, until};
@@ -81,8 +82,11 @@ async fn sigterm_lets_open_runs_end_and_takes_no_new_ones() {
     let mut probe =
         HealthClient::new(channel(serve.admin)).watch(readiness).await.expect("open").into_inner();
     assert_eq!(probe.message().await.expect("alive").expect("at once").status(), ServingStatus::Serving);
+    assert_eq!(get(serve.admin, "/readyz").await.0, 200);
     serve.signal(Signal::SIGTERM);
     assert_eq!(probe.message().await.expect("alive").expect("told").status(), ServingStatus::NotServing);
+    assert_eq!(get(serve.admin, "/readyz").await, (503, "not ready: the server stops\n".into()));
+    assert_eq!(get(serve.admin, "/livez").await.0, 200, "it has runs to end");
     let refused = client.coordinate(request(inline(&[("b.py", "")]), &["ruff"])).await.expect_err("too late");
     assert_error(&refused, Code::Unavailable, "SERVER_STOPPING");
     assert!(refused.get_error_details().retry_info().is_some_and(|info| info.retry_delay.is_some()));

@@ -223,6 +223,7 @@ async fn a_fault_is_handled_once_for_each_id() {
         (HandleFaultRequest { all_nodes: true, ..fault("", FaultAction::Recover, "api-docs") }, "node_id"),
         (HandleFaultRequest { all_nodes: true, ..fault("", FaultAction::Drain, "") }, "all_nodes"),
         (HandleFaultRequest { all_nodes: true, ..fault("", FaultAction::Fail, "") }, "all_nodes"),
+        (HandleFaultRequest { all_nodes: true, ..fault("", FaultAction::Forget, "") }, "all_nodes"),
         (
             HandleFaultRequest {
                 timeout: Some(prost_types::Duration::default()),

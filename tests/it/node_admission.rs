@@ -9,6 +9,7 @@ use lintmesh::types::Digest;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::{Code, Request, Status, Streaming};
 
+use super::metrics::scrape;
 use super::support::calls::*;
 use super::support::linters::GatedRuff;
 use super::support::serve::{DEADLINE, Serve, channel, until};
@@ -119,6 +120,13 @@ async fn nodes_that_may_not_join_are_refused_by_name_and_counted_while_a_run_goe
         }
         assert!(lines.iter().all(|line| line["reason"].as_str().is_some_and(|reason| !reason.is_empty())));
         assert!(lines.iter().all(|line| !line.to_string().contains(SECRET)), "secrets are not logged");
+    }
+
+    let page = scrape(&serve).await;
+    for (reason, count) in [("CREDENTIALS_REFUSED", 2), ("PROTOCOL_UNSUPPORTED", 1), ("STALE_INCARNATION", 1)]
+    {
+        let sample = format!("lintmesh_refused_nodes_total{{reason=\"{reason}\"}} {count}");
+        assert!(page.contains(&sample), "{sample} in {page:?}");
     }
 
     // Nobody noticed: the mesh is what it was, the run goes on where it was.

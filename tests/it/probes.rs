@@ -33,7 +33,8 @@ async fn check(address: SocketAddr, service: &str) -> ServingStatus {
     answer.into_inner().status()
 }
 
-async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+/// The status and the text of a page.
+pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
     let mut http = tokio::net::TcpStream::connect(address).await.expect("it listens");
     let request = format!("GET {path} HTTP/1.1\r\nhost: probe\r\nconnection: close\r\n\r\n");
     http.write_all(request.as_bytes()).await.expect("sent");

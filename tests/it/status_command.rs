@@ -6,31 +6,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use lintmesh::proto::v1::{FaultAction, HandleFaultRequest};
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
+use super::support::forward::forward;
 use super::support::serve::{Serve, lintmesh, until};
-
-/// Forwards connections, and breaks all of them at each word.
-async fn forward(listener: TcpListener, to: SocketAddr, mut cuts: mpsc::Receiver<()>) {
-    let mut open = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => {
-                let (mut near, _) = accepted.unwrap();
-                open.spawn(async move {
-                    if let Ok(mut far) = TcpStream::connect(to).await {
-                        // Either side may end it.
-                        let _ = copy_bidirectional(&mut near, &mut far).await;
-                    }
-                });
-            }
-            Some(()) = cuts.recv() => open.abort_all(),
-        }
-    }
-}
 
 fn status(address: SocketAddr, arguments: &[&str]) -> Command {
     let mut command = lintmesh();
@@ -120,8 +100,12 @@ async fn wait_is_for_scripts_it_waits_for_a_server_that_is_not_there_yet_and_tel
     let address = free.local_addr().unwrap();
     drop(free);
     let absent = status(address, &["--wait=ready", "--timeout", "500ms"]).output().unwrap();
-    assert_eq!(absent.status.code(), Some(2), "{absent:?}");
-    assert!(String::from_utf8_lossy(&absent.stderr).contains("connection refused"), "{absent:?}");
+    assert_eq!(absent.status.code(), Some(1), "{absent:?}");
+    let said = String::from_utf8_lossy(&absent.stderr);
+    assert!(said.starts_with("error: not ready within 0.5 s: cannot connect to "), "{said}");
+    assert!(said.contains("connection refused"), "{said}");
+    let wrong = status(address, &["--wait=ready", "--ca", "none.pem"]).output().unwrap();
+    assert_eq!(wrong.status.code(), Some(2), "what will not pass is an error: {wrong:?}");
 
     let mut early = Running::start(status(address, &["--wait=ready", "--timeout", "60s", "--json"]));
     let serve = Serve::start("").await;

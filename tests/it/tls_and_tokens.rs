@@ -192,3 +192,48 @@ async fn the_command_line_lints_over_tls_with_its_token() {
     assert_eq!(ids[0], ids[2]);
     assert_ne!(ids[0], ids[1], "request ids belong to their caller");
 }
+
+#[tokio::test]
+async fn doctor_finds_nothing_wrong_with_a_healthy_server_that_speaks_tls() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let certificate = certificate(dir.path());
+    let security = tls_settings(&certificate) + &tokens();
+    let serve = Serve::launch(&security, &[]).await;
+    let mut client = secured(&serve, &certificate.0).await;
+    let wait = Some(prost_types::Duration { seconds: 50, nanos: 0 });
+    let asked = InitializeMeshRequest { wait, ..Default::default() };
+    let mesh = client.initialize_mesh(bearing(asked, Some("operator-token"))).await.expect("answers");
+    assert!(mesh.into_inner().ready);
+
+    // Its settings, with the ports that it has.
+    let (file, Serve { api, admin, node_listener, .. }) = (dir.path().join("lintmesh.toml"), &serve);
+    let ports =
+        format!("listen = \"{api}\"\nadmin_listen = \"{admin}\"\nnode_listen = \"{node_listener}\"\n");
+    std::fs::write(&file, format!("[server]\n{ports}{security}")).expect("written");
+    let doctor = async |arguments: &[&str]| {
+        let mut command = lintmesh();
+        command.args(["doctor", "--json", "--skip-toolchain"]).args(arguments).current_dir(dir.path());
+        let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic");
+        let output = output.expect("the binary is built");
+        // Warnings may be about the machine: a kernel without Landlock, a disk that is nearly full.
+        assert!(matches!(output.status.code(), Some(0 | 4)), "{output:?}");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        report["sections"].as_array().expect("sections").clone()
+    };
+    let of = |sections: &[serde_json::Value], name: &str| {
+        sections.iter().find(|section| section["section"] == name).expect("there").clone()
+    };
+    let url = format!("https://{api}");
+    let ca = certificate.0.display().to_string();
+    let told = doctor(&["--server", &url, "--ca", &ca, "--token", "operator-token"]).await;
+    for section in ["ports", "server", "communication"] {
+        let section = of(&told, section);
+        assert_eq!(section["result"], "passed", "{section}");
+    }
+    // Nobody named it, and the system's authorities do not know it: no fault, and the remedy is not another server.
+    let told = doctor(&[]).await;
+    let connection = of(&told, "server");
+    assert_eq!(connection["result"], "not_measured", "{connection}");
+    let remedy = connection["checks"][0]["remedy"].as_str().expect("text");
+    assert!(remedy.contains("--ca FILE"), "{connection}");
+}

@@ -6,10 +6,13 @@ mod machine;
 mod ports;
 mod server;
 
+use std::path::PathBuf;
+
 use super::arguments::ConfigArgs;
 use super::connect::ServerArgs;
 use super::exit::Exit;
 use super::output;
+use crate::config::{Loaded, Overrides, SettingsError};
 use check::{Section, Verdict};
 
 /// Only warnings were found.
@@ -31,15 +34,29 @@ pub struct DoctorArgs {
     /// Look at this node of the mesh; its peers are asked to probe it too
     #[arg(long, value_name = "ID")]
     node: Option<String>,
+    /// Where `lintmesh serve` keeps its state, if that is told `--state-dir`
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
     #[command(flatten)]
     server: ServerArgs,
     #[command(flatten)]
     config: ConfigArgs,
 }
 
+impl DoctorArgs {
+    /// The settings as `serve` would have them.
+    fn load(&self) -> Result<Loaded, SettingsError> {
+        let mut overrides = Overrides::default();
+        if let Some(dir) = &self.state_dir {
+            overrides.set("--state-dir", "state.dir", dir.to_string_lossy());
+        }
+        self.config.load(overrides)
+    }
+}
+
 /// Exits 0 if nothing is wrong.
 pub(super) async fn run(args: DoctorArgs) -> anyhow::Result<Exit> {
-    let loaded = args.config.load();
+    let loaded = args.load();
     let mut sections = vec![machine::configuration(&loaded)];
     let settings = loaded.ok().map(|loaded| loaded.settings);
     sections.push(machine::sandbox(settings.as_ref()));

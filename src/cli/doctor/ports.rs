@@ -14,26 +14,47 @@ use crate::config::Settings;
 /// How long whoever listens there may take to answer a health check.
 const ANSWER_BOUND: Duration = Duration::from_secs(2);
 
+/// What whoever listens on a port can be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    /// Health checks in plain text.
+    Plain,
+    /// Health checks, but only those who trust its certificate.
+    Tls,
+    /// Nodes only: it answers no health checks.
+    Sessions,
+}
+
+/// The service that answers at the admin port: its process, if this user may see it. It has bound the other ports of its
+/// configuration too, or it would not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Service(Option<u32>);
+
 pub(super) async fn ports(settings: &Settings) -> Section {
     let server = &settings.server;
+    let api = if server.tls.cert.is_some() { Speaks::Tls } else { Speaks::Plain };
     let listeners = [
-        ("API port", server.listen, true),
-        ("admin port", server.admin_listen, true),
-        // Nodes only: it answers no health checks.
-        ("node port", server.node_listen, false),
+        ("API port", server.listen, api),
+        ("admin port", server.admin_listen, Speaks::Plain),
+        ("node port", server.node_listen, Speaks::Sessions),
     ];
+    let admin = server.admin_listen;
+    let answers = admin.port() != 0 && is_alive(admin).await;
+    let service = answers.then(|| Service(owner(admin.port()).map(|(process, _)| process)));
     let mut checks = Vec::new();
-    for (name, address, answers) in listeners {
-        checks.push(port(name, address, answers).await);
+    for (name, address, speaks) in listeners {
+        checks.push(port(name, address, speaks, service).await);
     }
     Section::new("ports", checks)
 }
 
-async fn port(name: &'static str, address: SocketAddr, answers: bool) -> Check {
+async fn port(name: &'static str, address: SocketAddr, speaks: Speaks, service: Option<Service>) -> Check {
     match TcpListener::bind(address) {
         Ok(_) if address.port() == 0 => Check::passed(name, format!("{address}: any free port")),
         Ok(_) => Check::passed(name, format!("{address} is free")),
-        Err(cause) if cause.kind() == std::io::ErrorKind::AddrInUse => taken(name, address, answers).await,
+        Err(cause) if cause.kind() == std::io::ErrorKind::AddrInUse => {
+            taken(name, address, speaks, service).await
+        }
         Err(cause) => Check::wrong(
             name,
             Verdict::Failed,
@@ -44,28 +65,36 @@ async fn port(name: &'static str, address: SocketAddr, answers: bool) -> Check {
 }
 
 /// A port that is in use is no fault if the service itself has it.
-async fn taken(name: &'static str, address: SocketAddr, answers: bool) -> Check {
+async fn taken(name: &'static str, address: SocketAddr, speaks: Speaks, service: Option<Service>) -> Check {
     let owner = owner(address.port());
     let who = match &owner {
         Some((process, program)) => format!("{program} (process {process})"),
         None => "a process of another user".to_owned(),
     };
-    let is_ours = owner.is_some_and(|(_, program)| program == "lintmesh");
-    if answers && is_alive(address).await {
+    if speaks == Speaks::Plain && is_alive(address).await {
         return Check::passed(name, format!("{address}: {who} listens there and answers health checks"));
     }
     let evidence = format!("{address}: {who} listens there");
-    match (is_ours, answers) {
-        (true, false) => Check::passed(name, evidence),
-        (true, true) => Check::wrong(
-            name,
-            Verdict::Warning,
-            format!(
-                "{evidence} and does not answer a health check in plain text within {} s",
-                ANSWER_BOUND.as_secs()
-            ),
-            "with TLS name it: --server https://HOST:PORT; else see whether the process is stopped, and its log",
-        ),
+    let is_ours = owner.as_ref().is_some_and(|(_, program)| program == "lintmesh");
+    let process = owner.map(|(process, _)| process);
+    if speaks != Speaks::Plain && service == Some(Service(process)) {
+        return Check::passed(name, format!("{evidence} and answers health checks at the admin port"));
+    }
+    match (is_ours, speaks) {
+        (true, Speaks::Sessions) => Check::passed(name, evidence),
+        (true, Speaks::Plain | Speaks::Tls) => {
+            let at = if speaks == Speaks::Tls { " at the admin port" } else { "" };
+            Check::wrong(
+                name,
+                Verdict::Warning,
+                format!(
+                    "{evidence} and does not answer a health check in plain text{at} within {} s",
+                    ANSWER_BOUND.as_secs()
+                ),
+                "if its settings are others, name them: --config FILE; else see whether the process is stopped, and its \
+                 log",
+            )
+        }
         (false, _) => Check::wrong(
             name,
             Verdict::Warning,
@@ -128,15 +157,29 @@ mod tests {
     async fn a_port_in_use_is_told_with_its_owner_and_a_free_one_is_not() {
         let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = silent.local_addr().expect("bound");
-        let check = port("node port", address, false).await;
+        let check = port("node port", address, Speaks::Sessions, None).await;
         assert_eq!(check.verdict, Verdict::Warning, "the tests are not the service");
         let own = format!("process {}", std::process::id());
         assert!(check.evidence.contains(&own) && !check.remedy.is_empty(), "{check:?}");
         drop(silent);
         let free = "127.0.0.1:0".parse().expect("valid");
-        assert_eq!(port("API port", free, true).await.verdict, Verdict::Passed);
+        assert_eq!(port("API port", free, Speaks::Plain, None).await.verdict, Verdict::Passed);
         let elsewhere = "192.0.2.1:1".parse().expect("valid");
-        assert_eq!(port("API port", elsewhere, true).await.verdict, Verdict::Failed);
+        assert_eq!(port("API port", elsewhere, Speaks::Plain, None).await.verdict, Verdict::Failed);
+    }
+
+    #[tokio::test]
+    async fn who_answers_at_the_admin_port_may_have_ports_that_cannot_be_asked() {
+        let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = silent.local_addr().expect("bound");
+        let own = Some(Service(Some(std::process::id())));
+        let of = async |speaks, service| port("a port", address, speaks, service).await.verdict;
+        assert_eq!(of(Speaks::Tls, own).await, Verdict::Passed);
+        assert_eq!(of(Speaks::Sessions, own).await, Verdict::Passed);
+        for other in [None, Some(Service(None)), Some(Service(Some(1)))] {
+            assert_eq!(of(Speaks::Tls, other).await, Verdict::Warning, "{other:?}");
+        }
+        assert_eq!(of(Speaks::Plain, own).await, Verdict::Warning, "it can be asked, and is silent");
     }
 
     #[test]

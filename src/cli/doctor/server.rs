@@ -13,6 +13,11 @@ use crate::proto::v1;
 /// How long the server may take to answer; it waits for probes first.
 const ANSWER_BOUND: Duration = Duration::from_secs(10);
 
+/// What helps against a certificate that is for another name than the address that the configuration gives, or that
+/// none of the system's authorities vouches for.
+const DISTRUST: &str = "name the server as its certificate does, and the file that vouches for that: \
+     --server https://NAME:PORT --ca FILE";
+
 /// The connection, and if there is one the server's sections. A server that nobody named need not be there, unless a
 /// node is asked about.
 pub(super) async fn server(
@@ -44,12 +49,19 @@ pub(super) async fn server(
             sections
         }
         Ok(Err(cause)) => {
-            let is_absent = cause.is::<error::ConnectError>();
-            let text = error::render(&cause);
-            let text = text.trim_start_matches("error: ");
-            // One that is there and refuses is worth a word even if it was not named.
-            let verdict = if is_absent { trouble } else { trouble.max(Verdict::Warning) };
-            let remedy = if is_absent && !is_needed { "name another with --server" } else { remedy };
+            let (verdict, text, remedy) = match cause.downcast_ref::<error::ConnectError>() {
+                Some(error) if is_distrust(error) => (trouble, error.to_string(), DISTRUST),
+                Some(error) if !is_needed => {
+                    (trouble, error.to_string(), "start it, or name another with --server")
+                }
+                Some(error) => (trouble, error.to_string(), remedy),
+                // One that is there and refuses is worth a word even if it was not named.
+                None => {
+                    let text = error::render(&cause);
+                    let text = text.trim_start_matches("error: ").to_owned();
+                    (trouble.max(Verdict::Warning), text, remedy)
+                }
+            };
             vec![Section::new("server", vec![Check::wrong("connection", verdict, text, remedy)])]
         }
         Err(_) => {
@@ -58,6 +70,11 @@ pub(super) async fn server(
             vec![Section::new("server", vec![Check::wrong("connection", verdict, evidence, remedy)])]
         }
     }
+}
+
+/// Whether somebody is there whose certificate this side refuses.
+fn is_distrust(error: &error::ConnectError) -> bool {
+    error.to_string().contains("certificate")
 }
 
 /// Where the server of this configuration would answer; none if nobody can know.

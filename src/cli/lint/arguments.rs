@@ -34,6 +34,9 @@ pub(in crate::cli) struct LintArgs {
     /// An option of a linter, for example flake8.max-line-length=100; may be repeated
     #[arg(long = "option", value_name = "TOOL.NAME=VALUE", value_parser = parse_option)]
     pub(super) options: Vec<ToolOption>,
+    /// Let exclusions hold for files that are named, too, as a commit hook names all that changed
+    #[arg(long)]
+    pub(super) force_exclude: bool,
     /// Leave out files and folders that match, beside those of the configuration; may be repeated
     #[arg(long, value_name = "GLOB")]
     pub(super) exclude: Vec<String>,

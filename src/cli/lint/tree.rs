@@ -57,6 +57,7 @@ fn find_blocking(args: &LintArgs) -> anyhow::Result<(Settings, Tree)> {
     let options = DiscoverOptions {
         base: Some(cwd.clone()),
         exclude: exclude.clone(),
+        force_exclude: args.force_exclude,
         limits: TreeLimits {
             max_files: settings.workspace.max_snapshot_files,
             max_file_bytes: settings.workspace.max_file_bytes,
@@ -66,11 +67,11 @@ fn find_blocking(args: &LintArgs) -> anyhow::Result<(Settings, Tree)> {
         threads: std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_THREADS)),
     };
     let found = discover(&root, &args.paths, &options)?;
-    let paths = args
-        .paths
-        .iter()
-        .map(|path| cwd.join(path).canonicalize().with_context(|| format!("cannot read {}", path.display())))
-        .collect::<Result<_, _>>()?;
+    let full = |path: &PathBuf| {
+        cwd.join(path).canonicalize().with_context(|| format!("cannot read {}", path.display()))
+    };
+    let mut paths = args.paths.iter().map(full).collect::<Result<Vec<_>, _>>()?;
+    paths.retain(|path| !found.left_out.contains(path));
     Ok((settings, Tree { found, paths, exclude, named: args.paths.clone() }))
 }
 

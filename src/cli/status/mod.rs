@@ -1,7 +1,8 @@
 //! `lintmesh status`: the mesh on one screen, once, until it is ready, or for as long as somebody looks.
 
+mod facts;
+mod json;
 mod screen;
-mod wait;
 mod watch;
 
 use std::time::Duration;
@@ -13,6 +14,7 @@ use super::connect::{Connection, ServerArgs};
 use super::exit::Exit;
 use super::interrupt::Interrupt;
 use super::output;
+use super::patience::{self, Waited};
 use crate::proto::v1::{GetMeshStatusRequest, GetMeshStatusResponse};
 
 /// Arguments of `status`.
@@ -20,7 +22,7 @@ use crate::proto::v1::{GetMeshStatusRequest, GetMeshStatusResponse};
 #[command(after_help = "Examples:\n  \
         lintmesh status --watch                          follow the mesh\n  \
         lintmesh status --wait=ready --timeout 5m        in a script, or in an init container\n\n\
-        Exit codes: 0 told, and ready if that was waited for; 1 not ready within --timeout; 2 an error")]
+        Exit codes: 0 told, and ready if that was waited for; 1 not ready within --timeout, or no server was there; 2 an error")]
 pub(super) struct StatusArgs {
     /// Print JSON; with --watch one line for each change
     #[arg(long)]
@@ -51,14 +53,25 @@ pub(super) async fn run(args: StatusArgs, interrupt: &Interrupt) -> anyhow::Resu
     }
     let status = match args.wait {
         None => ask(&args.server.connect().await?).await?,
-        Some(Wait::Ready) => interrupt.unless(wait::until_ready(&args.server, args.timeout)).await?,
+        Some(Wait::Ready) => {
+            let look = async || ask(&args.server.connect().await?).await;
+            let wait = patience::until(args.timeout, look, facts::is_ready);
+            match interrupt.unless(wait).await? {
+                Waited::Seen(status) => status,
+                Waited::Unseen(error) => {
+                    let error = patience::in_vain(error, "not ready", args.timeout);
+                    output::say(&super::error::render(&error));
+                    return Ok(Exit::Findings);
+                }
+            }
+        }
     };
     if args.json {
-        output::print_line(&format!("{:#}", screen::as_json(&status)))?;
+        output::print_line(&format!("{:#}", json::as_json(&status)))?;
     } else {
         output::print(screen::screen(&status).as_bytes())?;
     }
-    let unmet = args.wait.is_some() && !screen::is_ready(&status);
+    let unmet = args.wait.is_some() && !facts::is_ready(&status);
     Ok(if unmet { Exit::Findings } else { Exit::Success })
 }
 

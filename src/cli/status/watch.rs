@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 use tonic::{Code, Status};
 
-use super::screen::{as_json, screen};
+use super::json::as_json;
+use super::screen::screen;
 use crate::cli::connect::ServerArgs;
 use crate::cli::error::ConnectError;
 use crate::cli::exit::Exit;

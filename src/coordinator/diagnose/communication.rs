@@ -28,7 +28,7 @@ impl Coordinator {
                 continue;
             };
             let node = self.reached(id, member, examination);
-            findings.extend(status_finding(&name, &node));
+            findings.extend(status_finding(&name, &node, member.drained));
             findings.extend(probe_findings(&name, &node));
             nodes.insert(name, node);
         }
@@ -106,7 +106,7 @@ fn unknown() -> NodeCommunication {
     }
 }
 
-fn status_finding(name: &str, node: &NodeCommunication) -> Option<Finding> {
+fn status_finding(name: &str, node: &NodeCommunication, is_drained: bool) -> Option<Finding> {
     let (code, severity) = match node.status? {
         NodeStatus::Active => return None,
         NodeStatus::Initializing => ("node_initializing", FindingSeverity::Warning),
@@ -128,15 +128,18 @@ fn status_finding(name: &str, node: &NodeCommunication) -> Option<Finding> {
         severity,
         node: Some(name.to_owned()),
         evidence: format!("it is {status}{cause}, {heard}"),
-        remedy: status_remedy(name, node.cause),
+        remedy: status_remedy(name, node.cause, is_drained),
     })
 }
 
-fn status_remedy(name: &str, cause: Option<FaultCause>) -> String {
+fn status_remedy(name: &str, cause: Option<FaultCause>, is_drained: bool) -> String {
     match cause {
         None => "start its process and let it reach the coordinator's node listener; its log tells what keeps it"
             .to_owned(),
         Some(FaultCause::Operator) => format!("`lintmesh fault recover {name}` when it may work again"),
+        Some(FaultCause::Draining) if is_drained => {
+            format!("`lintmesh fault recover {name}` when it may work again")
+        }
         Some(FaultCause::Draining) => {
             "none is needed: it ends when its tasks are done; start it again to use it further".to_owned()
         }

@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
+use std::time::Duration;
 
 use super::{MissedBeats, RunningAttempt};
-use crate::types::{AttemptId, AttemptRef};
+use crate::types::{AttemptId, AttemptRef, Tick};
 
 /// The attempts that a node runs. Read like a map.
 #[derive(Debug, Default)]
@@ -53,7 +54,30 @@ impl Running {
         others.into_iter().filter_map(|id| Some((id, self.remove(&id)?))).collect()
     }
 
-    /// The attempts, with the heartbeats that did not tell of each: all that changes of it while it runs.
+    /// Gives every attempt more time.
+    pub fn postpone(&mut self, by: Duration) {
+        for attempt in self.attempts.values_mut() {
+            attempt.deadline = attempt.deadline + by;
+        }
+    }
+
+    /// What an attempt made is here and waits for room.
+    pub fn has_arrived(&mut self, id: &AttemptId) {
+        if let Some(attempt) = self.attempts.get_mut(id) {
+            attempt.has_arrived = true;
+        }
+    }
+
+    /// What waited for room is to be brought again, for which there is time until then at least.
+    pub fn comes_again(&mut self, until: Tick) {
+        for attempt in self.attempts.values_mut() {
+            if std::mem::take(&mut attempt.has_arrived) {
+                attempt.deadline = attempt.deadline.max(until);
+            }
+        }
+    }
+
+    /// The attempts, with the heartbeats that did not tell of each.
     pub fn beats(&mut self) -> impl Iterator<Item = (AttemptRef, &mut MissedBeats)> {
         self.attempts.iter_mut().map(|(id, attempt)| (attempt.named(*id), &mut attempt.missed_beats))
     }
@@ -90,13 +114,14 @@ impl<'a> IntoIterator for &'a Running {
 mod tests {
     use super::*;
     use crate::coordinator::breaker::Permit;
-    use crate::types::{Epoch, RunId, TaskId, Tick};
+    use crate::types::{Epoch, RunId, TaskId};
 
     fn attempt(number: u64, cpu_slots: u32, capabilities: &[&str]) -> (AttemptId, RunningAttempt) {
         let running = RunningAttempt {
             run: RunId::new("run-1").expect("valid"),
             task: TaskId(number),
             deadline: Tick(0),
+            has_arrived: false,
             cpu_slots,
             capabilities: capabilities.iter().map(|name| (*name).to_owned()).collect(),
             permit: Permit::adopted(),

@@ -1,11 +1,12 @@
 //! The attempt budget: what counts against it, what does not, and what happens when it is used up.
 
 use super::mesh::*;
-use crate::coordinator::event::{AttemptFault, RunEvent};
+use crate::coordinator::decision::Reply;
+use crate::coordinator::event::{AttemptFault, RunEvent, RunOrder};
 use crate::coordinator::input::{Ending, Facts, Input};
 use crate::coordinator::message::Assign;
 use crate::coordinator::run::TaskState;
-use crate::types::{Outcome, Stage};
+use crate::types::{Incarnation, Outcome, Stage};
 
 fn only_lint(mesh: &TestMesh, run: &crate::types::RunId) -> Assign {
     mesh.running_of(run, Stage::Lint).first().expect("LINT runs").clone()
@@ -48,6 +49,80 @@ fn a_result_that_hides_a_gap_is_not_accepted() {
     assert_ne!(mesh.running_of(&run, Stage::Aggregate).pop().map(|now| now.attempt), Some(liar.attempt));
     mesh.drain();
     assert_eq!(mesh.outcome(&run), Some(Outcome::Incomplete));
+}
+
+#[test]
+fn what_is_late_because_nothing_was_decided_is_neither_taken_back_nor_cancelled() {
+    let mut mesh = TestMesh::full();
+    let timeout = mesh.core.settings().task_timeout + seconds(100);
+    let Reply::Run(run) = mesh.start_order(RunOrder { timeout, ..order(&["mypy", "ruff"]) }) else {
+        panic!("not started")
+    };
+    mesh.plan_done(&run, 1);
+    let given = mesh.running_of(&run, Stage::Lint);
+    // The store took so long; what arrived meanwhile waited.
+    mesh.now = mesh.now + seconds(10_000);
+    mesh.finish(&given[0]);
+    assert_eq!(mesh.outcome(&run), None);
+    assert_eq!(mesh.running_of(&run, Stage::Lint), given[1..]);
+    assert!(!mesh.log(&run).iter().any(|event| matches!(event, RunEvent::AttemptFailed { .. })));
+    // From then on their time goes on.
+    mesh.pass_with(&ALL, mesh.core.settings().task_timeout + seconds(20));
+    assert_eq!(mesh.running_of(&run, Stage::Lint), given[1..]);
+    mesh.pass_with(&ALL, seconds(20));
+    assert!(mesh.log(&run).iter().any(|event| {
+        matches!(event, RunEvent::AttemptFailed { cause: AttemptFault::Deadline, counts: true, .. })
+    }));
+    mesh.pass_with(&ALL, seconds(100));
+    assert_eq!(mesh.outcome(&run), Some(Outcome::Cancelled));
+}
+
+#[test]
+fn a_result_that_waits_for_room_has_no_deadline_until_its_node_comes_again() {
+    let mut mesh = TestMesh::full();
+    let run = mesh.planned(&["ruff"], 1);
+    let lint = only_lint(&mesh, &run);
+    let holder = mesh.holder(&lint).expect("runs");
+    let waits = |mesh: &mut TestMesh, incarnation: Incarnation| {
+        let (executor, attempt) = (node(&holder), lint.attempt.clone());
+        mesh.input(Input::ResultWaits { executor, incarnation, attempt });
+    };
+    let limit = mesh.core.settings().task_timeout + seconds(40);
+    let incarnation = mesh.incarnation(&holder);
+    waits(&mut mesh, incarnation);
+    mesh.pass_with(&ALL, limit * 2);
+    assert_eq!(only_lint(&mesh, &run), lint, "it is here");
+    // Its node brings it again, and has some time for that.
+    mesh.reconnect(&holder, &[], &[&lint]);
+    mesh.pass_with(&ALL, seconds(20));
+    waits(&mut mesh, incarnation);
+    mesh.pass_with(&ALL, limit * 2);
+    assert_eq!(only_lint(&mesh, &run), lint);
+    mesh.drain();
+    assert_eq!(mesh.outcome(&run), Some(Outcome::Clean));
+    assert!(mesh.run(&run).tasks.iter().all(|task| task.crashes + task.retries == 0));
+}
+
+#[test]
+fn a_result_that_is_not_brought_again_and_one_of_a_former_process_wait_for_nothing() {
+    let mut mesh = TestMesh::full();
+    let run = mesh.planned(&["ruff"], 1);
+    let lint = only_lint(&mesh, &run);
+    let holder = mesh.holder(&lint).expect("runs");
+    let (executor, attempt) = (node(&holder), lint.attempt.clone());
+    let incarnation = mesh.incarnation(&holder);
+    mesh.input(Input::ResultWaits { executor: executor.clone(), incarnation, attempt: attempt.clone() });
+    mesh.pass_with(&ALL, mesh.core.settings().task_timeout + seconds(40));
+    mesh.reconnect(&holder, &[], &[&lint]);
+    mesh.pass_with(&ALL, seconds(40));
+    assert_ne!(only_lint(&mesh, &run), lint, "it never came again");
+    let second = only_lint(&mesh, &run);
+    let holder = mesh.holder(&second).expect("runs");
+    let former = Incarnation(mesh.incarnation(&holder).0 + 1);
+    let attempt = second.attempt.clone();
+    mesh.input(Input::ResultWaits { executor: node(&holder), incarnation: former, attempt });
+    mesh.pass_with(&ALL, mesh.core.settings().task_timeout + seconds(40));
+    assert_ne!(only_lint(&mesh, &run), second, "it is of another process");
 }
 
 #[test]

@@ -134,6 +134,20 @@ fn each_status_has_its_cause_and_its_remedy() {
 }
 
 #[test]
+fn a_node_that_was_drained_is_recovered_and_one_that_was_asked_to_end_is_started_again() {
+    let mut mesh = TestMesh::full();
+    mesh.input(draining("d", BACKEND, 30));
+    super::draining::asked_to_end(&mut mesh, DOCS);
+    let told = examine(&mesh, Section::Communication, None, all_answer());
+    let of = |name: &str| {
+        let mut of_it = told.findings.iter().filter(|finding| finding.node.as_deref() == Some(name));
+        of_it.next().expect(name).remedy.as_str()
+    };
+    assert_eq!(of(BACKEND), "`lintmesh fault recover backend-dev` when it may work again");
+    assert!(of(DOCS).contains("start it again"), "{}", of(DOCS));
+}
+
+#[test]
 fn fewer_than_three_active_nodes_are_not_enough_to_agree() {
     let mut mesh = TestMesh::full();
     mesh.input(failing("f", BACKEND));

@@ -10,6 +10,7 @@ use crate::coordinator::settings::Settings;
 use crate::types::{FaultCause, NodeStatus, Outcome, RunId, Stage};
 
 const DRAINING: (NodeStatus, Option<FaultCause>) = (NodeStatus::Degraded, Some(FaultCause::Draining));
+const FAILED: (NodeStatus, Option<FaultCause>) = (NodeStatus::Failed, Some(FaultCause::Operator));
 const LEFT: (NodeStatus, Option<FaultCause>) = (NodeStatus::Initializing, None);
 const OTHERS: [&str; 3] = [ARCHITECT, DOCS, INTEGRATION];
 
@@ -21,7 +22,7 @@ fn answer(reply: Reply) -> FaultAnswer {
 }
 
 /// The node says that it was asked to end.
-fn asked_to_end(mesh: &mut TestMesh, name: &str) {
+pub(super) fn asked_to_end(mesh: &mut TestMesh, name: &str) {
     let session = mesh.session(name);
     mesh.input(Input::NodeDraining { session, node: node(name), reason: "SIGTERM".into() });
 }
@@ -247,6 +248,67 @@ fn nodes_that_a_stopping_coordinator_ends_are_no_faults_and_are_not_started() {
         .iter()
         .any(|event| matches!(event, Event::NodeStatusChanged { status: NodeStatus::Failed, .. }));
     assert!(!failed);
+}
+
+#[test]
+fn what_an_operator_failed_stays_failed_when_its_process_is_asked_to_end() {
+    let mut settings = Settings::default();
+    settings.restart.launched = ALL.map(node).into();
+    let mut mesh = TestMesh::full_with(settings);
+    mesh.input(failing("f", BACKEND));
+    asked_to_end(&mut mesh, BACKEND);
+    mesh.disconnect(BACKEND);
+    assert_eq!(mesh.status(BACKEND), FAILED);
+    mesh.input(Input::ProcessExited { node: node(BACKEND), process_id: 1 });
+    mesh.pass_with(&OTHERS, seconds(100));
+    assert_eq!((mesh.status(BACKEND), mesh.core.recoveries().attempted()), (FAILED, 0));
+    mesh.input(recovering("r", BACKEND));
+    assert!(matches!(mesh.effects[..], [Effect::RestartProcess { .. }]), "{:?}", mesh.effects);
+}
+
+#[test]
+fn what_an_operator_failed_stays_failed_when_the_coordinator_ends_its_nodes() {
+    let mut mesh = TestMesh::full();
+    mesh.input(failing("f", BACKEND));
+    mesh.input(Input::Stopping);
+    for name in ALL {
+        mesh.disconnect(name);
+    }
+    assert_eq!((mesh.status(BACKEND), mesh.status(DOCS)), (FAILED, LEFT));
+    mesh.crash(seconds(5));
+    for name in ALL {
+        mesh.join(name);
+    }
+    mesh.pass_with(&ALL, seconds(60));
+    assert_eq!((mesh.status(BACKEND), mesh.status(DOCS).0), (FAILED, NodeStatus::Active));
+    mesh.input(recovering("r", BACKEND));
+    assert_eq!(mesh.status(BACKEND), (NodeStatus::Active, None));
+}
+
+#[test]
+fn a_failed_node_that_is_recovered_while_it_leaves_is_active_once_its_successor_joins() {
+    let mut mesh = TestMesh::full();
+    mesh.input(failing("f", BACKEND));
+    asked_to_end(&mut mesh, BACKEND);
+    let answer = answer(mesh.input(recovering("r", BACKEND)));
+    assert!(answer.steps[0].contains("ACTIVE once a new one joins"), "{:?}", answer.steps);
+    assert_eq!(mesh.status(BACKEND), DRAINING);
+    mesh.disconnect(BACKEND);
+    mesh.join(BACKEND);
+    assert_eq!(mesh.status(BACKEND), (NodeStatus::Active, None));
+}
+
+#[test]
+fn a_node_that_is_started_again_with_work_left_loses_none_of_it_and_none_counts() {
+    let mut mesh = TestMesh::full();
+    let run = mesh.planned(&["mypy", "ruff"], 1);
+    asked_to_end(&mut mesh, BACKEND);
+    mesh.join(BACKEND);
+    assert_eq!(mesh.running_of(&run, Stage::Lint).len(), 2);
+    mesh.drain();
+    assert_eq!(mesh.outcome(&run), Some(Outcome::Clean));
+    assert!(!is_disturbed(&mesh, &run) && mesh.run(&run).tasks.iter().all(|task| task.crashes == 0));
+    assert_eq!(mesh.core.presences()[&node(BACKEND)].breaker.state(mesh.now), Breaker::Closed);
 }
 
 #[test]

@@ -71,6 +71,7 @@ impl TestMesh {
     /// The same, with settings.
     pub(super) fn full_with(settings: Settings) -> Self {
         let mut mesh = Self::with(settings);
+        mesh.input(Input::Declare(ALL.map(specialist).into()));
         for name in ALL {
             mesh.join(name);
         }

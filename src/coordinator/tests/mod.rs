@@ -1,5 +1,6 @@
 //! Tests of the rules, on a mesh whose clock is advanced by hand.
 
+mod belonging;
 mod budget;
 mod builders;
 mod detection;

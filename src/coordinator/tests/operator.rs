@@ -201,9 +201,13 @@ fn every_action_is_idempotent_by_its_id() {
         FaultAction::Drain { bound: None },
         FaultAction::ResetBreaker,
         FaultAction::RebuildConnections,
+        FaultAction::Forget,
     ] {
         let mut mesh = TestMesh::full();
         mesh.planned(&["mypy", "ruff"], 1);
+        if action == FaultAction::Forget {
+            mesh.disconnect(BACKEND);
+        }
         let first = mesh.input(Input::HandleFault(fault("once", action, BACKEND)));
         assert!(matches!(first, Reply::Fault(_)), "{first:?}");
         let revision = mesh.core.revision();

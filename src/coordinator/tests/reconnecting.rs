@@ -4,7 +4,7 @@ use super::mesh::*;
 use crate::coordinator::decision::Refusal;
 use crate::coordinator::event::{AttemptFault, RunEvent};
 use crate::coordinator::input::{Ending, Facts, Input};
-use crate::types::{Incarnation, NodeStatus, Outcome, SessionId, Stage};
+use crate::types::{Incarnation, Outcome, SessionId, Stage};
 
 #[test]
 fn what_it_still_runs_is_adopted() {
@@ -133,36 +133,4 @@ fn a_running_process_cannot_change_what_it_is() {
     smaller.incarnation = Incarnation(2);
     mesh.connect(smaller);
     assert_eq!(mesh.core.state().members[&node(BACKEND)].spec.max_concurrent_tasks, 1);
-}
-
-#[test]
-fn declarations_are_kept_until_the_node_says_otherwise() {
-    let mut mesh = TestMesh::with(Default::default());
-    mesh.input(Input::Declare(vec![specialist(BACKEND), specialist(DOCS)]));
-    assert_eq!(mesh.status(BACKEND).0, NodeStatus::Initializing);
-    let declared = mesh.events.len();
-    mesh.input(Input::Declare(vec![specialist(BACKEND)]));
-    assert_eq!(mesh.events.len(), declared, "repeating it changes nothing");
-    mesh.join(BACKEND);
-    let mut other = specialist(BACKEND);
-    other.max_concurrent_tasks = 9;
-    let reply = mesh.input(Input::Declare(vec![specialist(INTEGRATION), other]));
-    assert_eq!(refusal(reply), Refusal::DeclaredOtherwise(node(BACKEND)));
-    assert!(!mesh.core.state().members.contains_key(&node(INTEGRATION)), "all or nothing");
-}
-
-#[test]
-fn a_node_that_configuration_has_no_more_leaves_unless_it_has_joined() {
-    let mut mesh = TestMesh::with(Default::default());
-    mesh.input(Input::Configure(vec![specialist(BACKEND), specialist(DOCS), specialist(INTEGRATION)]));
-    mesh.join(DOCS);
-    let events = mesh.events.len();
-    mesh.input(Input::Configure(vec![specialist(BACKEND), specialist(DOCS), specialist(INTEGRATION)]));
-    assert_eq!(mesh.events.len(), events, "repeating it changes nothing");
-    let mut other = specialist(BACKEND);
-    other.max_concurrent_tasks = 9;
-    mesh.input(Input::Configure(vec![other.clone()]));
-    let members: Vec<_> = mesh.core.state().members.keys().map(crate::types::NodeId::as_str).collect();
-    assert_eq!(members, [DOCS, BACKEND], "one is connected, one is configured");
-    assert_eq!(mesh.core.state().members[&node(BACKEND)].spec, other, "a new configuration counts");
 }

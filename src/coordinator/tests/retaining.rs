@@ -6,7 +6,7 @@ use crate::coordinator::Coordinator;
 use crate::coordinator::event::Event;
 use crate::coordinator::input::Input;
 use crate::coordinator::settings::Settings;
-use crate::types::{Now, RunId, Tick, UnixMillis};
+use crate::types::{Epoch, Now, RunId, Tick, UnixMillis};
 
 fn cancelled(mesh: &mut TestMesh) -> RunId {
     let run = mesh.start(&["ruff"]);
@@ -68,4 +68,22 @@ fn after_a_start_with_far_too_many_runs_each_decision_forgets_some_until_few_are
     assert_eq!(forgotten.iter().sum::<usize>(), 190);
     assert!(forgotten.iter().all(|times| *times <= 64), "{forgotten:?}");
     assert!(tick.since(start.tick) <= seconds(20), "soon: {tick:?}");
+}
+
+#[test]
+fn a_clock_that_is_put_back_has_no_newer_run_forgotten_for_an_older_one() {
+    let mut core = Coordinator::new(Settings { kept_runs: 2, ..Settings::default() }, Epoch(1));
+    let mut tick = Tick(1_000_000);
+    for (number, wall) in [(1, 9_000_000), (2, 9_000_001), (3, 1_000), (4, 1_001)] {
+        tick = tick + seconds(10);
+        let now = Now { tick, wall: UnixMillis(wall) };
+        let run = RunId::new(&format!("run-{number}")).expect("valid");
+        core.decide(now, Input::StartRun { run: run.clone(), order: Box::new(order(&["ruff"])) });
+        core.decide(now, Input::CancelRun { run, reason: "enough".into() });
+        core.decide(now, Input::Timer);
+    }
+    core.decide(Now { tick: tick + seconds(10), wall: UnixMillis(2_000) }, Input::Timer);
+    let kept: Vec<&str> = core.state().order.iter().map(RunId::as_str).collect();
+    assert_eq!(kept, ["run-3", "run-4"]);
+    assert_eq!(stored(core.state(), 1).ended, core.state().ended, "after a restart too");
 }

@@ -23,6 +23,37 @@ fn a_run_goes_through_its_stages_and_ends_with_its_result() {
 }
 
 #[test]
+fn a_run_remembers_what_the_nodes_were_that_did_its_tasks() {
+    let mut mesh = TestMesh::full();
+    let run = mesh.planned(&["mypy", "ruff"], 3);
+    mesh.drain();
+    let worked: std::collections::BTreeMap<_, _> = mesh
+        .log(&run)
+        .iter()
+        .filter_map(|event| match event {
+            RunEvent::TaskAccepted { node, .. } => {
+                Some((node.clone(), mesh.core.state().members[node].spec.agent_type.clone()))
+            }
+            _ => None,
+        })
+        .collect();
+    let origins = &mesh.run(&run).origins;
+    let agents: std::collections::BTreeMap<_, _> =
+        origins.iter().map(|(node, origin)| (node.clone(), origin.agent_type.clone())).collect();
+    assert!(worked.len() > 1);
+    assert_eq!(agents, worked);
+    for origin in origins.values() {
+        assert_eq!(
+            (origin.toolchain_id.as_str(), origin.environment_class.as_str()),
+            ("toolchain", "cpython-3.11")
+        );
+    }
+    let log = mesh.log(&run);
+    let told = log.iter().filter(|event| matches!(event, RunEvent::TaskAccepted { origin: Some(_), .. }));
+    assert_eq!(told.count(), worked.len(), "once for each");
+}
+
+#[test]
 fn each_task_is_told_what_it_reads() {
     let mut mesh = TestMesh::full();
     let run = mesh.start(&["mypy", "ruff"]);

@@ -12,8 +12,8 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::{ChildStdin, Command};
 use tokio::sync::oneshot;
 
-use super::Exit;
 use super::stranger::Stranger;
+use super::{Exit, KILL_BOUND};
 use crate::node::agent::NodeSettings;
 use crate::node::lifetime::STOP;
 
@@ -23,17 +23,46 @@ const SETTINGS_BOUND: Duration = Duration::from_secs(10);
 pub(super) struct Child {
     pid: u32,
     running: Arc<AtomicBool>,
-    /// Says within which bound to end; dropping it kills at once.
-    stop: oneshot::Sender<Duration>,
+    /// Dropping it kills at once.
+    order: oneshot::Sender<Order>,
     ended: oneshot::Receiver<()>,
+}
+
+/// What is to become of a process.
+enum Order {
+    /// It is to end within this bound (zero: at once).
+    End(Duration),
+    /// It goes on, and nobody watches it any more.
+    Leave,
+}
+
+/// What became of a process.
+enum Outcome {
+    Ended { status: Option<ExitStatus>, ordered: bool },
+    Left,
 }
 
 /// A process that waits for its settings. Dropped, it is killed; without its launcher it ends by itself.
 pub(super) struct Started {
-    child: tokio::process::Child,
+    process: Owned,
     /// The lifetime pipe: its end tells the node that its launcher is gone, however that died.
     stdin: ChildStdin,
     pid: u32,
+}
+
+/// A process that is killed when this is dropped, unless it was let go.
+struct Owned {
+    child: tokio::process::Child,
+    is_free: bool,
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if !self.is_free {
+            // Fails only if it has ended.
+            let _ = self.child.start_kill();
+        }
+    }
 }
 
 impl Started {
@@ -47,11 +76,12 @@ impl Started {
             .stderr(Stdio::inherit())
             // Out of reach of the terminal's Ctrl-C: the launcher decides when its nodes end.
             .process_group(0)
-            .kill_on_drop(true)
             .spawn()?;
-        let pid = child.id().ok_or_else(|| io::Error::other("the process ended at once"))?;
-        let stdin = child.stdin.take().ok_or_else(|| io::Error::other("its standard input is not piped"))?;
-        Ok(Self { child, stdin, pid })
+        let (pid, stdin) = (child.id(), child.stdin.take());
+        let process = Owned { child, is_free: false };
+        let pid = pid.ok_or_else(|| io::Error::other("the process ended at once"))?;
+        let stdin = stdin.ok_or_else(|| io::Error::other("its standard input is not piped"))?;
+        Ok(Self { process, stdin, pid })
     }
 
     /// Its process id.
@@ -67,78 +97,91 @@ impl Started {
     ) -> io::Result<Child> {
         let mut line = serde_json::to_vec(settings)?;
         line.push(b'\n');
-        Ok(Child::watched(self.pid, on_exit, |stopped| self.run_until_end(line, stopped)))
+        Ok(Child::watched(self.pid, on_exit, |ordered| self.run_until_end(line, ordered)))
     }
 
-    /// How it ended, and whether it was told to.
-    async fn run_until_end(
-        mut self,
-        settings: Vec<u8>,
-        stopped: oneshot::Receiver<Duration>,
-    ) -> (Option<ExitStatus>, bool) {
+    async fn run_until_end(mut self, settings: Vec<u8>, ordered: oneshot::Receiver<Order>) -> Outcome {
         match tokio::time::timeout(SETTINGS_BOUND, self.stdin.write_all(&settings)).await {
             Ok(Ok(())) => {}
             // It died before it read them; its status tells. Or it hangs: then it never joins, and is stopped.
             Ok(Err(error)) => tracing::debug!(pid = self.pid, %error, "settings not read"),
             Err(_) => tracing::warn!(pid = self.pid, "settings not read in time"),
         }
+        let Owned { child, is_free } = &mut self.process;
+        let ended = |status, ordered| Outcome::Ended { status, ordered };
         let bound = tokio::select! {
-            status = self.child.wait() => return (status.ok(), false),
-            bound = stopped => bound.unwrap_or_default(),
+            status = child.wait() => return ended(status.ok(), false),
+            order = ordered => match order.unwrap_or(Order::End(Duration::ZERO)) {
+                Order::End(bound) => bound,
+                Order::Leave => {
+                    // The pipe closes without the order to end, as if this process were killed.
+                    *is_free = true;
+                    return Outcome::Left;
+                }
+            },
         };
-        let ended = async {
+        let asked = async {
             // The order to end at once; SIGTERM would be one to finish its work first. Whoever hangs does not read it.
             let _ = self.stdin.write_all(STOP).await;
             drop(self.stdin);
-            self.child.wait().await
+            child.wait().await
         };
-        if let Ok(status) = tokio::time::timeout(bound, ended).await {
-            return (status.ok(), true);
+        if let Ok(status) = tokio::time::timeout(bound, asked).await {
+            return ended(status.ok(), true);
         }
         if !bound.is_zero() {
             tracing::warn!(pid = self.pid, ?bound, "node did not end in time and is killed");
         }
-        if let Err(error) = self.child.start_kill() {
+        if let Err(error) = child.start_kill() {
             tracing::warn!(pid = self.pid, %error, "node could not be killed");
         }
-        (self.child.wait().await.ok(), true)
+        match tokio::time::timeout(KILL_BOUND, child.wait()).await {
+            Ok(status) => ended(status.ok(), true),
+            Err(_) => {
+                tracing::error!(pid = self.pid, "the node's process could not be killed");
+                ended(None, true)
+            }
+        }
     }
 }
 
 impl Child {
     /// Goes on with a process that another launcher started.
     pub(super) fn adopted(stranger: Stranger, on_exit: impl FnOnce(Exit) + Send + 'static) -> Self {
-        Self::watched(stranger.pid(), on_exit, |stopped| async move {
-            let bound = tokio::select! {
-                () = stranger.ended() => return (None, false),
-                bound = stopped => bound.unwrap_or_default(),
+        Self::watched(stranger.pid(), on_exit, |ordered| async move {
+            let order = tokio::select! {
+                () = stranger.ended() => return Outcome::Ended { status: None, ordered: false },
+                order = ordered => order.unwrap_or(Order::End(Duration::ZERO)),
             };
+            let Order::End(bound) = order else { return Outcome::Left };
             stranger.stop(bound).await;
-            (None, true)
+            Outcome::Ended { status: None, ordered: true }
         })
     }
 
     fn watched<W>(
         pid: u32,
         on_exit: impl FnOnce(Exit) + Send + 'static,
-        watch: impl FnOnce(oneshot::Receiver<Duration>) -> W,
+        watch: impl FnOnce(oneshot::Receiver<Order>) -> W,
     ) -> Self
     where
-        W: Future<Output = (Option<ExitStatus>, bool)> + Send + 'static,
+        W: Future<Output = Outcome> + Send + 'static,
     {
         let running = Arc::new(AtomicBool::new(true));
-        let (stop, stopped) = oneshot::channel();
+        let (order, ordered) = oneshot::channel();
         let (end, ended) = oneshot::channel();
-        let watch = watch(stopped);
+        let watch = watch(ordered);
         let still_running = Arc::clone(&running);
         tokio::spawn(async move {
-            let (status, ordered) = watch.await;
+            let outcome = watch.await;
             still_running.store(false, Ordering::Release);
-            on_exit(Exit { pid, status, ordered });
+            if let Outcome::Ended { status, ordered } = outcome {
+                on_exit(Exit { pid, status, ordered });
+            }
             // If nobody waits for the end, nobody needs to know.
             let _ = end.send(());
         });
-        Self { pid, running, stop, ended }
+        Self { pid, running, order, ended }
     }
 
     /// Its process id, as long as it runs.
@@ -148,8 +191,17 @@ impl Child {
 
     /// Asks it to end, kills it after the bound (zero: at once, also if it is stopped), and returns when it is gone.
     pub(super) async fn stop(self, bound: Duration) {
+        self.follow(Order::End(bound)).await;
+    }
+
+    /// Lets it go on by itself: it finds out as if this process were killed.
+    pub(super) async fn leave(self) {
+        self.follow(Order::Leave).await;
+    }
+
+    async fn follow(self, order: Order) {
         // Both fail only if it has ended already.
-        let _ = self.stop.send(bound);
+        let _ = self.order.send(order);
         let _ = self.ended.await;
     }
 }

@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 use tokio::process::Command;
 
+use super::KILL_BOUND;
 use crate::types::NodeId;
 
 /// What is read of one output of the command; the rest is thrown away.
@@ -74,6 +75,29 @@ pub struct RestartCommand {
     pub bound: Duration,
 }
 
+/// The processes of a command. Dropped, they are killed: also when nobody waits for the command any more.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn kill(&self) {
+        if let Some(group) = self.0 {
+            // Fails only if all of them have ended.
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+    }
+
+    /// The command has ended and was reaped: its number may be another group's from here on.
+    fn forget(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
 impl RestartCommand {
     /// Runs the command, without a shell, and waits for its end.
     pub async fn run(&self, occasion: &Occasion) -> Result<(), CommandError> {
@@ -89,7 +113,8 @@ impl RestartCommand {
             .kill_on_drop(true)
             .spawn()
             .map_err(|source| CommandError::Run { program, source })?;
-        let group = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
+        // Dropped before the child is, which reaps it: so the number still means this group.
+        let mut group = Group(child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw));
         let last_line = Arc::new(Mutex::new(String::new()));
         let out = child.stdout.take().map(|out| tokio::spawn(tell(out, occasion.node_id.clone(), None)));
         let err = child
@@ -98,12 +123,12 @@ impl RestartCommand {
             .map(|err| tokio::spawn(tell(err, occasion.node_id.clone(), Some(Arc::clone(&last_line)))));
         let ended = tokio::time::timeout(self.bound, child.wait()).await;
         if ended.is_err() {
-            if let Some(group) = group {
-                // Not reaped yet, so that the number still means this group.
-                let _ = killpg(group, Signal::SIGKILL);
+            group.kill();
+            if tokio::time::timeout(KILL_BOUND, child.wait()).await.is_err() {
+                tracing::error!(node = %occasion.node_id, "nodes.restart_command could not be killed");
             }
-            let _ = child.wait().await;
         }
+        group.forget();
         for reader in [out, err].into_iter().flatten() {
             let stop = reader.abort_handle();
             if tokio::time::timeout(OUTPUT_BOUND, reader).await.is_err() {
@@ -173,6 +198,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::node::process_table;
 
     fn occasion() -> Occasion {
         Occasion {
@@ -226,6 +252,34 @@ mod tests {
         let error = error.expect_err("too long").to_string();
         assert_eq!(error, "nodes.restart_command did not end within 0.5 s: waiting");
         assert!(begun.elapsed() < LONG);
+    }
+
+    #[tokio::test]
+    async fn one_that_nobody_waits_for_any_more_is_killed_with_what_it_started() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (told, part) = (dir.path().join("pid"), dir.path().join("part"));
+        let hanging = format!(
+            "sleep 3600 & echo $! > {part}; mv {part} {told}; wait",
+            part = part.display(),
+            told = told.display()
+        );
+        let stopped = command(&["sh", "-c", &hanging], LONG);
+        let running = tokio::spawn(async move { stopped.run(&occasion()).await });
+        let until = Instant::now() + LONG;
+        let started = loop {
+            if let Ok(pid) = std::fs::read_to_string(&told) {
+                break pid.trim().parse().expect("a number");
+            }
+            assert!(Instant::now() < until, "it starts a process");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        let lives = || process_table::read_one(started).is_some_and(|process| !process.has_ended);
+        assert!(lives());
+        running.abort();
+        while lives() {
+            assert!(Instant::now() < until, "it is killed");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! The nodes that outlived their launcher: which of them the next one goes on with, and the end of the others.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::record::{Process, Record};
 use super::stranger::Stranger;
+use crate::node::{orphan, work_folder};
 use crate::types::{Digest, NodeId};
 
 /// How long a node that nobody wants any more may take to end.
@@ -39,7 +40,8 @@ impl Survival {
         self.folder(node).join(WORK)
     }
 
-    /// Makes the folder for the next process of a node, and has removed what dead ones left in it.
+    /// Makes the folder for the next process of a node, and has removed what dead ones left in it. Whatever lives there
+    /// still has no launcher any more.
     pub(super) fn prepare(&self, node: &NodeId) -> io::Result<()> {
         let work_dir = self.work_dir(node);
         // What is there now; not what the next process makes there.
@@ -48,6 +50,7 @@ impl Survival {
             // Trees can be large. What remains if this is interrupted, the next start finds.
             drop(tokio::task::spawn_blocking(|| remove(left)));
         }
+        orphan::cut_lifelines(&self.folder(node));
         // The source code of others is in there.
         DirBuilder::new().recursive(true).mode(0o700).create(work_dir)
     }
@@ -63,6 +66,8 @@ pub struct Inheritance {
 pub(super) struct Adoptable {
     pub(super) process: Process,
     pub(super) stranger: Stranger,
+    /// Shows it that it has a launcher.
+    pub(super) lifeline: Option<File>,
 }
 
 impl Inheritance {
@@ -74,7 +79,12 @@ impl Inheritance {
         for (node, process) in record.processes() {
             let Some(stranger) = Stranger::find(process.pid, process.started) else { continue };
             if wanted.get(node) == Some(&process.settings) {
-                adoptable.insert(node.clone(), Adoptable { process: *process, stranger });
+                // From now on it waits, however long the start takes. Without it, it has its session to tell it the same.
+                let lifeline = orphan::hold_lifeline(&dir.join(node.as_str()), process.pid).await;
+                let told =
+                    |error: &io::Error| tracing::warn!(%node, %error, "no lifeline for an adopted node");
+                let lifeline = lifeline.inspect_err(told).ok();
+                adoptable.insert(node.clone(), Adoptable { process: *process, stranger, lifeline });
             } else {
                 tracing::info!(%node, pid = process.pid, "a node of an earlier coordinator is ended: it is no longer declared so");
                 unwanted.spawn(async move { stranger.stop(END_BOUND).await });
@@ -105,7 +115,11 @@ fn sweep(dir: &Path, alive: &BTreeSet<NodeId>) {
     let Ok(nodes) = fs::read_dir(dir) else { return };
     let is_alive = |name: &str| alive.iter().any(|node| node.as_str() == name);
     for node in nodes.flatten().filter(|node| !node.file_name().to_str().is_some_and(is_alive)) {
-        remove(entries(&node.path().join(WORK)));
+        let left = entries(&node.path().join(WORK));
+        for folder in left.iter().filter(|folder| work_folder::is_in_use(folder)) {
+            tracing::warn!(folder = %folder.display(), "a node process that is not known works here until it ends");
+        }
+        remove(left);
     }
 }
 
@@ -115,8 +129,9 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
         .unwrap_or_default()
 }
 
+/// Removes the folders of processes that have ended.
 fn remove(folders: Vec<PathBuf>) {
-    for folder in folders {
+    for folder in folders.into_iter().filter(|folder| !work_folder::is_in_use(folder)) {
         if let Err(error) = fs::remove_dir_all(&folder) {
             tracing::warn!(folder = %folder.display(), %error, "what a dead node left could not be removed");
         }
@@ -142,6 +157,11 @@ mod tests {
         let left = |name: &str| fs::read_dir(survival.work_dir(&node(name))).expect("there").count();
         assert_eq!((left("dead"), left("alive")), (0, 1));
         assert!(survival.folder(&node("dead")).join("results").exists(), "it is handed on");
+
+        let unknown = work_folder::WorkFolder::make(&survival.work_dir(&node("dead"))).expect("made");
+        sweep(dir.path(), &BTreeSet::new());
+        assert_eq!((left("dead"), left("alive")), (1, 0), "one that lives keeps its folder, known or not");
+        drop(unknown);
         sweep(&dir.path().join("nothing"), &BTreeSet::new());
     }
 }

@@ -75,8 +75,12 @@ impl Record {
         self.content.node_listener
     }
 
-    /// Kills every process that still lives, and does not wait for their end.
-    pub fn kill_all(&self) {
+    /// Kills every process that still lives, and does not wait for their end; none if it is another coordinator's record
+    /// than that of the one where nodes look at `listener`.
+    pub fn kill_all(&self, listener: SocketAddr) {
+        if self.content.node_listener != Some(listener) {
+            return;
+        }
         for process in self.content.processes.values() {
             if let Some(stranger) = Stranger::find(process.pid, process.started) {
                 stranger.kill();
@@ -92,7 +96,7 @@ impl Record {
     /// Notes a process in place of the node's last one.
     pub(super) fn note(&mut self, node: &NodeId, process: Process) -> io::Result<()> {
         self.content.processes.insert(node.clone(), process);
-        self.write()
+        self.write_again()
     }
 
     /// Notes where nodes find the coordinator, and keeps of the processes only those of some nodes.
@@ -105,6 +109,16 @@ impl Record {
     /// No process is left.
     pub(super) fn clear(&mut self) -> io::Result<()> {
         self.content.processes.clear();
+        self.write_again()
+    }
+
+    /// Writes it where it was written before. If the folder was moved since, there may be another coordinator's by now:
+    /// one with another listener, since no two can have the same.
+    fn write_again(&self) -> io::Result<()> {
+        let there = parsed(&self.path).ok().flatten().and_then(|content| content.node_listener);
+        if there.is_some() && there != self.content.node_listener {
+            return Err(io::Error::other("it is another coordinator's by now"));
+        }
         self.write()
     }
 
@@ -200,6 +214,24 @@ mod tests {
         let last = Record::read(&path);
         assert_eq!((last.node_listener(), last.processes().len()), (Some(listener), 0));
         assert_eq!(fs::read_dir(dir.path()).expect("there").count(), 1, "nothing beside the file");
+    }
+
+    #[test]
+    fn another_coordinator_s_record_is_left_alone() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("launched.json");
+        let [own, others] = ["127.0.0.1:4000", "127.0.0.1:4001"].map(|at| at.parse().expect("an address"));
+        let mut moved = Record::read(&path);
+        moved.begin(own, |_| true).expect("written");
+        moved.note(&node("a"), process(1)).expect("written");
+        fs::remove_file(&path).expect("removed");
+        moved.note(&node("a"), process(2)).expect("nobody's is in its place");
+        let mut other = Record::read(&path);
+        other.begin(others, |_| false).expect("its own by now");
+        other.note(&node("b"), process(3)).expect("written");
+        assert!(moved.note(&node("a"), process(4)).is_err() && moved.clear().is_err());
+        let read = Record::read(&path);
+        assert_eq!((read.node_listener(), read.processes().len()), (Some(others), 1));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use tokio::time::Instant;
 
+use super::KILL_BOUND;
 use crate::node::process_table;
 
 /// How often is looked whether a process has ended.
@@ -14,8 +15,6 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How often a process is asked to end: its first SIGTERM lets it finish its work, the second ends it, and two that come
 /// together count as one.
 const ASK_INTERVAL: Duration = Duration::from_millis(50);
-/// How long a killed process may take to be gone; only one that hangs in the kernel takes longer.
-const KILL_BOUND: Duration = Duration::from_secs(10);
 
 /// A living process that is surely the one that was meant.
 pub(super) struct Stranger {

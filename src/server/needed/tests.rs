@@ -60,6 +60,7 @@ fn planned(run: &str, output: TaskOutput) -> [Event; 2] {
         output,
         tool_error: None,
         measured: Measured::default(),
+        origin: None,
     };
     let tasks = vec![NewTask { task, cost: 1 }];
     [event(run, 2, RunEvent::TasksCreated { tasks, assignments: None }), event(run, 3, accepted)]

@@ -96,7 +96,7 @@ impl Inbox<'_> {
         }
         // Together, and still in the order in which they were said.
         let mut results = outputs::ended(&self.line.service, results).await.into_iter();
-        let inputs = heard.into_iter().filter_map(|input| input.or_else(|| results.next().flatten()));
+        let inputs = heard.into_iter().filter_map(|input| input.or_else(|| results.next()));
         let inputs: Vec<Input> = inputs.collect();
         // A stopped coordinator closes all sessions itself.
         if !inputs.is_empty() && self.line.service.engine.decide_all(inputs).await.is_err() {

@@ -213,6 +213,7 @@ async fn path_tree(service: &Arc<Service>, path: v1::PathSource) -> Result<Tree,
         };
         let workspace = &shared.settings.workspace;
         let options = DiscoverOptions {
+            force_exclude: false,
             base: None,
             exclude: path.exclude,
             limits: limits(&shared),

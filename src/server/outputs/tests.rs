@@ -18,6 +18,10 @@ use crate::types::{AttemptId, Digest, Epoch, Incarnation, NodeSpec, RunId, TaskI
 use crate::workspace::blobs::testing::{Faults, Faulty};
 use crate::workspace::blobs::{BlobLimits, BlobStore};
 
+fn node(name: &str) -> NodeId {
+    NodeId::new(name).expect("valid")
+}
+
 fn attempt(number: u64) -> AttemptRef {
     let attempt = AttemptId { epoch: Epoch(1), number };
     AttemptRef { run: RunId::new("run").expect("valid"), task: TaskId(1), attempt }
@@ -25,13 +29,16 @@ fn attempt(number: u64) -> AttemptRef {
 
 #[test]
 fn a_result_waits_once_and_not_too_many_do() {
-    let unstored = Unstored::default();
-    assert!(unstored.admit(&attempt(0)));
-    assert!(!unstored.admit(&attempt(0)), "sent again while it waits");
-    let admitted = (1..1000).filter(|number| unstored.admit(&attempt(*number))).count();
+    let (unstored, one, two) = (Unstored::default(), node("one"), node("two"));
+    assert!(unstored.admit(&attempt(0), &one));
+    assert!(!unstored.admit(&attempt(0), &two), "sent again while it waits");
+    let admitted = (1..1000).filter(|number| unstored.admit(&attempt(*number), &one)).count();
     assert_eq!(admitted, MOST_UNSTORED - 1);
-    unstored.leave(&attempt(0));
-    assert!(unstored.admit(&attempt(2000)));
+    assert_eq!(unstored.leave(&attempt(0)), BTreeSet::new(), "too early for all");
+    assert!(unstored.admit(&attempt(2000), &two));
+    let called: Vec<BTreeSet<NodeId>> = (1..64).map(|number| unstored.leave(&attempt(number))).collect();
+    let called: Vec<&BTreeSet<NodeId>> = called.iter().filter(|nodes| !nodes.is_empty()).collect();
+    assert_eq!(called, [&BTreeSet::from([one])], "once, and nobody who found a place");
 }
 
 #[test]
@@ -53,7 +60,7 @@ struct Rig {
     faults: Faults,
     attempt: AttemptRef,
     _dir: tempfile::TempDir,
-    _messages: tokio::sync::mpsc::Receiver<Message>,
+    messages: tokio::sync::mpsc::Receiver<Message>,
 }
 
 const PLAN: &[u8] = br#"{"tools":[],"files":0}"#;
@@ -81,8 +88,8 @@ impl Rig {
             draining: CancellationToken::new(),
             room: Some(Room::new(vec![place], 0, Arc::new(|_| Ok(1)))),
         });
-        let (attempt, _messages) = assigned(&handle).await;
-        Self { service, faults, attempt, _dir: dir, _messages }
+        let (attempt, messages) = assigned(&handle).await;
+        Self { service, faults, attempt, _dir: dir, messages }
     }
 
     fn result(&self) -> peer::AttemptResult {
@@ -94,6 +101,15 @@ impl Rig {
             ending: peer::Ending::Output { output, data: Some(PLAN.to_vec()) },
             measured: Default::default(),
         }
+    }
+
+    /// Whether the core knows that what the attempt made is here.
+    async fn has_arrived(&self) -> bool {
+        let attempt = self.attempt.attempt;
+        let read = move |core: &crate::coordinator::Coordinator, _| {
+            core.presences()[&node("one")].running[&attempt].has_arrived
+        };
+        self.service.engine.query(read).await.expect("runs")
     }
 
     async fn task(&self) -> (TaskState, u32, u32) {
@@ -153,9 +169,11 @@ async fn a_result_that_cannot_be_stored_waits_and_is_then_accepted_without_a_ret
     rig.faults.fill(true);
     for _ in 0..2 {
         let told = ended(&rig.service, vec![(rig.result(), None)]).await;
-        assert!(matches!(told[..], [None]), "so that it is not acknowledged");
+        assert!(matches!(told[..], [Input::ResultWaits { .. }]), "so that it is not acknowledged");
+        rig.service.engine.decide_all(told).await.expect("runs");
     }
-    assert!(!rig.service.unstored.admit(&rig.attempt), "it waits");
+    assert!(!rig.service.unstored.admit(&rig.attempt, &node("one")), "it waits");
+    assert!(rig.has_arrived().await, "and nobody waits for it");
     let (state, crashes, retries) = rig.task().await;
     assert!(matches!(state, TaskState::Running { .. }), "{state:?}");
     assert_eq!((crashes, retries), (0, 0));
@@ -164,7 +182,7 @@ async fn a_result_that_cannot_be_stored_waits_and_is_then_accepted_without_a_ret
     rig.faults.fail_syncs(true);
     rig.faults.fill(false);
     let told = ended(&rig.service, vec![(rig.result(), None)]).await;
-    assert!(matches!(told[..], [None]), "it would not survive a power cut");
+    assert!(matches!(told[..], [Input::ResultWaits { .. }]), "it would not survive a power cut");
     rig.faults.fail_syncs(false);
     let mut revision = rig.service.engine.revision();
     let accepted = async {
@@ -179,6 +197,24 @@ async fn a_result_that_cannot_be_stored_waits_and_is_then_accepted_without_a_ret
 }
 
 #[tokio::test]
+async fn a_result_for_which_there_was_no_place_is_brought_again_with_a_new_connection() {
+    let mut rig = Rig::start().await;
+    rig.faults.fill(true);
+    let waiting = (1..=64).map(|number| attempt(1000 + number));
+    assert!(waiting.clone().all(|other| rig.service.unstored.admit(&other, &node("two"))));
+    let told = ended(&rig.service, vec![(rig.result(), None)]).await;
+    rig.service.engine.decide_all(told).await.expect("runs");
+    assert!(rig.has_arrived().await, "nobody waits for it");
+    let mut left = waiting.clone();
+    for other in left.by_ref().take(31) {
+        end_wait(&rig.service, &other).await;
+    }
+    assert_eq!(rig.messages.try_recv().err(), Some(tokio::sync::mpsc::error::TryRecvError::Empty));
+    end_wait(&rig.service, &left.next().expect("more")).await;
+    assert_eq!(rig.messages.try_recv().err(), Some(tokio::sync::mpsc::error::TryRecvError::Disconnected));
+}
+
+#[tokio::test]
 async fn what_a_node_did_wrong_is_its_attempts_failure_at_once() {
     let rig = Rig::start().await;
     let other = Digest::of(b"another");
@@ -186,6 +222,6 @@ async fn what_a_node_did_wrong_is_its_attempts_failure_at_once() {
     for data in [Some(b"garbled".to_vec()), None] {
         let result = peer::AttemptResult { ending: peer::Ending::Output { output, data }, ..rig.result() };
         let told = ended(&rig.service, vec![(result, None)]).await;
-        assert!(matches!(told[..], [Some(Input::TaskEnded { ending: Ending::Failed(_), .. })]), "{told:?}");
+        assert!(matches!(told[..], [Input::TaskEnded { ending: Ending::Failed(_), .. }]), "{told:?}");
     }
 }

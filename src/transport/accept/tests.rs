@@ -149,11 +149,32 @@ async fn http1_is_refused_unless_allowed() {
         let server = Server::start(at_once(), |options| options.allow_http1 = allow);
         let mut io = server.connect();
         io.write_all(b"GET /livez HTTP/1.1\r\nhost: mesh\r\nconnection: close\r\n\r\n").await.expect("room");
-        let mut answer = Vec::new();
-        io.read_to_end(&mut answer).await.expect("closed in order");
-        assert_eq!(answer.starts_with(b"HTTP/1.1 200"), expected, "{allow}");
+        let mut answer = String::new();
+        io.read_to_string(&mut answer).await.expect("closed in order");
+        assert_eq!(answer.starts_with("HTTP/1.1 200"), expected, "{allow}");
+        if !allow {
+            let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+            assert!(head.starts_with("HTTP/1.1 505 "), "{head}");
+            assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{answer}");
+        }
+        drop(io);
         server.stop().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_speaks_http1_without_end_is_closed_after_the_first_byte_timeout() {
+    let server = Server::start(at_once(), |_| {});
+    let mut io = server.connect();
+    io.write_all(b"POST /x HTTP/1.1\r\n\r\n").await.expect("room");
+    let start = Instant::now();
+    let mut answer = Vec::new();
+    io.read_to_end(&mut answer).await.expect("answered");
+    while io.write_all(b"more").await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(start.elapsed().as_secs(), 5);
+    server.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -221,24 +242,44 @@ async fn shutdown_lets_calls_end_and_aborts_what_does_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_old_connection_is_asked_to_end_and_then_ended() {
-    let endless = tower::service_fn(|_: Request<Body>| async {
+async fn an_old_connection_takes_no_new_calls_and_lets_open_streams_end_with_their_status() {
+    let (feeds, mut opened) = mpsc::unbounded_channel();
+    let streaming = tower::service_fn(move |_: Request<Body>| {
         let (sender, frames) = mpsc::unbounded_channel::<Result<http_body::Frame<_>, Infallible>>();
+        feeds.send(sender).expect("the test listens");
         let frames = tokio_stream::wrappers::UnboundedReceiverStream::new(frames);
         let body = Body::new(http_body_util::StreamBody::new(frames));
-        tokio::spawn(async move { sender.closed().await });
-        Ok::<_, Infallible>(http::Response::<Body>::new(body))
+        std::future::ready(Ok::<_, Infallible>(http::Response::<Body>::new(body)))
     });
-    let server = Server::start(endless, |options| {
-        options.limits.max_age = Some(Duration::from_secs(60));
-        options.limits.max_age_grace = Duration::from_secs(30);
-    });
-    let (mut sender, _driver) = http2(server.connect()).await;
-    let start = Instant::now();
+    let server =
+        Server::start(streaming, |options| options.limits.max_age = ConnectionLimits::default().max_age);
+    let (mut sender, driver) = http2(server.connect()).await;
     let mut body = sender.send_request(call()).await.expect("a head").into_body();
-    tokio::time::sleep(Duration::from_secs(61)).await;
+    let feed = opened.recv().await.expect("a stream");
+    tokio::time::sleep(Duration::from_secs(31 * 60)).await;
     assert!(sender.send_request(call()).await.is_err(), "no new calls after GOAWAY");
-    assert!(body.frame().await.expect("an error").is_err());
-    assert_eq!(start.elapsed().as_secs(), 90);
+    // A run of two hours.
+    tokio::time::sleep(Duration::from_secs(90 * 60)).await;
+    feed.send(Ok(http_body::Frame::data(tonic::codegen::Bytes::from_static(b"event")))).expect("open");
+    assert_eq!(body.frame().await.expect("open").expect("whole").into_data().expect("data"), "event");
+    let mut status = http::HeaderMap::new();
+    tonic::Status::ok("").add_header(&mut status).expect("valid");
+    feed.send(Ok(http_body::Frame::trailers(status))).expect("open");
+    let trailers = body.frame().await.expect("an end").expect("in order").into_trailers().expect("trailers");
+    assert_eq!(trailers["grpc-status"], "0");
+    assert!(body.frame().await.is_none());
+    // Nothing holds it any more.
+    driver.await.expect("no panic");
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_old_connection_ends() {
+    let server = Server::start(at_once(), |options| options.limits.max_age = Some(Duration::from_secs(60)));
+    let (mut sender, driver) = http2(server.connect()).await;
+    sender.send_request(call()).await.expect("served");
+    let start = Instant::now();
+    driver.await.expect("no panic");
+    assert_eq!(start.elapsed().as_secs(), 60);
     server.stop().await;
 }

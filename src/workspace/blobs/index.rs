@@ -42,7 +42,6 @@ pub(super) struct Due {
 /// The stock of a store.
 #[derive(Debug)]
 pub(super) struct Index {
-    limit: u64,
     stored: u64,
     /// Bytes promised to blobs that are being written.
     reserved: u64,
@@ -56,9 +55,8 @@ pub(super) struct Index {
 }
 
 impl Index {
-    pub(super) fn new(limit: u64) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            limit,
             stored: 0,
             reserved: 0,
             moments: 0,
@@ -73,8 +71,8 @@ impl Index {
         self.stored.saturating_add(self.reserved)
     }
 
-    /// Sets `bytes` aside for a blob being written, if it fits within `limit` beside what is in use, the store's own or less. Answers
-    /// the blobs that must be deleted to make room; they are claimed.
+    /// Sets `bytes` aside for a blob being written, if it fits within `limit`, the store's own or less, beside what is in
+    /// use. Answers the blobs that must be deleted to make room; they are claimed.
     pub(super) fn reserve(&mut self, bytes: u64, limit: u64) -> Result<Vec<Digest>, NoRoom> {
         let (dropped, excess) = self.surplus(bytes, limit);
         if excess > 0 {
@@ -90,10 +88,10 @@ impl Index {
         self.reserved = self.reserved.saturating_sub(bytes);
     }
 
-    /// Drops least recently used blobs until the limit is kept, or only pinned ones are left. Answers the blobs that must
-    /// be deleted; they are claimed.
-    pub(super) fn trim(&mut self) -> Vec<Digest> {
-        let (dropped, _) = self.surplus(0, self.limit);
+    /// Drops least recently used blobs until the others take at most `limit` bytes, or only pinned ones are left. Answers
+    /// the blobs that must be deleted; they are claimed.
+    pub(super) fn trim(&mut self, limit: u64) -> Vec<Digest> {
+        let (dropped, _) = self.surplus(0, limit);
         self.drop_all(&dropped);
         dropped
     }

@@ -48,6 +48,12 @@ pub(super) struct Walk<'a> {
     bytes: u64,
 }
 
+/// Whether the file or a folder above it matches an exclude pattern.
+pub(super) fn is_excluded(exclude: &GlobSet, root: &Path, full: &Path) -> bool {
+    let relative = full.strip_prefix(root).unwrap_or(full);
+    relative.ancestors().any(|path| path != Path::new("") && exclude.is_match(path))
+}
+
 impl<'a> Walk<'a> {
     pub(super) fn new(root: &'a Path, exclude: &'a GlobSet, options: &'a DiscoverOptions) -> Self {
         let (walked, entered) = (Walked::default(), BTreeSet::new());
@@ -175,10 +181,8 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Whether the file or a folder above it matches an exclude pattern.
     fn is_excluded(&self, full: &Path) -> bool {
-        let relative = full.strip_prefix(self.root).unwrap_or(full);
-        relative.ancestors().any(|path| path != Path::new("") && self.exclude.is_match(path))
+        is_excluded(self.exclude, self.root, full)
     }
 
     fn failed(&mut self, error: &ignore::Error) {

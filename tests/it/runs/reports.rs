@@ -2,6 +2,7 @@
 
 use lintmesh::proto::v1::*;
 use lintmesh::types::Digest;
+use nix::sys::signal::Signal;
 use tonic::Code;
 
 use super::FILES;
@@ -47,4 +48,43 @@ async fn every_form_of_a_report_tells_of_the_same_result() {
     assert_eq!(bad_fields(&refused), ["format"]);
     let unknown = report(&mut client, "run-0", ReportFormat::Json).await.expect_err("no such run");
     assert_error(&unknown, Code::NotFound, "RESOURCE_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn a_report_tells_of_the_run_whoever_is_there_when_it_is_asked_for() {
+    let mut serve = Serve::start("").await;
+    let mut client = serve.coordinator();
+    let events = run(&mut client, request(inline(&FILES), &["ruff", "flake8"])).await;
+    let run_id = &events[0].run_id;
+    let whole = async |serve: &Serve| {
+        let json = report(&mut serve.coordinator(), run_id, ReportFormat::Json).await.expect("a report");
+        serde_json::from_slice::<serde_json::Value>(&json).expect("JSON")
+    };
+    let mut before = whole(&serve).await;
+    let execution = &before["execution"];
+    assert_eq!(execution["toolchain_id"].as_str().map(str::len), Some(64), "{execution}");
+    assert!(execution["environment_class"].as_str().is_some_and(|class| !class.is_empty()), "{execution}");
+    let mut worked: Vec<_> = events
+        .iter()
+        .filter_map(|event| match &event.event {
+            Some(run_event::Event::TaskAccepted(done)) => Some(done.node_id.clone()),
+            _ => None,
+        })
+        .collect();
+    worked.sort();
+    worked.dedup();
+    let nodes = execution["nodes"].as_object().expect("nodes");
+    assert_eq!(nodes.keys().collect::<Vec<_>>(), worked.iter().collect::<Vec<_>>());
+    assert!(nodes.values().all(|node| node["agent_type"].as_str().is_some_and(|agent| !agent.is_empty())));
+
+    serve.signal(Signal::SIGTERM);
+    assert!(serve.ended().await.success());
+    // No node comes back.
+    serve.again("", &["--launch", "external"]).await;
+    let mut after = whole(&serve).await;
+    // How the linters were installed is told by nodes that have the same ones.
+    for told in [&mut before, &mut after] {
+        told["execution"].as_object_mut().expect("an object").remove("toolchain_mode");
+    }
+    assert_eq!(after, before);
 }

@@ -8,6 +8,7 @@ pub(crate) mod decisions;
 pub(crate) mod disk;
 pub(crate) mod fake_linters;
 pub(crate) mod faulty_store;
+pub(crate) mod forward;
 pub(crate) mod in_process;
 pub(crate) mod linked_nodes;
 pub(crate) mod lint_command;

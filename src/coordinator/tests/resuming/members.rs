@@ -5,6 +5,7 @@ use crate::coordinator::decision::{Effect, Refusal, Reply};
 use crate::coordinator::event::{Event, RecoveryStep};
 use crate::coordinator::input::Input;
 use crate::coordinator::settings::Settings;
+use crate::coordinator::tests::draining::asked_to_end;
 use crate::coordinator::tests::mesh::*;
 use crate::types::{FaultCause, NodeStatus, Outcome, SessionId, Stage};
 
@@ -149,4 +150,65 @@ fn a_new_configuration_of_a_node_counts_once_its_next_process_joins() {
     next.spec = smaller.clone();
     mesh.connect(next);
     assert_eq!(mesh.core.state().members[&node(BACKEND)].spec, smaller);
+}
+
+#[test]
+fn a_node_that_was_leaving_when_the_coordinator_ended_and_is_gone_is_no_fault() {
+    let (mut mesh, run, _) = linting();
+    asked_to_end(&mut mesh, BACKEND);
+    mesh.crash(seconds(DOWN));
+    others_return(&mut mesh);
+    mesh.pass_with(&OTHERS, seconds(60));
+    assert_eq!(mesh.status(BACKEND), (NodeStatus::Initializing, None));
+    mesh.drain();
+    assert_eq!(mesh.outcome(&run), Some(Outcome::Clean));
+    assert!(mesh.run(&run).tasks.iter().all(|task| task.crashes == 0));
+}
+
+#[test]
+fn a_node_that_is_there_and_says_nothing_of_leaving_does_not_leave() {
+    let (mut mesh, _, given) = linting();
+    mesh.input(draining("d", BACKEND, 300));
+    mesh.disconnect(BACKEND);
+    mesh.input(recovering("r", BACKEND));
+    let before = (NodeStatus::Degraded, Some(FaultCause::Draining));
+    assert_eq!(mesh.status(BACKEND), before, "it is silent for the moment");
+    mesh.crash(seconds(DOWN));
+    others_return(&mut mesh);
+    mesh.reconnect(BACKEND, &given.each_ref(), &[]);
+    assert_eq!(mesh.status(BACKEND), ACTIVE);
+}
+
+#[test]
+fn what_is_failed_over_a_restart_is_a_failure_that_goes_on() {
+    let mut settings = Settings::default();
+    settings.restart.launched = ALL.map(node).into();
+    let mut mesh = TestMesh::full_with(settings);
+    mesh.input(Input::ProcessExited { node: node(BACKEND), process_id: 1 });
+    mesh.input(failing("f", DOCS));
+    mesh.crash(seconds(DOWN));
+    assert_eq!(mesh.core.figures(mesh.now).node_failure_rate, Some(0.25), "an operator's word is none");
+    for name in [ARCHITECT, INTEGRATION] {
+        mesh.reconnect(name, &[], &[]);
+    }
+    mesh.pass_with(&[ARCHITECT, INTEGRATION], seconds(400));
+    assert_eq!(mesh.core.figures(mesh.now).node_failure_rate, Some(0.25), "however long it goes on");
+    mesh.join(BACKEND);
+    mesh.pass_with(&[ARCHITECT, BACKEND, INTEGRATION], seconds(301));
+    assert_eq!(mesh.core.figures(mesh.now).node_failure_rate, Some(0.0));
+}
+
+#[test]
+fn a_node_that_was_given_up_and_is_started_again_says_so() {
+    let mut settings = Settings::default();
+    settings.restart.launched = ALL.map(node).into();
+    settings.restart.budget = 1;
+    let mut mesh = TestMesh::full_with(settings);
+    mesh.input(Input::ProcessExited { node: node(BACKEND), process_id: 1 });
+    mesh.input(Input::RestartFailed { node: node(BACKEND), start: 1, reason: "no".into() });
+    let detail = |mesh: &TestMesh| mesh.core.state().members[&node(BACKEND)].detail.clone();
+    assert!(detail(&mesh).contains("recover the node"), "{}", detail(&mesh));
+    mesh.crash(seconds(DOWN));
+    let expected = "the coordinator was started again; start 1 of 1 in 30 s unless it joins by itself";
+    assert_eq!(detail(&mesh), expected);
 }

@@ -113,6 +113,7 @@ impl Checks {
             assert_eq!(invariants::broken(core), Vec::<String>::new());
         }
         for event in &decision.events {
+            self.look_at_a_word_of_an_operator(gist, event);
             let record = serde_json::to_vec(event).expect("writes");
             self.replayed.apply(&serde_json::from_slice(&record).expect("reads"));
             self.follow(core, hosts, now, event);
@@ -140,6 +141,21 @@ impl Checks {
             self.look_at(now, effect);
         }
         self.look_at_bounds(core);
+    }
+
+    /// What an operator marked FAILED stays so until an operator brings it back.
+    fn look_at_a_word_of_an_operator(&self, gist: &Gist, event: &Event) {
+        let Event::NodeStatusChanged { node, status, cause } = event else { return };
+        let by_operator = (NodeStatus::Failed, Some(FaultCause::Operator));
+        let before = self.replayed.members.get(node).map(|member| (member.status, member.cause));
+        if before == Some(by_operator) {
+            let is_meant = match gist {
+                Gist::Recovery(FaultTarget::All) => true,
+                Gist::Recovery(FaultTarget::Node(target)) => target == node,
+                _ => false,
+            };
+            assert!(is_meant, "{node} was marked FAILED by an operator and is {status} ({cause:?})");
+        }
     }
 
     fn follow(&mut self, core: &Coordinator, hosts: &[Host], now: Tick, event: &Event) {

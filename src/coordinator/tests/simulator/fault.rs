@@ -100,6 +100,7 @@ pub(super) enum Order {
     Drain,
     ResetBreaker,
     RebuildConnections,
+    Forget,
 }
 
 /// Faults, each at its moment after the start.

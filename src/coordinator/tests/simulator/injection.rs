@@ -89,6 +89,7 @@ impl World {
             }
             Order::ResetBreaker => FaultAction::ResetBreaker,
             Order::RebuildConnections => FaultAction::RebuildConnections,
+            Order::Forget => FaultAction::Forget,
         };
         let target = node.map_or(FaultTarget::All, |node| FaultTarget::Node(self.hosts[node].node.clone()));
         let body = Digest::of(format!("{action:?} {target:?}").as_bytes());

@@ -95,7 +95,7 @@ impl Scenario {
         }
         let settings = Settings {
             recovery_timeout: seconds(10),
-            task_timeout: seconds(600),
+            task_timeout: seconds(60),
             kept_runs: 2 + random.below(8),
             keep_runs_for: random.duration(seconds(60), seconds(1200)),
             restart: launching(nodes),
@@ -211,12 +211,13 @@ fn drawn(random: &mut Random, nodes: usize) -> Fault {
         }
         82..86 => Fault::StartsFail { node, times: 1 + u32::try_from(random.below(3)).unwrap_or(0) },
         86..94 => {
-            let order = match random.below(10) {
+            let order = match random.below(11) {
                 0..3 => Order::Fail,
                 3..5 => Order::Recover,
                 5..8 => Order::Drain,
                 8 => Order::ResetBreaker,
-                _ => Order::RebuildConnections,
+                9 => Order::RebuildConnections,
+                _ => Order::Forget,
             };
             Fault::Operator { node: random.percent(90).then_some(node), order }
         }
@@ -247,5 +248,7 @@ fn of_the_coordinator(random: &mut Random) -> Fault {
             return Fault::CrashCoordinator { moment, power: random.percent(20), lasts };
         }
     };
-    Fault::StoreFails { trouble, lasts: lasts.min(seconds(45)) }
+    // A full store is waited for without bound: for longer than attempts may take.
+    let lasts = if trouble == Trouble::Full { lasts * 3 } else { lasts.min(seconds(45)) };
+    Fault::StoreFails { trouble, lasts }
 }
