@@ -150,17 +150,26 @@ pub(super) async fn run(args: ServeArgs, interrupt: &Interrupt) -> anyhow::Resul
             }
         }
     };
-    let Some(reason) = failure else {
-        mesh.drain(drain_timeout).await;
-        // It may have failed while it was drained.
-        return match mesh.stop().await {
+    let failure = match failure {
+        None => tokio::select! {
+            biased;
+            reason = mesh.failed() => Some(reason),
+            () = mesh.drain(drain_timeout) => None,
+        },
+        failed => failed,
+    };
+    match failure {
+        // It may still fail while it ends.
+        None => match mesh.stop().await {
             None => Ok(Exit::Success),
             Some(reason) => Err(anyhow::anyhow!(reason)),
-        };
-    };
-    // What its nodes have not delivered is in their memory, and perhaps nowhere else.
-    mesh.leave().await;
-    Err(anyhow::anyhow!(reason))
+        },
+        Some(reason) => {
+            // What its nodes have not delivered is in their memory, and perhaps nowhere else.
+            mesh.leave().await;
+            Err(anyhow::anyhow!(reason))
+        }
+    }
 }
 
 /// What outlives the process, for whoever starts it.

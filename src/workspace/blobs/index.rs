@@ -59,7 +59,8 @@ impl Index {
         self.stored.saturating_add(self.reserved)
     }
 
-    /// Sets `bytes` aside for a blob being written, if it fits within `limit` beside what is in use. Answers the blobs that must be deleted to make room; they are claimed.
+    /// Sets `bytes` aside for a blob being written, if it fits within `limit`, the store's own or less, beside what is in
+    /// use. Answers the blobs that must be deleted to make room; they are claimed.
     pub(super) fn reserve(&mut self, bytes: u64, limit: u64) -> Result<Vec<Digest>, NoRoom> {
         let (dropped, excess) = self.surplus(bytes, limit);
         if excess > 0 {
