@@ -348,9 +348,8 @@ async fn stay_joined(
     let node = lasting.identity.spec.node_id.clone();
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
-        let started = Instant::now();
         let end = session::run(lasting, stop).await;
-        lasting.way.closed(Instant::now());
+        let lasted = lasting.way.closed(Instant::now());
         match end {
             SessionEnd::Stopped => return Ok(()),
             SessionEnd::Shutdown(reason) => {
@@ -362,7 +361,8 @@ async fn stay_joined(
                 return Err(AgentError::Refused { message: status.message().to_owned(), reason });
             }
             SessionEnd::Lost(reason) => {
-                if started.elapsed() >= GOOD_SESSION {
+                // Attempts may last long that come to nothing: those do not count.
+                if lasted.is_some_and(|lasted| lasted >= GOOD_SESSION) {
                     backoff.reset();
                 }
                 let pause = backoff.next(random());

@@ -26,6 +26,7 @@ struct State {
 
 #[derive(Debug)]
 struct Session {
+    since: Instant,
     heard: Instant,
     answered: Instant,
     queue: mpsc::Sender<Said>,
@@ -34,7 +35,7 @@ struct Session {
 impl Way {
     /// The coordinator welcomed this node; what is queued goes to it.
     pub(super) fn opened(&self, now: Instant, queue: mpsc::Sender<Said>) {
-        self.lock().session = Some(Session { heard: now, answered: now, queue });
+        self.lock().session = Some(Session { since: now, heard: now, answered: now, queue });
     }
 
     /// The coordinator said something.
@@ -51,12 +52,12 @@ impl Way {
         }
     }
 
-    /// The session ended, if there was one.
-    pub(super) fn closed(&self, now: Instant) {
+    /// The session ended, if there was one; how long it lasted, from its Welcome on.
+    pub(super) fn closed(&self, now: Instant) -> Option<Duration> {
         let mut state = self.lock();
-        if state.session.take().is_some() {
-            state.ended = Some(now);
-        }
+        let session = state.session.take()?;
+        state.ended = Some(now);
+        Some(now.saturating_duration_since(session.since))
     }
 
     /// Whether there is no session, and if so since when; since for ever if there was none.
@@ -108,9 +109,9 @@ mod tests {
         way.heard(start + CUT_AFTER);
         assert!(way.is_open(start + CUT_AFTER));
         assert_eq!(way.closed_since(), None);
-        way.closed(start + CUT_AFTER);
+        assert_eq!(way.closed(start + CUT_AFTER), Some(CUT_AFTER));
         assert!(!way.is_open(start + CUT_AFTER));
-        way.closed(start + 2 * CUT_AFTER);
+        assert_eq!(way.closed(start + 2 * CUT_AFTER), None);
         assert_eq!(
             way.closed_since(),
             Some(Some(start + CUT_AFTER)),

@@ -143,9 +143,13 @@ impl TestMesh {
         self.incarnations.insert(name, hello.incarnation.0);
         self.sessions += 1;
         let session = SessionId(self.sessions);
+        let node = hello.spec.node_id.clone();
         let reply = self.input(Input::Joined { session, hello: Box::new(hello) });
         let epoch = self.core.state().epoch;
         assert!(matches!(reply, Reply::Welcome { epoch: at, .. } if at == epoch), "{reply:?}");
+        // At once, as every node that is welcomed.
+        let beat = Beat { attempts: self.held(&node), ..Beat::default() };
+        self.decide(Input::Beat { session, node, beat });
         session
     }
 
@@ -170,12 +174,18 @@ impl TestMesh {
     /// A heartbeat that tells of what the node was given, beside what the test has it tell.
     pub(super) fn beat_with(&mut self, name: &str, mut beat: Beat) {
         let session = self.session(name);
-        let running = &self.core.presences()[&node(name)].running;
-        beat.attempts.extend(running.iter().map(|(id, running)| {
+        beat.attempts.extend(self.held(&node(name)));
+        self.input(Input::Beat { session, node: node(name), beat });
+    }
+
+    /// What a node was given.
+    fn held(&self, node: &NodeId) -> Vec<(AttemptRef, Duration)> {
+        let running = self.core.presences()[node].running.iter();
+        let attempts = running.map(|(id, running)| {
             let attempt = AttemptRef { run: running.run.clone(), task: running.task, attempt: *id };
             (attempt, Duration::ZERO)
-        }));
-        self.input(Input::Beat { session, node: node(name), beat });
+        });
+        attempts.collect()
     }
 
     /// All connected nodes tell that the links they should hold are up.

@@ -113,7 +113,6 @@ fn an_unknown_node_is_refused() {
 #[test]
 fn recover_of_a_node_that_is_gone_asks_its_launcher() {
     let mut mesh = TestMesh::full_with(by_hand_only());
-    mesh.beat(BACKEND);
     mesh.disconnect(BACKEND);
     mesh.pass(seconds(2));
     assert_eq!(mesh.status(BACKEND).0, NodeStatus::Failed);
