@@ -72,6 +72,15 @@ fn a_degraded_node_keeps_its_work_and_gets_none() {
 }
 
 #[test]
+fn a_session_that_ends_before_its_node_said_anything_is_no_end_of_its_process() {
+    let mut mesh = TestMesh::full();
+    mesh.reconnect(BACKEND, &[], &[]);
+    mesh.hang_up(BACKEND);
+    mesh.pass(seconds(3));
+    assert_eq!(mesh.status(BACKEND), (NodeStatus::Degraded, Some(FaultCause::SessionLost)));
+}
+
+#[test]
 fn a_reset_connection_has_a_grace_then_the_node_is_failed() {
     let mut mesh = TestMesh::full();
     mesh.disconnect(BACKEND);

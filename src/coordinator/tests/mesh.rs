@@ -143,13 +143,9 @@ impl TestMesh {
         self.incarnations.insert(name, hello.incarnation.0);
         self.sessions += 1;
         let session = SessionId(self.sessions);
-        let node = hello.spec.node_id.clone();
         let reply = self.input(Input::Joined { session, hello: Box::new(hello) });
         let epoch = self.core.state().epoch;
         assert!(matches!(reply, Reply::Welcome { epoch: at, .. } if at == epoch), "{reply:?}");
-        // At once, as every node that is welcomed.
-        let beat = Beat { attempts: self.held(&node), ..Beat::default() };
-        self.decide(Input::Beat { session, node, beat });
         session
     }
 
@@ -161,7 +157,16 @@ impl TestMesh {
         self.core.presences()[&node(name)].session.expect("connected")
     }
 
+    /// The connection of a node ends. Who is welcomed beats at once, so it has spoken.
     pub(super) fn disconnect(&mut self, name: &str) {
+        if !self.core.presences()[&node(name)].contact.has_spoken {
+            self.beat(name);
+        }
+        self.hang_up(name);
+    }
+
+    /// The connection of a node ends, whatever it said.
+    pub(super) fn hang_up(&mut self, name: &str) {
         let session = self.session(name);
         self.input(Input::SessionClosed { session, node: node(name), ending: SessionEnding::Reset });
     }

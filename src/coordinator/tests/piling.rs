@@ -41,7 +41,7 @@ fn a_node_that_gave_up_while_its_hello_waited_to_be_decided_on_is_still_awaited(
     }
     mesh.pass_with(&others, seconds(12));
     mesh.reconnect(BACKEND, &[&given], &[]);
-    mesh.disconnect(BACKEND);
+    mesh.hang_up(BACKEND);
     mesh.pass_with(&others, seconds(4));
     assert_eq!(
         mesh.running_of(&run, Stage::Lint),
