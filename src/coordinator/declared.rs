@@ -81,6 +81,11 @@ impl Coordinator {
         self.clear_suspicion(node, draft.now.tick);
         self.forget_drain(node);
         self.presences.remove(node);
+        // Whoever linked to it says no more of that link.
+        for presence in self.presences.values_mut() {
+            presence.links.remove(node);
+            presence.contact.views.remove(node);
+        }
         self.relink(node);
         self.record(draft, Event::NodeForgotten(node.clone()));
         taken

@@ -25,6 +25,7 @@ impl World {
             assert!(self.elapsed() < end, "after the calm: {:#?}", self.trouble());
             if self.elapsed() >= by_hand && !std::mem::replace(&mut is_recovered, true) {
                 self.recover_all();
+                self.start_forgotten();
             }
             self.run_until(self.elapsed() + STEP);
         }

@@ -114,6 +114,17 @@ impl World {
         }
     }
 
+    /// Nobody starts nodes that were forgotten but their owner.
+    pub(super) fn start_forgotten(&mut self) {
+        for node in 0..self.hosts.len() {
+            let host = &self.hosts[node];
+            let is_member = self.seat.core().state().members.contains_key(&host.node);
+            if host.process.is_none() && !is_member {
+                self.start_process(node);
+            }
+        }
+    }
+
     /// An operator brings every node back.
     pub(super) fn recover_all(&mut self) {
         let target = FaultTarget::All;

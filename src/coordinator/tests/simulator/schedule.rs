@@ -31,9 +31,12 @@ impl<T> Schedule<T> {
         self.queue.insert((when.max(self.now), self.planned), what);
     }
 
-    /// Moves time on to what happens next; nothing happens after `end`.
+    /// Moves time on to what happens next, or to `end` if nothing does until then.
     pub(super) fn next(&mut self, end: Tick) -> Option<T> {
-        let entry = self.queue.first_entry().filter(|entry| entry.key().0 <= end)?;
+        let Some(entry) = self.queue.first_entry().filter(|entry| entry.key().0 <= end) else {
+            self.now = self.now.max(end);
+            return None;
+        };
         self.now = entry.key().0;
         Some(entry.remove())
     }
