@@ -180,6 +180,9 @@ def partition(options: Options) -> None:
         at.network.set(ends, cut=True)
         for node in far:
             bites(at.network, COORDINATOR, node)
+        # What a coordinator that suspects itself has given to them waits for them; new work goes to the others.
+        for node in far:
+            at.degraded(node, cut)
         at.same_result(at.lint(QUICK_TOOLS))
         # Beyond the timeout of 30 s; at twice the timeout they would be given up for good.
         at.stays(max(0.0, cut + 33 - time.monotonic()))
