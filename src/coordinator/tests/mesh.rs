@@ -2,14 +2,13 @@
 
 mod crash;
 
-use crate::coordinator::input::{Beat, SessionEnding};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub(super) use super::builders::*;
 use crate::coordinator::decision::{Effect, Reply};
 use crate::coordinator::event::{Event, RunEvent, RunOrder};
-use crate::coordinator::input::{Ending, Facts, Hello, Input};
+use crate::coordinator::input::{Ending, Facts, Hello, Input, SessionEnding};
 use crate::coordinator::message::{Assign, Message, Roster};
 use crate::coordinator::run::{Run, Task};
 use crate::coordinator::settings::Settings;
@@ -155,42 +154,6 @@ impl TestMesh {
 
     pub(super) fn session(&self, name: &str) -> SessionId {
         self.core.presences()[&node(name)].session.expect("connected")
-    }
-
-    /// The connection of a node ends. Who is welcomed beats at once, so it has spoken.
-    pub(super) fn disconnect(&mut self, name: &str) {
-        if !self.core.presences()[&node(name)].contact.has_spoken {
-            self.beat(name);
-        }
-        self.hang_up(name);
-    }
-
-    /// The connection of a node ends, whatever it said.
-    pub(super) fn hang_up(&mut self, name: &str) {
-        let session = self.session(name);
-        self.input(Input::SessionClosed { session, node: node(name), ending: SessionEnding::Reset });
-    }
-
-    /// A node tells that it does what it was given.
-    pub(super) fn beat(&mut self, name: &str) {
-        self.beat_with(name, Beat::default());
-    }
-
-    /// A heartbeat that tells of what the node was given, beside what the test has it tell.
-    pub(super) fn beat_with(&mut self, name: &str, mut beat: Beat) {
-        let session = self.session(name);
-        beat.attempts.extend(self.held(&node(name)));
-        self.input(Input::Beat { session, node: node(name), beat });
-    }
-
-    /// What a node was given.
-    fn held(&self, node: &NodeId) -> Vec<(AttemptRef, Duration)> {
-        let running = self.core.presences()[node].running.iter();
-        let attempts = running.map(|(id, running)| {
-            let attempt = AttemptRef { run: running.run.clone(), task: running.task, attempt: *id };
-            (attempt, Duration::ZERO)
-        });
-        attempts.collect()
     }
 
     /// All connected nodes tell that the links they should hold are up.

@@ -25,5 +25,6 @@ mod run_life;
 mod sharing;
 mod simulation;
 mod simulator;
+mod speaking;
 mod tripping;
 mod watching;
